@@ -1,0 +1,127 @@
+"""Captchas, on a machine with two cores: the default recipe.
+
+    python -m crnn_jax.main --config configs/captcha.py
+
+trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv
+and test.tsv):
+
+    python -m crnn_jax.main --config configs/captcha.py \
+        --config.data.source=folder --config.data.dir=DIR --workdir runs/mine
+
+Variants: `configs/captcha.py:paper`, the network of the paper in full (four times the arithmetic;
+for a GPU or TPU); `configs/captcha.py:seed`, the recipe of the PyTorch tutorial that this project
+started from.
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "default") -> ml_collections.ConfigDict:
+    """The recipe called `variant`: default, paper or seed."""
+    config = ml_collections.ConfigDict()
+    # Initialisation and the order of the samples.
+    config.seed = 0
+    # Pictures in one step, over all devices.
+    config.batch_size = 32
+    # Times that the training pictures are gone through.
+    config.epochs = 16
+    # A small set is gone through more often, until a run has at least so many steps; the
+    # schedule's boundaries stretch along.
+    config.min_steps = 3_000
+
+    config.model = ml_collections.ConfigDict()
+    # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic.
+    config.model.name = "crnn_half"
+    # Which convolutions are followed by batch normalisation: paper, bgshih, all or none. With
+    # all of them CTC leaves its blank-only plateau soonest.
+    config.model.batch_norm = "all"
+    # How much of the old statistics of batch normalisation each step keeps.
+    config.model.momentum = 0.95
+    # LeakyReLU(0.2) instead of ReLU.
+    config.model.leaky = False
+    # Each picture to zero mean and unit variance, instead of a fixed scale.
+    config.model.per_image = True
+    # Share of the column features left out at random in training.
+    config.model.dropout = 0.0
+    # Of activations: float32, or bfloat16 on a TPU. Parameters and logits stay float32.
+    config.model.dtype = "float32"
+
+    config.alphabet = ml_collections.ConfigDict()
+    # The characters in order, or a UTF-8 file of them; with neither, those of the training labels.
+    config.alphabet.characters = ""
+    config.alphabet.file = ""
+    # Reads upper and lower case as one.
+    config.alphabet.ignore_case = False
+
+    config.data = ml_collections.ConfigDict()
+    # generated: captchas made at first use; folder: pictures in `dir`.
+    config.data.source = "generated"
+    # With generated: where the data set is kept (default ~/tensorflow_datasets).
+    config.data.dir = ""
+    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny.
+    config.data.variant = "lower"
+    # A folder with labels.tsv alone is split: this share of it is the test set.
+    config.data.test_fraction = 0.2
+    # This share of the training pictures is left out of training and chooses the best checkpoint.
+    config.data.validation_fraction = 0.05
+    # Pixels; the network needs 32.
+    config.data.height = 32
+    # 1 for gray, 3 for colour.
+    config.data.channels = 3
+    # 0 keeps each picture's ratio; else all are squashed to this width.
+    config.data.width = 0
+    # Wider pictures are squashed to this width.
+    config.data.max_width = 1024
+    # Pictures of like width share batches; each bucket costs a compilation.
+    config.data.buckets = 4
+    # Processes that make batches; 0 uses threads, enough while the pictures fit into the cache.
+    config.data.workers = 0
+    # Prepared pictures are kept in memory up to this.
+    config.data.cache_megabytes = 2_000
+
+    config.optimizer = ml_collections.ConfigDict()
+    # Adam's.
+    config.optimizer.learning_rate = 1e-3
+    # Epochs of linear warm-up.
+    config.optimizer.warmup_epochs = 0.5
+    # From each of these epochs on, the rate is multiplied by the factor beside it.
+    config.optimizer.boundaries = (11.0, 14.0)
+    config.optimizer.factors = (0.3, 0.1)
+    # The gradient's largest global norm; 0 leaves it alone.
+    config.optimizer.clip_norm = 5.0
+
+    # A workdir to start from with other data: its parameters and statistics ...
+    config.init_from = ""
+    # ... all of them, or the conv_stack alone.
+    config.init_parts = "all"
+    # conv_stack: its parameters and statistics stay as they are.
+    config.freeze = ""
+
+    # Steps between two lines of training figures.
+    config.log_every = 50
+    # Epochs between two evaluations on the validation pictures, and two checkpoints.
+    config.eval_every = 1
+    # Newest checkpoints kept; the best is kept besides.
+    config.keep = 2
+    # Stop after so many steps in a row whose loss or gradient was not finite.
+    config.max_skipped = 20
+
+    config.eval = ml_collections.ConfigDict()
+    # The checkpoint that --mode eval restores: a step, or -1 for the best.
+    config.eval.step = -1
+
+    if variant == "paper":
+        config.model.name = "crnn"
+    elif variant == "seed":
+        # Batch 32, Adam 1e-3, hidden 256, 75 epochs, loss and accuracy every 25.
+        config.model.update(
+            name="crnn", batch_norm="bgshih", momentum=0.9, leaky=False, per_image=False
+        )
+        config.data.update(channels=1, width=160)
+        config.epochs = 75
+        config.min_steps = 0
+        config.eval_every = 25
+        config.optimizer.update(warmup_epochs=0.0, boundaries=(), factors=(), clip_norm=0.0)
+    elif variant != "default":
+        raise ValueError(f"configs/captcha.py:{variant}: the variants are default, paper and seed")
+    return config

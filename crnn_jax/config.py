@@ -1,0 +1,71 @@
+"""Checks the values of a config together, before anything is built from them."""
+
+from typing import Any
+
+import ml_collections
+
+from crnn_jax.errors import ConfigError
+from crnn_jax.models import MODELS
+from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError with one line for all the values that cannot be used.
+
+    Each problem names its key and the remedy.
+    """
+    problems: list[str] = []
+
+    def require(key: str, ok: bool, remedy: str) -> None:
+        if not ok:
+            problems.append(f"{key}={_value(config, key)!r}: {remedy}")
+
+    for key in ("batch_size", "epochs", "eval_every", "log_every", "keep", "data.buckets"):
+        require(key, _value(config, key) >= 1, "must be at least 1")
+    require("max_skipped", config.max_skipped >= 1, "must be at least 1")
+    require("min_steps", config.min_steps >= 0, "must be 0 or more")
+
+    require("model.name", config.model.name in MODELS, f"is one of {', '.join(MODELS)}")
+    require(
+        "model.batch_norm",
+        config.model.batch_norm in BATCH_NORM_VARIANTS,
+        f"is one of {', '.join(BATCH_NORM_VARIANTS)}",
+    )
+    require("model.dtype", config.model.dtype in ("float32", "bfloat16"), "is float32 or bfloat16")
+    height = config.data.height
+    require(
+        "data.height",
+        output_height(height) == 1,
+        f"leaves {output_height(height)} rows of features where the network reads one; set 32",
+    )
+    require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (colour)")
+    for key in ("data.test_fraction", "data.validation_fraction"):
+        require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")
+    require("data.workers", config.data.workers >= 0, "must be 0 (threads) or more (processes)")
+
+    optimizer = config.optimizer
+    require("optimizer.learning_rate", optimizer.learning_rate > 0, "must be above 0")
+    require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
+    require("optimizer.warmup_epochs", optimizer.warmup_epochs >= 0, "must be 0 or more")
+    require(
+        "optimizer.boundaries",
+        list(optimizer.boundaries) == sorted(set(optimizer.boundaries)),
+        "must rise",
+    )
+    require(
+        "optimizer.factors",
+        len(optimizer.factors) == len(optimizer.boundaries),
+        f"needs one factor for each of the {len(optimizer.boundaries)} boundaries",
+    )
+
+    require("init_parts", config.init_parts in ("all", "conv_stack"), "is all or conv_stack")
+    require("freeze", config.freeze in ("", "conv_stack"), "is '' (nothing) or conv_stack")
+    if problems:
+        raise ConfigError("config: " + "; ".join(problems))
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,1 @@
+"""Data: where pictures and their texts come from."""

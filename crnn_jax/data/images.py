@@ -1,0 +1,199 @@
+"""Pictures from bytes to arrays: the one preprocessing of every command."""
+
+import io
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from crnn_jax.errors import CheckpointError, ConfigError, DataError
+
+MIN_WIDTH = 8
+"""Pixels; the network cannot read a narrower picture."""
+
+MAX_PIXELS = 50_000_000
+"""Pictures with more are refused before they are decoded; Pillow alone stops at 179 million."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow's names of the accepted formats; its rarer readers are slow or invite attacks."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The size and kind of the arrays that pictures become; part of a trained model.
+
+    Attributes:
+        height: pixels of every picture.
+        channels: 1 (gray) or 3 (RGB).
+        width: pixels every picture is squashed to; 0 keeps the picture's ratio.
+        max_width: pixels; pictures that would come out wider are squashed to it.
+
+    Raises:
+        ConfigError: a value is outside its range.
+    """
+
+    height: int = 32
+    channels: int = 3
+    width: int = 0
+    max_width: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.height < 1:
+            raise ConfigError(f"a picture height of {self.height} is too small; set at least 1")
+        if self.channels not in (1, 3):
+            raise ConfigError(f"{self.channels} channels are not offered; set 1 (gray) or 3 (RGB)")
+        if self.max_width < MIN_WIDTH:
+            raise ConfigError(
+                f"a max_width of {self.max_width} is too small; set at least {MIN_WIDTH}"
+            )
+        if self.width and not MIN_WIDTH <= self.width <= self.max_width:
+            raise ConfigError(
+                f"a picture width of {self.width} is outside {MIN_WIDTH}..{self.max_width} "
+                "(max_width); set one inside, or 0 to keep each picture's ratio"
+            )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """Rebuild the preprocessing `to_dict` described.
+
+        Raises:
+            CheckpointError: `data` has other keys or types.
+            ConfigError: a value is outside its range.
+        """
+        match data:
+            case {
+                "height": int(height),
+                "channels": int(channels),
+                "width": int(width),
+                "max_width": int(max_width),
+                **others,
+            } if not others:
+                return cls(height, channels, width, max_width)
+        raise CheckpointError(
+            f"the preprocessing entry with the keys {sorted(data)} needs the whole numbers "
+            "`height`, `channels`, `width` and `max_width`, and no more; "
+            "use an undamaged checkpoint"
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return what `from_dict` needs, fit for JSON."""
+        return asdict(self)
+
+
+def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
+    """Return the width in pixels that an upright picture of `size` (width, height) comes to."""
+    if preprocessing.width:
+        return preprocessing.width
+    width, height = size
+    return min(
+        max(round(width * preprocessing.height / height), MIN_WIDTH), preprocessing.max_width
+    )
+
+
+def prepare(data: bytes, preprocessing: Preprocessing, name: str) -> np.ndarray:
+    """Decode the picture file `data` and resize it: uint8 (height, W, channels).
+
+    The picture is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
+    gray is scaled to 8 bits; of an animation the first frame counts. W is `target_width`.
+    `name` tells the user which picture an error is about.
+
+    Raises:
+        DataError: `data` is no picture of one of the `FORMATS`, is damaged, has more than
+            `MAX_PIXELS`, or has gray values of no known range (floats, 32 bits).
+    """
+    try:
+        with _pillow_warnings_off, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"it has {width} x {height} pixels")
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError(f"the range of its gray values (mode {image.mode}) is unknown")
+            picture = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
+            picture = picture.convert("L" if preprocessing.channels == 1 else "RGB")
+            # Pillow's bilinear filter spans the whole footprint of a target pixel: thin strokes
+            # do not alias when a picture shrinks, and, unlike with bicubic or Lanczos, no edge
+            # overshoots. No reducing_gap: it saves time on huge pictures only, at a loss.
+            size = (target_width(picture.size, preprocessing), preprocessing.height)
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+    # Pillow's readers answer damaged files with nearly any exception there is.
+    except Exception as error:
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its {len(data)} bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read picture {name!r}: {reason}; save it again as an 8-bit PNG "
+            f"of at most {MAX_PIXELS // 1_000_000} megapixels, or leave it out"
+        ) from error
+    return np.array(picture).reshape(*reversed(size), preprocessing.channels)
+
+
+def pad_batch(images: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stack B pictures uint8 (H, W_i, C) to uint8 (B, H, width, C), zeros on the right.
+
+    Returns the batch and the true widths, int32 (B,).
+
+    Raises:
+        ValueError: there are no pictures, or one is wider than `width`.
+    """
+    if not images:
+        raise ValueError("there are no pictures to stack")
+    widths = np.array([image.shape[1] for image in images], np.int32)
+    if widths.max() > width:
+        raise ValueError(f"a picture {widths.max()} pixels wide does not fit a batch of {width}")
+    height, _, channels = images[0].shape
+    batch = np.zeros((len(images), height, width, channels), np.uint8)
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1]] = image
+    return batch, widths
+
+
+class _PillowWarningsOff:
+    """Context in which Pillow does not warn: users can do nothing about "invalid EXIF data".
+
+    `warnings.catch_warnings` alone is not safe with threads, which loaders decode in: one
+    leaving late would put back the filters that another had set. So the first thread to enter
+    changes them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._saved.__exit__(None, None, None)
+
+
+_pillow_warnings_off = _PillowWarningsOff()
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.uint32)
+    # Pillow's own conversion clips at 255; and it loses PNG's transparent gray value.
+    values[values == picture.info.get("transparency", -1)] = 65535
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("RGBA"))
+    return white

@@ -1,0 +1,21 @@
+"""The errors of crnn_jax that a user can cause and mend."""
+
+
+class CrnnError(Exception):
+    """Errors whose one-line message is meant for the user."""
+
+
+class ConfigError(CrnnError):
+    """A setting, or a file a setting names, is missing or makes no sense."""
+
+
+class DataError(CrnnError):
+    """A sample, a label or a prediction cannot be used."""
+
+
+class CheckpointError(CrnnError):
+    """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class TrainingDiverged(CrnnError):
+    """The loss or a gradient is no longer finite."""

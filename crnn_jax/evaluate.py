@@ -1,0 +1,115 @@
+"""Evaluation: what a model reads in a whole split, and how much of it is right."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import linen as nn
+
+from crnn_jax.config import check_config
+from crnn_jax.data import sources
+from crnn_jax.data.batching import PreparedSplit, choose_buckets, evaluation_batches
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.alphabet import BLANK, Alphabet
+from crnn_jax.text.metrics import TextMetrics
+from crnn_jax.training import parallel
+from crnn_jax.training.losses import ctc_loss
+
+EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split, and what was read in each of its samples."""
+
+    metrics: dict[str, float]
+    texts: list[str]
+
+
+def make_eval_step(model: nn.Module) -> EvalStep:
+    """A pmapped function of replicated variables and a sharded batch.
+
+    It returns, for each sample, the likeliest class of each time step (B, T), the number of time
+    steps, and the CTC loss, both (B,).
+    """
+
+    def eval_step(variables: Any, batch: Any) -> dict[str, jax.Array]:
+        logits, lengths = model.apply(variables, batch["images"], batch["widths"])
+        losses, _ = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
+        return {"best_path": jnp.argmax(logits, -1), "lengths": lengths, "losses": losses}
+
+    return parallel.pmap(eval_step)
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Any,
+    prepared: PreparedSplit,
+    alphabet: Alphabet,
+    buckets: Sequence[int],
+    batch_size: int,
+) -> Evaluation:
+    """Reads every sample of a split once, in a fixed order.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated parameters and statistics.
+      prepared: the split.
+      alphabet: that of the model.
+      buckets: widths to pad to.
+      batch_size: over all devices.
+    """
+    start = time.monotonic()
+    texts = [""] * len(prepared)
+    metrics = TextMetrics()
+    for batch, count in evaluation_batches(prepared, buckets, batch_size):
+        indices = batch["indices"][:count]
+        arrays = {key: value for key, value in batch.items() if key != "indices"}
+        outputs = parallel.gather(eval_step(variables, parallel.shard(arrays)))
+        best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
+        predictions = alphabet.decode_batch(best_path, lengths)
+        for index, text in zip(indices, predictions, strict=True):
+            texts[index] = text
+        valid = np.arange(best_path.shape[1]) < lengths[:, None]
+        metrics += TextMetrics.from_texts(
+            predictions,
+            [alphabet.normalize(prepared.split.labels[index]) for index in indices],
+            loss_sum=float(outputs["losses"][:count].sum()),
+            blanks=int(((best_path == BLANK) & valid).sum()),
+            time_steps=int(valid.sum()),
+        )
+    seconds = time.monotonic() - start
+    return Evaluation({**metrics.compute(), "seconds": seconds}, texts)
+
+
+def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
+    """The metrics of a saved model on the test split of a config's data.
+
+    Alphabet, preprocessing and network are the model's own; the config gives the data, the batch
+    size and `eval.step`.
+
+    Raises:
+      CheckpointError: nothing was saved, or it cannot be read.
+      ConfigError, DataError: the data cannot be used, or have characters the model cannot write.
+    """
+    check_config(config)
+    parallel.check_batch_size(config.batch_size)
+    model = TrainedModel.load(workdir, config.eval.step)
+    split = sources.load_splits(config.data, config.seed)["test"]
+    room = config.data.cache_megabytes * 10**6
+    prepared = PreparedSplit(split, model.alphabet, model.preprocessing, room, "test")
+    result = evaluate(
+        make_eval_step(model.network),
+        parallel.replicate(model.variables),
+        prepared,
+        model.alphabet,
+        choose_buckets(prepared.widths, config.data.buckets),
+        config.batch_size,
+    )
+    return {"step": model.step, **result.metrics}

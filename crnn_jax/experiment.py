@@ -1,0 +1,201 @@
+"""What a config stands for: data, alphabet, model and optimizer, built and checked together."""
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import flax
+import ml_collections
+import numpy as np
+import optax
+
+from crnn_jax import models
+from crnn_jax.config import check_config
+from crnn_jax.data import sources
+from crnn_jax.data.batching import PreparedSplit, TrainingPlan, choose_buckets
+from crnn_jax.data.images import Preprocessing
+from crnn_jax.errors import CheckpointError, DataError
+from crnn_jax.evaluate import EvalStep, Evaluation, evaluate
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.alphabet import Alphabet, min_time_steps
+from crnn_jax.training import parallel
+from crnn_jax.training.state import (
+    CONV_STACK,
+    TrainState,
+    learning_rate_schedule,
+    make_optimizer,
+)
+
+NAMED = 5  # offenders that a message names; the rest are counted
+RECORDED_VERSIONS = ("crnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs and that its config decides."""
+
+    config: ml_collections.ConfigDict
+    alphabet: Alphabet
+    preprocessing: Preprocessing
+    splits: dict[str, PreparedSplit]  # train, validation, test
+    buckets: tuple[int, ...]
+    plan: TrainingPlan
+    model: Any
+    model_description: dict[str, Any]
+    optimizer: optax.GradientTransformation
+
+    @classmethod
+    def build(cls, config: ml_collections.ConfigDict) -> Self:
+        """Reads the data and builds the rest.
+
+        Raises:
+          ConfigError, DataError: something cannot be used, or does not fit together.
+        """
+        check_config(config)
+        parallel.check_batch_size(config.batch_size)
+        data = config.data
+        splits = sources.load_splits(data, config.seed)
+        alphabet = _alphabet(config, splits["train"].labels)
+        for split in splits.values():  # cheap, so all labels are checked before any picture
+            alphabet.encode_batch(split.labels, split.names)
+        preprocessing = Preprocessing(
+            height=data.height, channels=data.channels, width=data.width, max_width=data.max_width
+        )
+        prepared: dict[str, PreparedSplit] = {}
+        room = data.cache_megabytes * 10**6
+        for name, split in splits.items():
+            prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name)
+            room -= prepared[name].cached_bytes
+
+        widths = prepared["train"].widths
+        buckets = choose_buckets(widths, data.buckets)
+        epochs, stretch = run_length(config, len(widths))
+        plan = TrainingPlan(widths, buckets, config.batch_size, epochs, config.seed)
+        settings = config.model.to_dict()
+        description = {"name": settings.pop("name"), "settings": settings}
+        if config.freeze == CONV_STACK:
+            settings = {**settings, "freeze_conv_stack": True}
+        schedule = learning_rate_schedule(config.optimizer, plan.steps_per_epoch, stretch)
+        return cls(
+            config=config,
+            alphabet=alphabet,
+            preprocessing=preprocessing,
+            splits=prepared,
+            buckets=buckets,
+            plan=plan,
+            model=models.create(
+                description["name"], alphabet.num_classes, settings, axis_name=parallel.AXIS
+            ),
+            model_description=description,
+            optimizer=make_optimizer(
+                schedule, config.optimizer.clip_norm, config.freeze == CONV_STACK
+            ),
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """What the arrays of this experiment mean, as JSON."""
+        manifest = {
+            "config": self.config.to_dict(),
+            "alphabet": {**self.alphabet.to_dict(), "fingerprint": self.alphabet.fingerprint},
+            "preprocessing": self.preprocessing.to_dict(),
+            "model": self.model_description,
+            "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
+        }
+        return json.loads(json.dumps(manifest))  # tuples become lists, as they come back
+
+    def initial_state(self) -> tuple[TrainState, str]:
+        """A state at step 0 and where it comes from: `config.init_from`, or scratch."""
+        shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
+        state = TrainState.create(self.model, self.optimizer, shape, self.config.seed)
+        if not self.config.init_from:
+            return state, "from scratch"
+        origin = TrainedModel.load(Path(self.config.init_from))
+        parts = self.config.init_parts
+        if parts == "all" and origin.alphabet != self.alphabet:
+            raise CheckpointError(
+                f"init_from={self.config.init_from} was trained with another alphabet; set"
+                " --config.init_parts=conv_stack, or --config.alphabet.characters to its own:"
+                f" {origin.alphabet.characters}"
+            )
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        for collection, arrays in variables.items():
+            source = origin.variables[collection]
+            chosen = source if parts == "all" else {CONV_STACK: source[CONV_STACK]}
+            _check_shapes(chosen, {key: arrays[key] for key in chosen}, self.config.init_from)
+            variables[collection] = {**arrays, **chosen}
+        state = state.replace(**variables)
+        return state, f"{parts} from step {origin.step} of {self.config.init_from}"
+
+    def evaluate(self, eval_step: EvalStep, variables: Any, split: str) -> Evaluation:
+        """Reads a split with replicated variables; see `crnn_jax.evaluate.evaluate`."""
+        return evaluate(
+            eval_step,
+            variables,
+            self.splits[split],
+            self.alphabet,
+            self.buckets,
+            self.config.batch_size,
+        )
+
+    def summary(self) -> list[str]:
+        """Lines for people on the data, with labels too long for their pictures by name.
+
+        Raises:
+          DataError: not one training label fits.
+        """
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        lines = [
+            f"pictures: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
+            f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
+        ]
+        for name, split in self.splits.items():
+            steps = np.array([models.num_time_steps(int(width)) for width in split.widths])
+            needed = np.array(
+                [
+                    min_time_steps(labels[:length])
+                    for labels, length in zip(split.labels, split.label_lengths, strict=True)
+                ]
+            )
+            offenders = np.flatnonzero(needed > steps)
+            if name == "train" and len(offenders) == len(split):
+                raise DataError(
+                    "no training label fits into its picture's time steps (a quarter of its width"
+                    " at height 32); are the labels those of these pictures?"
+                )
+            if len(offenders):
+                named = ", ".join(split.split.names[index] for index in offenders[:NAMED])
+                more = f" and {len(offenders) - NAMED} more" if len(offenders) > NAMED else ""
+                lines.append(
+                    f"warning: {len(offenders)} {name} label(s) are too long for the time steps of"
+                    f" their pictures and cannot be learnt or read: {named}{more}"
+                )
+        return lines
+
+
+def run_length(config: ml_collections.ConfigDict, pictures: int) -> tuple[int, float]:
+    """Epochs of a run on so many pictures, and how much longer that is than `config.epochs`."""
+    steps_per_epoch = max(1, pictures // config.batch_size)
+    epochs = max(config.epochs, -(-config.min_steps // steps_per_epoch))
+    return epochs, epochs / config.epochs
+
+
+def _alphabet(config: ml_collections.ConfigDict, labels: tuple[str, ...]) -> Alphabet:
+    settings = config.alphabet
+    if settings.characters:
+        return Alphabet(settings.characters, settings.ignore_case)
+    if settings.file:
+        return Alphabet.from_file(settings.file, settings.ignore_case)
+    return Alphabet.from_labels(labels, settings.ignore_case)
+
+
+def _check_shapes(source: Any, target: Any, origin: str) -> None:
+    old = {path: x.shape for path, x in flax.traverse_util.flatten_dict(source, sep="/").items()}
+    new = {path: x.shape for path, x in flax.traverse_util.flatten_dict(target, sep="/").items()}
+    if old != new:
+        path = next(path for path in {**new, **old} if old.get(path) != new.get(path))
+        raise CheckpointError(
+            f"init_from={origin} holds another model: {path} is {old.get(path, 'missing')} there"
+            f" and {new.get(path, 'missing')} here; set config.model to that of its manifest"
+        )

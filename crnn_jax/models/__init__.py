@@ -1,0 +1,47 @@
+"""Networks, by name: `create("crnn", num_classes, ...)`.
+
+A model is a `flax.linen.Module` called with uint8 images (B, H, W, C), true widths (B,) and
+`train`; it returns logits (B, T, K) with T = num_time_steps(W), and the valid time steps (B,).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from crnn_jax.errors import ConfigError
+from crnn_jax.models.conv_stack import num_time_steps as num_time_steps
+from crnn_jax.models.crnn import CRNN
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "crnn": CRNN,
+    # Half the channels: a quarter of the arithmetic, for machines without an accelerator.
+    "crnn_half": partial(CRNN, channels=(32, 64, 128, 128, 256, 256, 256), hidden=128),
+}
+
+
+def create(
+    name: str, num_classes: int, settings: Mapping[str, Any], axis_name: str | None = None
+) -> nn.Module:
+    """The model called `name` for `num_classes` classes, the blank among them.
+
+    Args:
+      name: a key of MODELS.
+      num_classes: K, the last axis of the logits.
+      settings: further fields of the model; "dtype" as a string such as "bfloat16".
+      axis_name: the pmapped axis over which batch statistics are gathered in training.
+
+    Raises:
+      ConfigError: unknown name, or a setting the model does not have.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"model.name={name!r} is unknown; it is one of {', '.join(MODELS)}")
+    settings = dict(settings)
+    if "dtype" in settings:
+        settings["dtype"] = jnp.dtype(settings["dtype"])
+    try:
+        return MODELS[name](num_classes=num_classes, axis_name=axis_name, **settings)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r} does not take these settings: {error}") from error

@@ -1,0 +1,71 @@
+"""Batch normalisation over the valid part of padded, variable-width features."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class MaskedBatchNorm(nn.BatchNorm):
+    """`nn.BatchNorm` whose statistics leave padding out, exactly, on any number of devices.
+
+    `nn.BatchNorm` with a mask averages the means of the devices, which is not the mean of the
+    batch when devices hold different shares of padding. Here sums and counts cross the devices,
+    so a batch gives the same statistics whatever its padded width and however it is split.
+
+    Fields, parameters and statistics are those of `nn.BatchNorm` (Ioffe and Szegedy 2015,
+    arXiv:1502.03167, algorithm 1), with biased variances as Flax keeps them.
+    """
+
+    @nn.compact
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: jax.Array, mask: jax.Array, use_running_average: bool | None = None
+    ) -> jax.Array:
+        """Normalises features `x` (B, H, W, C) over all axes but the last.
+
+        Args:
+          x: features; where the mask is false they must be finite, and count for nothing.
+          mask: (B, 1, W, 1) booleans, true at valid positions.
+          use_running_average: normalise by the running statistics and leave them as they are.
+
+        Returns:
+          Normalised features (B, H, W, C) in the compute dtype. Padding is not zeroed here.
+        """
+        use_running_average = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
+        features = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (features,), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (features,), self.param_dtype)
+
+        if use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            weights = mask.astype(jnp.float32)
+            # Two moments in one pass over the features; fp32 sums whatever the compute dtype.
+            masked = x.astype(jnp.float32) * weights
+            sums = (
+                masked.sum((0, 1, 2)),
+                (masked * x).sum((0, 1, 2)),
+                weights.sum() * x.shape[1],
+            )
+            if self.axis_name is not None and not self.is_initializing():
+                sums = jax.lax.psum(sums, self.axis_name)
+            total, total_of_squares, count = sums
+            count = jnp.maximum(count, 1.0)
+            mean = total / count
+            var = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                momentum = self.momentum
+                running_mean.value = momentum * running_mean.value + (1 - momentum) * mean
+                running_var.value = momentum * running_var.value + (1 - momentum) * var
+
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        shift = bias - mean * factor
+        dtype = self.dtype or x.dtype
+        # rank made explicit: implicit promotion is an error in the tests
+        return (
+            x.astype(dtype) * factor.astype(dtype)[None, None, None]
+            + shift.astype(dtype)[None, None, None]
+        )

@@ -1,0 +1,1 @@
+"""Text on both ends of the model: the alphabet and the metrics."""

@@ -1,0 +1,225 @@
+"""Training: the step, and the loop around it."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import linen as nn
+
+from crnn_jax.data.batching import PreparedSplit, training_batches
+from crnn_jax.errors import TrainingDiverged
+from crnn_jax.evaluate import Evaluation, make_eval_step
+from crnn_jax.experiment import NAMED, Experiment
+from crnn_jax.training import parallel
+from crnn_jax.training.checkpoint import SCORE, Checkpoints, check_same
+from crnn_jax.training.interrupt import StopRequest
+from crnn_jax.training.losses import ctc_loss
+from crnn_jax.training.state import TrainState, apply_if_finite
+from crnn_jax.training.writers import Writer, model_summary
+
+PICTURED = 24  # test pictures shown with what was read in them
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """A pmapped step: a replicated state and a sharded batch give the next state and figures.
+
+    The loss is the mean over the global batch's samples whose label can be aligned. Figures are
+    the same on each device: `loss`, `gradient_norm` and `skipped_in_row`.
+    """
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
+
+        def loss_share(params: Any) -> tuple[jax.Array, Any]:
+            (logits, lengths), changed = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["images"],
+                batch["widths"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
+            count = jax.lax.psum(feasible.sum(), parallel.AXIS)
+            # This device's share of the global mean: the shares, and their gradients, add up.
+            return losses.sum() / jnp.maximum(count, 1), changed.get("batch_stats", {})
+
+        (loss, batch_stats), gradients = jax.value_and_grad(loss_share, has_aux=True)(state.params)
+        loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
+        norm = optax.global_norm(gradients)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updated = state.replace(
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            skipped_in_row=jnp.zeros_like(state.skipped_in_row),
+        )
+        state = apply_if_finite(state, updated, jnp.isfinite(loss) & jnp.isfinite(norm))
+        figures = {"loss": loss, "gradient_norm": norm, "skipped_in_row": state.skipped_in_row}
+        return state, figures
+
+    return parallel.pmap(train_step, donate_first=True)
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> TrainState:
+    """Trains as the config says, evaluates and saves along the way.
+
+    A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
+    from scratch. It ends with the best checkpoint's evaluation on the test split. SIGTERM and
+    Ctrl-C save before they act.
+
+    Returns:
+      The final state, on the host.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: before the first step, if something does not fit.
+      TrainingDiverged: too many steps in a row were not finite.
+    """
+    experiment = Experiment.build(config)
+    plan, splits = experiment.plan, experiment.splits
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir, config.keep) as checkpoints, StopRequest() as stop:
+        state, beginning = begin(experiment, workdir, checkpoints)
+        first_step = int(state.step)
+        with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
+            prep = experiment.preprocessing
+            width = max(experiment.buckets)
+            writer.say(model_summary(experiment.model, prep.height, width, prep.channels))
+            for line in (*experiment.summary(), beginning):
+                writer.say(line)
+            state = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
+            if stop.received is None:
+                best = checkpoints.best_step()
+                variables = parallel.replicate(checkpoints.restore_model(best))
+                result = experiment.evaluate(make_eval_step(experiment.model), variables, "test")
+                writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
+                show_pictures(writer, best, splits["test"], result)
+    stop.deliver()
+    return state
+
+
+def begin(
+    experiment: Experiment, workdir: Path, checkpoints: Checkpoints
+) -> tuple[TrainState, str]:
+    """The state a run begins with, and a line that says where it comes from."""
+    state, origin = experiment.initial_state()
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        check_same(workdir, checkpoints.manifest(latest), experiment.manifest())
+        state, origin = checkpoints.restore(latest, state), f"going on after step {latest:,}"
+    plan = experiment.plan
+    return state, (
+        f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {jax.local_device_count()}"
+        f" {jax.default_backend()} device(s), {origin}"
+    )
+
+
+def run(
+    experiment: Experiment,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    stop: StopRequest,
+) -> TrainState:
+    """Takes the steps that are left, or those until a stop is asked for; the state on the host."""
+    config, plan, train = experiment.config, experiment.plan, experiment.splits["train"]
+    train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
+    eval_step = make_eval_step(experiment.model)
+    first_step = int(parallel.unreplicate(state.step))
+    batches = training_batches(train, plan, experiment.buckets, first_step, config.data.workers)
+    evaluation_interval = config.eval_every * plan.steps_per_epoch
+    window = Window()
+    for step in range(first_step + 1, len(plan) + 1):
+        epoch = step / plan.steps_per_epoch
+        with window.waiting():
+            batch = next(batches)
+        indices = batch.pop("indices")
+        state, figures = train_step(state, parallel.shard(batch))
+        window.add(figures, len(indices))
+        if window.skipped_in_row() >= config.max_skipped:
+            names = [train.split.names[index] for index in plan[step - 1][:NAMED]]
+            raise TrainingDiverged(
+                f"loss or gradient was not finite in {config.max_skipped} steps in a row, the last"
+                f" on {', '.join(names)} ...; lower --config.optimizer.learning_rate, or look at"
+                " these pictures"
+            )
+        finished = step == len(plan)
+        if step % config.log_every == 0 or finished:
+            values = window.close()
+            writer.progress(step, values["loss"], values["images_per_second"], values["waiting"])
+            writer.metrics(step, epoch, "train", values)
+        if step % evaluation_interval == 0 or finished or stop.received:
+            score = None
+            if not stop.received:
+                variables = {"params": state.params, "batch_stats": state.batch_stats}
+                result = experiment.evaluate(eval_step, variables, "validation")
+                score = result.metrics[SCORE]
+                writer.metrics(step, epoch, "validation", result.metrics)
+                show_pictures(writer, step, experiment.splits["validation"], result)
+            manifest = {**experiment.manifest(), "data_position": {"epoch": epoch, "step": step}}
+            checkpoints.save(parallel.unreplicate(state), manifest, score)
+            window = Window()
+        if stop.received:
+            writer.say(f"stopped and saved at step {step:,}; the same command goes on from here")
+            break
+    return parallel.unreplicate(state)
+
+
+def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
+    """Shows the first pictures of a split with what was read in them."""
+    count = min(PICTURED, len(split))
+    pictures = [split.picture(index) for index in range(count)]
+    writer.pictures(step, pictures, result.texts[:count], split.split.labels[:count])
+
+
+class Window:
+    """Training figures since the last time they were shown: means, speed, time spent waiting."""
+
+    def __init__(self) -> None:
+        self._figures: list[dict[str, jax.Array]] = []
+        self._images = 0
+        self._waited = 0.0
+        self._start = time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def add(self, figures: dict[str, jax.Array], images: int) -> None:
+        """Adds a step, and waits for the one before it: at most two steps are under way."""
+        if self._figures:
+            jax.block_until_ready(self._figures[-1])
+        self._figures.append(figures)
+        self._images += images
+
+    def skipped_in_row(self) -> int:
+        """Updates skipped in a row, as of the step before the newest one."""
+        return int(self._figures[-2]["skipped_in_row"][0]) if len(self._figures) > 1 else 0
+
+    def close(self) -> dict[str, float]:
+        """The window's figures; a new window begins."""
+        losses = [float(figures["loss"][0]) for figures in self._figures]
+        norms = [float(figures["gradient_norm"][0]) for figures in self._figures]
+        seconds = time.monotonic() - self._start
+        values = {
+            "loss": sum(losses) / len(losses),
+            "gradient_norm": sum(norms) / len(norms),
+            "images_per_second": self._images / seconds,
+            "waiting": self._waited / seconds,
+            "seconds": seconds,
+        }
+        self.__init__()
+        return values

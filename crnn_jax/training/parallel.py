@@ -1,0 +1,50 @@
+"""Devices: the one file that knows of `jax.pmap`."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crnn_jax.errors import ConfigError
+
+AXIS = "batch"
+Tree = TypeVar("Tree")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ConfigError unless the local devices can share a batch equally."""
+    devices = jax.local_device_count()
+    if batch_size % devices:
+        raise ConfigError(
+            f"batch_size={batch_size} does not divide among {devices} devices; set"
+            f" --config.batch_size={max(1, batch_size // devices) * devices}"
+        )
+
+
+def pmap(function: Callable[..., Any], donate_first: bool = False) -> Callable[..., Any]:
+    """`function` compiled for all local devices, its collectives over the axis named AXIS."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=(0,) if donate_first else ())
+
+
+def replicate(tree: Tree) -> Tree:
+    """A copy of the arrays on every local device, along a new leading axis."""
+    devices = jnp.arange(jax.local_device_count())
+    return jax.pmap(lambda _, tree: tree, in_axes=(0, None))(devices, tree)
+
+
+def unreplicate(tree: Tree) -> Tree:
+    """The first device's copy of replicated arrays, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+
+
+def shard(tree: Tree) -> Tree:
+    """Splits leading axes (B, ...) into (devices, B / devices, ...)."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), tree)
+
+
+def gather(tree: Tree) -> Tree:
+    """Undoes `shard`, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)

@@ -1,0 +1,102 @@
+"""What a training step changes: parameters, statistics, optimizer; and the optimizer itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import traverse_util
+
+CONV_STACK = "conv_stack"  # the name of the part that can be carried over and frozen
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run needs to go on, but for what its config says."""
+
+    step: jax.Array  # steps taken, and so the place in the data
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    skipped: jax.Array  # updates left out because something was not finite
+    skipped_in_row: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        model: nn.Module,
+        optimizer: optax.GradientTransformation,
+        shape: tuple[int, ...],
+        seed: int,
+    ) -> "TrainState":
+        """A fresh state for pictures of `shape` (H, W, C), initialised from the seed."""
+        images = jnp.zeros((1, *shape), jnp.uint8)
+        variables = jax.jit(model.init)(jax.random.key(seed), images, jnp.array([shape[1]]))
+        zero = jnp.zeros((), jnp.int32)
+        return cls(
+            step=zero,
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            skipped=zero,
+            skipped_in_row=zero,
+        )
+
+
+def learning_rate_schedule(
+    settings: Mapping[str, Any], steps_per_epoch: int, stretch: float
+) -> optax.Schedule:
+    """Piecewise constant, after a linear warm-up.
+
+    Args:
+      settings: `learning_rate`; `boundaries` in epochs and as many `factors`, each of which
+        multiplies the rate from its boundary on; `warmup_epochs`.
+      steps_per_epoch: batches an epoch.
+      stretch: multiplies all epochs given.
+    """
+
+    def steps(epochs: float) -> int:
+        return round(epochs * stretch * steps_per_epoch)
+
+    constant = optax.piecewise_constant_schedule(
+        settings["learning_rate"],
+        {
+            steps(boundary): factor
+            for boundary, factor in zip(settings["boundaries"], settings["factors"], strict=True)
+        },
+    )
+    warmup = steps(settings["warmup_epochs"])
+    return lambda count: constant(count) * jnp.minimum(1.0, (count + 1) / (warmup + 1))
+
+
+def make_optimizer(
+    schedule: optax.Schedule, clip_norm: float, freeze_conv_stack: bool
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015), gradients clipped by global norm unless `clip_norm` is 0."""
+    adam = optax.adam(schedule)
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
+    if not freeze_conv_stack:
+        return optimizer
+    return optax.multi_transform(
+        {"trained": optimizer, "frozen": optax.set_to_zero()}, frozen_labels
+    )
+
+
+def frozen_labels(params: Any) -> Any:
+    """ "frozen" for each parameter of the convolution stack, "trained" for the others."""
+    return traverse_util.path_aware_map(
+        lambda path, _: "frozen" if path[0] == CONV_STACK else "trained", params
+    )
+
+
+def apply_if_finite(state: TrainState, updated: TrainState, finite: jax.Array) -> TrainState:
+    """`updated` where `finite` holds, else `state` with the update counted as skipped.
+
+    Either way a step was taken: the data go on.
+    """
+    kept = state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+    return chosen.replace(step=state.step + 1)

@@ -1,0 +1,265 @@
+"""Where a run shows itself: the terminal, metrics.jsonl, TensorBoard, a sheet of predictions."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+_FIRST_KEYS = (
+    *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
+    *("images_per_second", "seconds"),
+)
+# What the terminal says of an evaluation: metric, words, factor.
+_WORDS = (
+    ("exact_match", "exact match {:.2f} %", 100),
+    ("exact_match_caseless", "caseless {:.2f} %", 100),
+    ("cer", "CER {:.2f} %", 100),
+    ("loss", "loss {:.3g}", 1),
+    ("seconds", "({:.1f} s)", 1),
+)
+_PLAIN_LINE_EVERY = 10.0  # seconds
+
+
+class Writer:
+    """Shows a run on stderr and records it in a directory; a context manager.
+
+    stdout is left to results. On a terminal a live line is kept at the bottom; elsewhere (log
+    file, CI, notebook) a plain line appears every ten seconds at most.
+    """
+
+    def __init__(
+        self, workdir: Path, total_steps: int, steps_per_epoch: int, first_step: int
+    ) -> None:
+        """Opens the records in `workdir`, without what an earlier run left beyond `first_step`.
+
+        Args:
+          workdir: directory for metrics.jsonl, predictions.png and tensorboard/; made if missing.
+          total_steps: steps of the whole run, those before a resume included.
+          steps_per_epoch: steps in an epoch.
+          first_step: steps done before; 0 for a new run.
+        """
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._workdir = workdir
+        self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        _forget_after(workdir / "metrics.jsonl", first_step)
+        # Line buffering: a killed run keeps every metric it has shown.
+        self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
+        )
+        self._console = Console(stderr=True, force_jupyter=False)
+        self._bar: Progress | None = None
+        # CI systems make rich believe in a terminal (FORCE_COLOR), so the stream is asked as well.
+        if self._console.is_interactive and sys.stderr.isatty():
+            self._bar = Progress(
+                BarColumn(20),
+                TextColumn("{task.description}", markup=False),
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=False,
+            )
+            self._task = self._bar.add_task("compiling", total=total_steps, completed=first_step)
+        self._pace_from: tuple[int, float] | None = None
+        self._next_line = -math.inf
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._tensorboard.close()
+        self._lines.close()
+
+    def say(self, text: str) -> None:
+        """Prints a line on stderr, above the live line if there is one."""
+        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def progress(self, step: int, loss: float, images_per_second: float, waiting: float) -> None:
+        """Shows how far the run is; cheap enough for every step.
+
+        Args:
+          step: steps done.
+          loss: training loss of late.
+          images_per_second: training speed of late.
+          waiting: share of the time spent waiting for data, in [0, 1].
+        """
+        now = time.monotonic()
+        if self._pace_from is None:  # the first step ends here, and compiling with it
+            self._pace_from = step, now
+        if not self._bar and now < self._next_line:
+            return
+        epochs = math.ceil(self._total_steps / self._steps_per_epoch)
+        line = (
+            f"epoch {self._epoch(step)}/{epochs}  step {step}/{self._total_steps}  "
+            f"loss {loss:.3g}  {images_per_second:.0f} images/s  waiting {100 * waiting:.0f} %"
+        )
+        first, start = self._pace_from
+        if step > first:
+            seconds = (now - start) / (step - first) * (self._total_steps - step)
+            line += f"  {timedelta(seconds=round(seconds))} left"
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=line)
+        else:
+            self._next_line = now + _PLAIN_LINE_EVERY
+            self.say(line)
+
+    def metrics(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        """Records the metrics of a split: a JSON line, TensorBoard scalars, and a readable line.
+
+        Args:
+          step: steps done.
+          epoch: epochs done.
+          split: what was measured; "train" makes no readable line, as the live line shows it.
+          values: metrics by name; fractions in [0, 1] for matches and CER, nats, seconds.
+        """
+        rounded = {key: _rounded(value) for key, value in values.items()}
+        entry = {"step": step, "epoch": epoch, "split": split, **rounded}
+        entry = {key: entry[key] for key in dict.fromkeys((*_FIRST_KEYS, *entry)) if key in entry}
+        self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
+        for key, value in rounded.items():
+            if value is not None:
+                self._tensorboard.add_scalar(f"{split}/{key}", value, step)
+        if split != "train":
+            words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
+            self.say("  ".join([f"epoch {epoch}  step {step}  {split}", *words]))
+
+    def pictures(
+        self,
+        step: int,
+        images: Sequence[np.ndarray],
+        texts: Sequence[str],
+        references: Sequence[str],
+    ) -> None:
+        """Shows pictures, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
+        sheet = contact_sheet(images, texts, references)
+        sheet.save(self._workdir / "predictions.png")
+        self._tensorboard.add_image("predictions", np.asarray(sheet), step, dataformats="HWC")
+
+    def _epoch(self, step: int) -> int:
+        return max(1, math.ceil(step / self._steps_per_epoch))
+
+
+def _rounded(value: float) -> float | None:
+    """Six significant digits; None, JSON's null, for what JSON cannot say."""
+    if isinstance(value, int):
+        return value
+    return float(f"{float(value):.6g}") if math.isfinite(value) else None
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drops the lines of a JSON-lines file beyond `step`, and what a killed run half wrote."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], texts: Sequence[str], references: Sequence[str]
+) -> Image.Image:
+    """Draws pictures in columns, each with what was read beneath.
+
+    What was read wrongly is red, and the reference follows it.
+
+    Args:
+      images: at least one uint8 picture (H, W, C), C being 1 or 3.
+      texts: what was read in each.
+      references: what stands in each.
+    """
+    font = ImageFont.load_default(20)
+    line, margin, scale = 28, 14, 2
+    pictures = [Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images]
+    pictures = [
+        picture.resize((picture.width * scale, picture.height * scale)) for picture in pictures
+    ]
+    read = [_drawable(text) or "(nothing)" for text in texts]
+    right = [_drawable(text) for text in references]
+    width = math.ceil(
+        max(*(p.width for p in pictures), *(font.getlength(text) for text in read + right))
+    )
+    height = max(picture.height for picture in pictures)
+    width, height = width + 2 * margin, height + 2 * line + 2 * margin
+    columns = min(len(pictures), max(1, 1200 // width))
+    sheet = Image.new(
+        "RGB", (columns * width, math.ceil(len(pictures) / columns) * height), (236, 236, 236)
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(pictures):
+        x, y = i % columns * width + margin, i // columns * height + margin
+        sheet.paste(picture, (x, y))
+        y += picture.height + 4
+        if texts[i] == references[i]:
+            draw.text((x, y), read[i], (30, 30, 30), font)
+        else:
+            draw.text((x, y), read[i], (200, 0, 0), font)
+            draw.text((x, y + line - 4), right[i], (110, 110, 110), font)
+    return sheet
+
+
+def _drawable(text: str) -> str:
+    """The text with code points for what is not ASCII: the font Pillow carries has no more."""
+    return "".join(c if c.isascii() else f"[{ord(c):04X}]" for c in text)
+
+
+def model_summary(model: nn.Module, height: int, width: int, channels: int) -> str:
+    """A table of a model's layers, their outputs for one picture, and their parameters.
+
+    Args:
+      model: called with images (1, height, width, channels) and widths (1,).
+      height: of the picture, in pixels.
+      width: of the picture, in pixels.
+      channels: 1 for gray, 3 for colour.
+    """
+    outputs: dict[tuple[str, ...], str] = {}
+
+    def record(
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        path = context.module.path
+        outputs.setdefault(path, "")  # on the way in, so that a block precedes its layers
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            outputs[path] = " x ".join(map(str, jax.tree.leaves(output)[0].shape[1:]))
+        return output
+
+    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
+    widths = jax.ShapeDtypeStruct((1,), jnp.int32)
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), images, widths)
+    parameters: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
+
+    rows = [("layer", "output", "parameters")]
+    for path, output in [*outputs.items(), ((), "")][1:]:
+        count = sum(leaf.size for key, leaf in parameters.items() if key[: len(path)] == path)
+        if count and len(path) <= 2:
+            name = "  " * (len(path) - 1) + path[-1] if path else "total"
+            rows.append((name, output, f"{count:,}"))
+    return "\n".join(f"{name:<22}{output:<18}{count:>12}" for name, output, count in rows)

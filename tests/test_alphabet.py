@@ -1,0 +1,184 @@
+"""Tests of the alphabet against an independent CTC collapse and hand-made cases."""
+
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+from itertools import groupby, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.text.alphabet import BLANK_MARK, Alphabet, min_time_steps
+
+ABC = Alphabet("abc")
+
+
+def collapse(path: tuple[int, ...], characters: str) -> str:
+    return "".join(characters[index - 1] for index, _ in groupby(path) if index)
+
+
+def test_decode_equals_brute_force_on_every_path() -> None:
+    for steps in range(6):
+        for path in product(range(4), repeat=steps):
+            assert ABC.decode(path) == collapse(path, "abc")
+
+
+def test_min_time_steps_is_the_shortest_path_that_decodes_to_the_label() -> None:
+    shortest: dict[str, int] = {}
+    for steps in range(6):
+        for path in product(range(3), repeat=steps):
+            shortest.setdefault(collapse(path, "ab"), steps)
+    for text, steps in shortest.items():
+        assert min_time_steps(Alphabet("ab").encode(text)) == steps, text
+    assert min_time_steps(ABC.encode("aabbb")) == 8
+
+
+@pytest.mark.parametrize("text", ["", "中文", "中中", b"\xe4\xb8\xad", "é a", "a  é"])
+def test_encode_round_trips_through_a_ctc_path(text: str | bytes) -> None:
+    alphabet = Alphabet("中文é a")
+    label = alphabet.encode(text)
+    assert label.dtype == np.int32 and label.shape == (len(alphabet.normalize(text)),)
+    path = np.stack([label, np.zeros_like(label)], axis=1).ravel()  # a blank after each
+    assert alphabet.decode(path) == alphabet.normalize(text)
+
+
+def test_indices_follow_the_given_order_after_the_blank() -> None:
+    assert Alphabet("cab").encode("abc").tolist() == [2, 3, 1]
+    assert Alphabet("cab").num_classes == 4
+
+
+def test_encode_batch_pads_with_zero() -> None:
+    labels, lengths = ABC.encode_batch(["ab", "", "cab"])
+    assert labels.tolist() == [[1, 2, 0], [0, 0, 0], [3, 1, 2]] and lengths.tolist() == [2, 0, 3]
+    assert labels.dtype == lengths.dtype == np.int32
+    assert ABC.encode_batch([])[0].shape == (0, 0)
+    with pytest.raises(DataError, match=r"second\.png"):
+        ABC.encode_batch(["a", "x"], ["first.png", "second.png"])
+    with pytest.raises(ValueError):
+        ABC.encode_batch(["a", "b"], ["only one"])
+
+
+def test_decode_batch_stops_at_the_lengths() -> None:
+    paths = np.array([[1, 1, 0, 1], [2, 0, 3, 3]])
+    assert ABC.decode_batch(paths) == ["aa", "bc"]
+    assert ABC.decode_batch(paths, np.array([3, 1])) == ["a", "b"]
+    assert ABC.decode_raw_batch(paths) == [f"aa{BLANK_MARK}a", f"b{BLANK_MARK}cc"]
+    assert ABC.decode_raw_batch(paths, [0, 2]) == ["", f"b{BLANK_MARK}"]
+    for length in (-1, 5):
+        with pytest.raises(DataError, match=f"length {length} "):
+            ABC.decode_batch(paths, [1, length])
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_index_outside_the_classes_is_refused(index: int) -> None:
+    for decode in (ABC.decode, ABC.decode_raw):
+        assert decode([3]) == "c"
+        with pytest.raises(DataError, match=f"index {index} "):
+            decode([1, index])
+
+
+def test_unseen_characters_are_named_with_sample_and_remedy() -> None:
+    with pytest.raises(DataError) as caught:
+        ABC.encode("aA中", "img/7.png")
+    message = str(caught.value)
+    for part in ("'A' U+0041", "'中' U+4E2D", "img/7.png", "'aA中'", "data.alphabet"):
+        assert part in message
+    with pytest.raises(DataError) as caught:
+        ABC.encode("a\n😀")
+    assert "\n" not in str(caught.value) and "U+1F600" in str(caught.value)
+    assert ABC.unseen("xaxyb") == "xy" and ABC.unseen(b"cab") == ""
+
+
+def test_bad_utf8_is_a_data_error_naming_the_sample() -> None:
+    with pytest.raises(DataError, match=r"7\.png.*UTF-8"):
+        ABC.encode(b"a\xff", "7.png")
+
+
+def test_everything_is_nfc() -> None:
+    composed, decomposed = Alphabet("\u00e9"), Alphabet("e\u0301")
+    assert composed == decomposed and decomposed.num_classes == 2
+    assert composed.encode("e\u0301".encode()).tolist() == [1]
+    assert Alphabet.from_labels(["e\u0301"]) == composed
+
+
+@pytest.mark.parametrize("ordered", ["z\u0301", "z\u0315\u0316\u0301", "\u1112\u1161\u11ab"])
+def test_lone_combining_marks_survive_next_to_letters(ordered: str, tmp_path: Path) -> None:
+    path = tmp_path / "alphabet.txt"
+    path.write_text("\n".join(ordered), encoding="utf-8")
+    for alphabet in (Alphabet.from_labels(ordered), Alphabet.from_file(path)):
+        assert sorted(alphabet.characters) == sorted(ordered)
+        assert Alphabet.from_dict(alphabet.to_dict()) == alphabet
+
+
+def test_ignore_case_folds_alphabet_and_text() -> None:
+    alphabet = Alphabet("bAaB", ignore_case=True)
+    assert alphabet.characters == "ba"
+    assert alphabet.encode("ABa").tolist() == [2, 1, 2]
+    assert Alphabet("aA").encode("A").tolist() == [2]
+    with pytest.raises(ConfigError, match="U\\+0061"):
+        Alphabet("aAa", ignore_case=True)  # a duplicate that folding did not make
+
+
+def test_ignore_case_with_awkward_characters() -> None:
+    turkish = Alphabet("Iİ", ignore_case=True)  # İ.lower() is i and a combining dot
+    assert turkish.characters == "i\u0307" and turkish.encode("İI").tolist() == [1, 2, 1]
+    greek = Alphabet("ΑΣ", ignore_case=True)  # "ΑΣ".lower() ends in ς
+    assert greek.encode("ΣΑΣ").tolist() == [2, 1, 2] and greek.unseen("ς") == "ς"
+    caron = Alphabet("J\u030c", ignore_case=True)  # only the lower case has a composed form
+    assert caron.characters == "\u01f0" and caron.unseen("J\u030c") == ""
+
+
+@pytest.mark.parametrize(
+    ("characters", "named"),
+    [
+        ("", "empty"),
+        ("aba", "U\\+0061"),
+        ("\u00e9xe\u0301", "U\\+00E9"),
+        ("a\tb", "U\\+0009"),
+        ("a\n", "U\\+000A"),
+        ("\ud800", "U\\+D800"),
+        ("a\u2028", "U\\+2028"),
+        ("a" + BLANK_MARK, "blank"),
+    ],
+)
+def test_invalid_alphabets_are_refused(characters: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        Alphabet(characters)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_from_file(tmp_path: Path) -> None:
+    path = tmp_path / "alphabet.txt"
+    path.write_bytes("\ufeffb a\r\n中\n".encode())
+    assert Alphabet.from_file(path).characters == "b a中"
+    assert Alphabet.from_file(path, ignore_case=True).ignore_case
+    with pytest.raises(ConfigError, match=r"missing\.txt"):
+        Alphabet.from_file(tmp_path / "missing.txt")
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        Alphabet.from_file(path)
+
+
+def test_from_labels_sorts_by_code_point() -> None:
+    assert Alphabet.from_labels(["中b", "aB", b"a"]).characters == "Bab中"
+    assert Alphabet.from_labels(["bB", "A"], ignore_case=True).characters == "ab"
+
+
+def test_alphabet_is_an_immutable_value() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ABC.characters = "x"  # pyright: ignore[reportAttributeAccessIssue]
+    assert len({ABC, Alphabet("abc"), Alphabet("acb"), Alphabet("abc", ignore_case=True)}) == 3
+    assert pickle.loads(pickle.dumps(ABC)).encode("b").tolist() == [2]
+
+
+def test_dict_round_trip_and_fingerprint() -> None:
+    alphabet = Alphabet("中 Aé", ignore_case=True)
+    copy = Alphabet.from_dict(json.loads(json.dumps(alphabet.to_dict())))
+    assert copy == alphabet and copy.fingerprint == alphabet.fingerprint
+    assert ABC.fingerprint == "be016b9454faae8f"  # must never change: checkpoints hold it
+    others = [Alphabet("acb"), Alphabet("ab"), Alphabet("abc", ignore_case=True)]
+    assert len({a.fingerprint for a in [ABC, *others]}) == 4
+    with pytest.raises(CheckpointError, match="ignore_case"):
+        Alphabet.from_dict({"characters": "abc", "ignore_case": "no"})

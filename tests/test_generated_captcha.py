@@ -1,0 +1,118 @@
+"""Generated captchas: repeatable bytes, disjoint splits, and readable without TensorFlow."""
+
+import io
+import secrets
+import sys
+from pathlib import Path
+
+import captcha.image
+import pytest
+from PIL import Image
+
+from crnn_jax.data import generated_captcha
+from crnn_jax.data.generated_captcha import CONFIGS, Source, load, render
+from crnn_jax.errors import DataError
+
+TINY = CONFIGS["tiny"]
+SIZES = {"train": TINY.num_train, "test": TINY.num_test}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="module")
+def splits(data_dir: Path) -> dict[str, Source]:
+    return {split: load("tiny", split, data_dir) for split in SIZES}
+
+
+def test_examples_are_what_the_config_says(splits: dict[str, Source]) -> None:
+    for split, source in splits.items():
+        assert len(source) == SIZES[split]
+        assert [source[i]["text"] for i in range(len(source))] == TINY.texts()[split]
+        assert source[17]["name"] == f"{split}/00017"
+        assert source[-1] == source[len(source) - 1]
+        for i in range(0, len(source), 16):
+            with Image.open(io.BytesIO(source[i]["image"])) as picture:
+                assert (picture.format, picture.mode) == ("PNG", "RGB")
+                assert picture.size == (40 * len(source[i]["text"]), 60)
+    assert "tensorflow" not in sys.modules
+
+
+def test_iterating_ends(splits: dict[str, Source]) -> None:
+    with pytest.raises(IndexError):
+        splits["test"][SIZES["test"]]
+
+
+def test_each_picture_can_be_drawn_again_alone(splits: dict[str, Source]) -> None:
+    # Backwards, so that a dependence on the order of drawing would show.
+    for split, source in splits.items():
+        for i in reversed(range(0, len(source), 8)):
+            assert source[i]["image"] == render(source[i]["text"], TINY.render_seed(split, i))
+
+
+def test_built_twice_gives_the_same_bytes(
+    splits: dict[str, Source], data_dir: Path, tmp_path: Path
+) -> None:
+    def files(root: Path) -> dict[str, bytes]:
+        paths = root.rglob("*.array_record*")
+        return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+    load("tiny", "train", tmp_path)
+    assert len(files(tmp_path)) == len(splits)
+    assert files(tmp_path) == files(data_dir)
+
+
+def test_built_once_is_reused(
+    splits: dict[str, Source], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(generated_captcha.GeneratedCaptcha, "_generate_examples")
+    assert load("tiny", "test", data_dir)[0] == splits["test"][0]
+
+
+def test_seed_decides_the_picture() -> None:
+    assert render("a7", 1) == render("a7", 1) != render("a7", 2)
+
+
+def test_secrets_stays_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    render("a7", 1)
+    assert vars(captcha.image)["secrets"] is secrets
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(captcha.image.ImageCaptcha, "generate_image", fail)
+    with pytest.raises(RuntimeError):
+        render("a7", 1)
+    assert vars(captcha.image)["secrets"] is secrets
+
+
+@pytest.mark.parametrize(
+    ("variant", "alphabet_size", "num_train", "num_test", "lengths"),
+    [
+        ("lower", 36, 8_000, 2_000, {4, 5, 6, 7, 8}),
+        ("cased", 62, 8_000, 2_000, {4, 5, 6, 7, 8}),
+        ("tiny", 10, 256, 64, {2, 3, 4}),
+    ],
+)
+def test_texts(
+    variant: str, alphabet_size: int, num_train: int, num_test: int, lengths: set[int]
+) -> None:
+    config = CONFIGS[variant]
+    texts = config.texts()
+    both = texts["train"] + texts["test"]
+    assert (len(texts["train"]), len(texts["test"])) == (num_train, num_test)
+    assert len({text.lower() for text in both}) == len(both)
+    assert {len(text) for text in both} == lengths
+    assert set("".join(both)) == set(config.characters)
+    assert len(set(config.characters)) == alphabet_size
+    assert config.texts() == texts
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'upper'.*lower, cased, tiny"):
+        load("upper", "train", tmp_path)
+    with pytest.raises(DataError, match=r"'dev'.*train, test"):
+        load("lower", "dev", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,347 @@
+"""Preprocessing of real files in every mode, against pixel values worked out by hand."""
+
+import contextlib
+import io
+import json
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crnn_jax.data.images import (
+    FORMATS,
+    MAX_PIXELS,
+    Preprocessing,
+    pad_batch,
+    prepare,
+    target_width,
+)
+from crnn_jax.errors import CheckpointError, ConfigError, DataError
+
+RGB = Preprocessing()
+GRAY = Preprocessing(channels=1)
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2" / "images"
+REMEDY = "save it again as an 8-bit PNG of at most 50 megapixels, or leave it out"
+
+
+def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG written by hand, for headers and chunks that Pillow does not write."""
+    header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
+        crc = zlib.crc32(kind + body)
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
+    return data
+
+
+def colours(data: bytes, preprocessing: Preprocessing = RGB) -> set[tuple[int, ...]]:
+    array = prepare(data, preprocessing, "x")
+    return set(map(tuple, array.reshape(-1, preprocessing.channels).tolist()))
+
+
+def reason(data: bytes, name: str = "bad.png") -> str:
+    with pytest.raises(DataError) as caught:
+        prepare(data, RGB, name)
+    message = str(caught.value)
+    start, end = f"cannot read picture {name!r}: ", f"; {REMEDY}"
+    assert message.startswith(start) and message.endswith(end) and "\n" not in message, message
+    return message[len(start) : -len(end)]
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [
+        ((200, 50), 128),  # 200 * 32 / 50
+        ((100, 32), 100),
+        ((101, 60), 54),  # 53.87
+        ((100, 60), 53),  # 53.33
+        ((1, 50), 8),
+        ((1, 5000), 8),
+        ((3200, 100), 1024),
+        ((3201, 100), 1024),
+        ((5000, 1), 1024),
+    ],
+)
+def test_width_follows_the_ratio_between_the_bounds(size: tuple[int, int], width: int) -> None:
+    assert target_width(size, RGB) == width
+    assert target_width(size, Preprocessing(width=100)) == 100
+    array = prepare(encode(Image.new("RGB", size)), RGB, "x")
+    assert array.shape == (32, width, 3) and array.dtype == np.uint8
+
+
+def test_other_height_and_fixed_width() -> None:
+    data = encode(Image.new("RGB", (200, 50)))
+    assert prepare(data, Preprocessing(height=48, channels=1), "x").shape == (48, 192, 1)
+    assert prepare(data, Preprocessing(width=100), "x").shape == (32, 100, 3)
+
+
+# Values
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_solid_colour_stays_in_every_format(file_format: str) -> None:
+    red, green, blue = (200, 40, 120)
+    data = encode(Image.new("RGB", (50, 20), (red, green, blue)), file_format)
+    array = prepare(data, RGB, "x").astype(int)
+    tolerance = 3 if file_format in ("JPEG", "WEBP", "GIF") else 0
+    assert np.abs(array - [red, green, blue]).max() <= tolerance
+    luma = round(0.299 * red + 0.587 * green + 0.114 * blue)  # ITU-R BT.601
+    assert np.abs(prepare(data, GRAY, "x").astype(int) - luma).max() <= max(tolerance, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (100, 255), (100, 100, 100)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("LA", (0, 51), (204, 204, 204)),  # 51/255 = 1/5 of black on white
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 51), (255, 204, 204)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 99, (99, 99, 99)),
+        ("I;16", 300, (1, 1, 1)),  # 300 / 257 = 1.17; clipped it would be 255
+    ],
+)
+def test_modes_of_png(mode: str, colour: Any, expected: tuple[int, ...]) -> None:
+    assert colours(encode(Image.new(mode, (40, 40), colour))) == {expected}
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+def test_16_bit_gray_is_scaled_not_clipped(file_format: str) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint16) * 257, (32, 1))
+    array = prepare(encode(Image.fromarray(ramp), file_format), GRAY, "x")
+    assert array[:, :, 0].tolist() == [list(range(256))] * 32
+
+
+def test_big_endian_tiff_and_odd_pgm_ranges() -> None:
+    picture = Image.frombytes("I;16B", (8, 32), struct.pack(">H", 257 * 7) * 8 * 32)
+    assert colours(encode(picture, "TIFF"), GRAY) == {(7,)}
+    pgm = b"P5 8 32 1000\n" + struct.pack(">H", 200) * 8 * 32
+    assert colours(pgm, GRAY) == {(51,)}  # 200 / 1000 * 255
+
+
+def test_palette_and_its_transparency() -> None:
+    picture = Image.new("P", (64, 32))
+    picture.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
+    picture.paste(1, (32, 0, 64, 32))
+    assert colours(encode(picture)) == {(10, 20, 30), (200, 100, 0)}
+    assert colours(encode(picture, transparency=1)) == {(10, 20, 30), (255, 255, 255)}
+    assert colours(encode(picture, "GIF", transparency=0)) == {(255, 255, 255), (200, 100, 0)}
+    half = encode(picture, transparency=bytes([255, 51]))
+    assert colours(half) == {(10, 20, 30), (244, 224, 204)}  # 1/5 of (200, 100, 0) on white
+
+
+def test_transparent_colour_of_gray_and_rgb() -> None:
+    gray = Image.new("L", (32, 32), 9)
+    assert colours(encode(gray, transparency=9)) == {(255, 255, 255)}
+    assert colours(encode(gray, transparency=8)) == {(9, 9, 9)}
+    rgb = Image.new("RGB", (32, 32), (1, 2, 3))
+    assert colours(encode(rgb, transparency=(1, 2, 3))) == {(255, 255, 255)}
+    rows = (b"\0" + struct.pack(">H", 1000) * 32) * 32
+    for key, expected in ((1000, 255), (999, 4)):  # 1000 / 257 = 3.9
+        chunks = ((b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(rows)))
+        assert colours(png(32, 32, 16, 0, *chunks), GRAY) == {(expected,)}
+
+
+def test_cmyk_jpeg() -> None:
+    picture = Image.new("CMYK", (64, 32), (0, 255, 255, 0))  # magenta + yellow = red
+    array = prepare(encode(picture, "JPEG", quality=95), RGB, "x").astype(int)
+    assert np.abs(array - [255, 0, 0]).max() <= 3
+    assert prepare(encode(picture, "TIFF"), GRAY, "x").shape == (32, 64, 1)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_exif_orientation_is_applied(file_format: str, mode: str) -> None:
+    upright = Image.new(mode, (64, 32), "black")
+    upright.paste("white", (0, 0, 32, 32))  # left half
+    for orientation, stored in (
+        (1, upright),
+        (3, upright.transpose(Image.Transpose.ROTATE_180)),
+        (6, upright.transpose(Image.Transpose.ROTATE_90)),  # to be turned clockwise
+        (8, upright.transpose(Image.Transpose.ROTATE_270)),
+    ):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        array = prepare(encode(stored, file_format, exif=exif), RGB, "x")
+        assert array.shape == (32, 64, 3)
+        assert array[:, :24].min() > 250 and array[:, 40:].max() < 5, orientation
+
+
+def test_orientation_of_16_bit_gray() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.full((64, 32), 257 * 5, np.uint16)
+    assert set(prepare(encode(Image.fromarray(stored), exif=exif), GRAY, "x").flat) == {5}
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation(file_format: str) -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black")]
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(data)) as animation:
+        assert getattr(animation, "n_frames", 1) == 2
+    assert prepare(data, RGB, "x").min() > 250
+
+
+def test_shrinking_keeps_thin_strokes() -> None:
+    stripes = np.zeros((320, 320), np.uint8)
+    stripes[:, ::2] = 255
+    array = prepare(encode(Image.fromarray(stripes)), GRAY, "x")[:, 1:-1]
+    assert np.abs(array.astype(int) - 127).max() <= 2  # nearest or plain bilinear: 0 or 255
+
+
+def test_enlarging_does_not_overshoot() -> None:
+    edge = np.full((8, 16), 100, np.uint8)
+    edge[:, 8:] = 200
+    array = prepare(encode(Image.fromarray(edge)), GRAY, "x")
+    assert (array.min(), array.max()) == (100, 200)
+
+
+def test_real_captchas() -> None:
+    files = sorted(CAPTCHAS.iterdir())
+    assert len(files) == 40
+    for file in files:
+        array = prepare(file.read_bytes(), GRAY, file.name)
+        assert array.shape == (32, 128, 1)
+        with Image.open(file) as picture:
+            original = np.asarray(picture, float)
+        assert abs(array.mean() - original.mean()) < 1 and array.std() > 20
+
+
+def test_the_array_can_be_written_to() -> None:
+    prepare(encode(Image.new("RGB", (32, 32))), RGB, "x")[:] = 1
+
+
+# Refusals
+
+
+def test_what_is_no_picture() -> None:
+    formats = "PNG, JPEG, WEBP, BMP, GIF, TIFF or PPM"
+    assert reason(b"a,b\n1,2\n", "notes\n.png") == f"its 8 bytes are no {formats}"
+    assert reason(b"") == f"its 0 bytes are no {formats}"
+    assert reason(encode(Image.new("RGB", (9, 9)), "ICO")).endswith(formats)
+
+
+def test_every_truncation_is_a_data_error() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    for file_format in FORMATS:
+        data = encode(Image.fromarray(noise), file_format)
+        reason(data[: len(data) // 2])
+        for length in range(0, len(data), 41):
+            with contextlib.suppress(DataError):
+                prepare(data[:length], RGB, "x")
+
+
+def test_damaged_bytes_give_a_picture_or_a_data_error() -> None:
+    rng = np.random.default_rng(0)
+    for file_format in FORMATS:
+        data = np.frombuffer(encode(Image.new("RGB", (24, 24), "red"), file_format), np.uint8)
+        for _ in range(100):
+            damaged = data.copy()
+            damaged[rng.integers(0, min(len(data), 120), 3)] = rng.integers(0, 256, 3)
+            try:
+                prepare(damaged.tobytes(), RGB, "x")
+            except DataError as error:
+                assert "\n" not in str(error)
+
+
+def test_size_is_checked_before_decoding() -> None:
+    assert reason(png(10_000, 5_001, 8, 2)) == "it has 10000 x 5001 pixels"
+    assert reason(png(10_000, 9_000, 8, 2)) == "it has 10000 x 9000 pixels"  # Pillow warns
+    assert "decompression bomb" in reason(png(100_000, 100_000, 8, 2))
+    assert MAX_PIXELS == 10_000 * 5_000
+    assert "x 5000 pixels" not in reason(png(10_000, 5_000, 8, 2))  # no data: cannot be decoded
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_gray_without_known_range(mode: str) -> None:
+    data = encode(Image.new(mode, (32, 32)), "TIFF")
+    assert reason(data) == f"the range of its gray values (mode {mode}) is unknown"
+
+
+# Warnings
+
+
+def test_pillow_warnings_do_not_leak() -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0" + struct.pack("<HHII", 0x010F, 2, 99, 9999)
+    data = encode(Image.new("RGB", (32, 32)), "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning), Image.open(io.BytesIO(data)) as picture:
+            picture.getexif().get(0)
+        filters = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            arrays = list(pool.map(lambda _: prepare(data, RGB, "x"), range(64)))
+        assert {array.shape for array in arrays} == {(32, 32, 3)}
+        assert warnings.filters == filters
+
+
+# Preprocessing
+
+
+def test_dict_round_trip() -> None:
+    preprocessing = Preprocessing(height=48, channels=1, width=100, max_width=200)
+    as_json = json.dumps(preprocessing.to_dict())
+    assert Preprocessing.from_dict(json.loads(as_json)) == preprocessing
+
+
+@pytest.mark.parametrize(
+    "change", [{"height": None}, {"height": "32"}, {"height": 32.0}, {"colour": 1}]
+)
+def test_damaged_dict(change: dict[str, object]) -> None:
+    data = RGB.to_dict() | change
+    with pytest.raises(CheckpointError, match=r"'max_width'.*undamaged checkpoint"):
+        Preprocessing.from_dict(data)
+    with pytest.raises(CheckpointError):
+        Preprocessing.from_dict({"height": 32, "channels": 3, "width": 0})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"height": 0}, "height of 0 .*set at least 1"),
+        ({"channels": 4}, "4 channels .*set 1"),
+        ({"width": 7}, r"width of 7 .*8\.\.1024"),
+        ({"width": -8}, "width of -8 "),
+        ({"width": 200, "max_width": 100}, r"width of 200 .*8\.\.100 \(max_width\)"),
+        ({"max_width": 7}, "max_width of 7 .*at least 8"),
+    ],
+)
+def test_values_out_of_range(values: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing(**values)
+
+
+# Batches
+
+
+def test_pad_batch() -> None:
+    images = [np.full((2, width, 3), width, np.uint8) for width in (3, 5, 1)]
+    batch, widths = pad_batch(images, 5)
+    assert batch.shape == (3, 2, 5, 3) and batch.dtype == np.uint8
+    assert widths.tolist() == [3, 5, 1] and widths.dtype == np.int32
+    for row, width in zip(batch, (3, 5, 1), strict=True):
+        assert (row[:, :width] == width).all() and not row[:, width:].any()
+    with pytest.raises(ValueError, match="5 pixels wide does not fit a batch of 4"):
+        pad_batch(images, 4)
+    with pytest.raises(ValueError, match="no pictures"):
+        pad_batch([], 4)

@@ -1,0 +1,229 @@
+"""Tests of what a run leaves behind: metrics.jsonl, TensorBoard, the sheet, and the terminal."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+from crnn_jax.training.writers import Writer, contact_sheet, model_summary
+
+EVALUATION = {
+    "count": 2000,
+    "seconds": 4.1234567,
+    "loss": 0.412345678,
+    "cer": 0.0234,
+    "exact_match": 0.9125,
+    "exact_match_caseless": 0.92,
+}
+
+
+def writer(workdir: Path, first_step: int = 0) -> Writer:
+    return Writer(workdir, total_steps=1000, steps_per_epoch=250, first_step=first_step)
+
+
+def entries(workdir: Path) -> list[dict[str, Any]]:
+    text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    assert not text or text.endswith("\n")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def events(workdir: Path) -> list[Event]:
+    """All events, read as TFRecord: length (8 bytes), its CRC (4), the message, its CRC (4)."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_metrics_are_json_lines_in_a_fixed_order(tmp_path: Path) -> None:
+    with writer(tmp_path) as out:
+        out.metrics(250, 1, "train", {"images_per_second": 1234.5678, "loss": 2.5})
+        assert len(entries(tmp_path)) == 1  # flushed at once
+        out.metrics(250, 1, "validation", EVALUATION)
+    train, validation = entries(tmp_path)
+    assert list(train.items()) == [
+        *(("step", 250), ("epoch", 1), ("split", "train"), ("loss", 2.5)),
+        ("images_per_second", 1234.57),
+    ]
+    assert list(validation.items()) == [
+        *(("step", 250), ("epoch", 1), ("split", "validation"), ("loss", 0.412346)),
+        *(("exact_match", 0.9125), ("exact_match_caseless", 0.92), ("cer", 0.0234)),
+        *(("seconds", 4.12346), ("count", 2000)),
+    ]
+
+
+def test_non_finite_is_null(tmp_path: Path) -> None:
+    with writer(tmp_path) as out:
+        out.metrics(1, 1, "train", {"loss": float("nan"), "cer": np.inf})
+        out.metrics(2, 1, "validation", {"loss": -np.inf})
+    first, second = entries(tmp_path)
+    assert (first["loss"], first["cer"], second["loss"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("half", ["", '{"step": 250, "epo', '{"step"', "12", "\udce4"])
+def test_resume_forgets_what_came_after_the_checkpoint(tmp_path: Path, half: str) -> None:
+    with writer(tmp_path) as out:
+        for step in (100, 200, 300, 400):
+            out.metrics(step, 1, "train", {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
+        file.write(half)
+    with writer(tmp_path, first_step=200) as out:
+        assert [entry["step"] for entry in entries(tmp_path)] == [100, 200]
+        out.metrics(300, 2, "train", {"loss": 1.0})
+    assert [entry["step"] for entry in entries(tmp_path)] == [100, 200, 300]
+    assert entries(tmp_path)[-1]["loss"] == 1.0
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
+    # TensorBoard hides from this step on what came before.
+    assert [e.step for e in events(tmp_path) if e.HasField("session_log")][-1] == 201
+
+
+def test_a_new_run_in_an_old_directory_starts_from_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        with writer(tmp_path / "made" / "on the way") as out:
+            out.metrics(100, 1, "train", {"loss": 1.0})
+    assert len(entries(tmp_path / "made" / "on the way")) == 1
+
+
+def test_tensorboard_has_scalars_and_pictures(tmp_path: Path) -> None:
+    with writer(tmp_path) as out:
+        out.metrics(250, 1, "validation", {"loss": 0.5, "cer": float("nan")})
+        out.pictures(250, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
+    values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    assert [(step, value.tag) for step, value in values] == [
+        (250, "validation/loss"),
+        (250, "predictions"),
+    ]
+    assert values[0][1].simple_value == 0.5
+    encoded = io.BytesIO(values[1][1].image.encoded_image_string)
+    with Image.open(encoded) as shown, Image.open(tmp_path / "predictions.png") as saved:
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(saved))
+
+
+def reddish(sheet: Image.Image) -> bool:
+    pixels = np.asarray(sheet).astype(int)
+    return bool(((pixels[..., 0] > 180) & (pixels[..., 1] < 60)).any())
+
+
+def test_errors_are_red_on_the_sheet() -> None:
+    images = [np.full((32, width, c), 90, np.uint8) for width, c in ((100, 1), (60, 3), (80, 1))]
+    right = contact_sheet(images, ["a1", "b", "中"], ["a1", "b", "中"])
+    wrong = contact_sheet(images, ["a1", "b", ""], ["a1", "b", "中"])
+    assert not reddish(right)
+    assert reddish(wrong)
+    assert right.mode == "RGB"
+    width = right.width // 3
+    np.testing.assert_array_equal(
+        np.asarray(right)[:, : 2 * width], np.asarray(wrong)[:, : 2 * width]
+    )
+
+
+def test_the_sheet_grows_downward_and_holds_any_text() -> None:
+    images = [np.zeros((32, 100, 1), np.uint8)] * 60
+    sheet = contact_sheet(images, ["x"] * 60, ["y"] * 60)
+    assert sheet.width <= 1200 < sheet.height
+    assert contact_sheet(images[:1], ["w" * 200], ["y"]).width > 1200
+
+
+def test_plain_lines_are_few_and_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CI systems set it, and must not get control sequences for it.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with writer(tmp_path) as out:
+        for step in range(1, 502):
+            out.progress(step, 0.5, 1234.4, 0.023)
+            now += 1 / 16
+        out.metrics(500, 2, "validation", EVALUATION)
+        out.metrics(500, 2, "train", {"loss": 1.0})
+        out.say("[red]中[/red] :smile: " + "long " * 40 + "end")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "epoch 1/4  step 1/1000  loss 0.5  1234 images/s  waiting 2 %",
+        "epoch 1/4  step 161/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:52 left",
+        "epoch 2/4  step 321/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:42 left",
+        "epoch 2/4  step 481/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:32 left",
+        "epoch 2  step 500  validation  "
+        + "exact match 91.25 %  caseless 92.00 %  CER 2.34 %  loss 0.412  (4.1 s)",
+        "[red]中[/red] :smile: " + "long " * 40 + "end",
+    ]
+
+
+@contextlib.contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Makes stderr a terminal 120 columns wide; yields the end to read from."""
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        yield ours
+    os.close(ours)
+
+
+def test_a_terminal_has_a_live_line_below_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(monkeypatch) as screen:
+        with writer(tmp_path) as out:
+            out.progress(10, 0.5, 100.0, 0.0)
+            out.progress(11, 0.25, 100.0, 0.0)
+            out.say("said")
+        shown = os.read(screen, 1 << 16).decode()
+    assert "said\r\n" in shown
+    assert "step 11/1000  loss 0.25" in shown
+    assert shown.index("said") < shown.rindex("step 11/1000")
+    assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+class Block(nn.Module):
+    """Two layers."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(6, name="after")(nn.Dense(5, name="before")(x))
+
+
+class Small(nn.Module):
+    """A layer, then a block."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, widths: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3), name="zebra")(images.astype(float)))
+        return Block(name="block")(x.mean(1))
+
+
+def test_model_summary_counts_in_calling_order() -> None:
+    lines = [line.split() for line in model_summary(Small(), 8, 10, 3).splitlines()]
+    assert lines == [
+        ["layer", "output", "parameters"],
+        ["zebra", "8", "x", "10", "x", "4", "112"],
+        ["block", "10", "x", "6", "61"],
+        ["before", "10", "x", "5", "25"],
+        ["after", "10", "x", "6", "36"],
+        ["total", "173"],
+    ]
