@@ -24,10 +24,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Pictures in one step, over all devices.
     config.batch_size = 32
     # Times that the training pictures are gone through.
-    config.epochs = 16
+    config.epochs = 8
     # A small set is gone through more often, until a run has at least so many steps; the
     # schedule's boundaries stretch along.
-    config.min_steps = 3_000
+    config.min_steps = 1_500
 
     config.model = ml_collections.ConfigDict()
     # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic.
@@ -85,7 +85,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Epochs of linear warm-up.
     config.optimizer.warmup_epochs = 0.5
     # From each of these epochs on, the rate is multiplied by the factor beside it.
-    config.optimizer.boundaries = (11.0, 14.0)
+    config.optimizer.boundaries = (5.5, 7.0)
     config.optimizer.factors = (0.3, 0.1)
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0

@@ -139,12 +139,16 @@ def run(
     batches = training_batches(train, plan, experiment.buckets, first_step, config.data.workers)
     evaluation_interval = config.eval_every * plan.steps_per_epoch
     window = Window()
+    compiled: set[int] = set()
     for step in range(first_step + 1, len(plan) + 1):
         epoch = step / plan.steps_per_epoch
         with window.waiting():
             batch = next(batches)
         indices = batch.pop("indices")
-        state, figures = train_step(state, parallel.shard(batch))
+        width = batch["images"].shape[2]
+        with window.compiling() if width not in compiled else contextlib.nullcontext():
+            state, figures = train_step(state, parallel.shard(batch))
+        compiled.add(width)
         window.add(figures, len(indices))
         if window.skipped_in_row() >= config.max_skipped:
             names = [train.split.names[index] for index in plan[step - 1][:NAMED]]
@@ -154,10 +158,9 @@ def run(
                 " these pictures"
             )
         finished = step == len(plan)
+        writer.progress(step, **window.so_far())
         if step % config.log_every == 0 or finished:
-            values = window.close()
-            writer.progress(step, values["loss"], values["images_per_second"], values["waiting"])
-            writer.metrics(step, epoch, "train", values)
+            writer.metrics(step, epoch, "train", window.close())
         if step % evaluation_interval == 0 or finished or stop.received:
             score = None
             if not stop.received:
@@ -183,7 +186,7 @@ def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evalu
 
 
 class Window:
-    """Training figures since the last time they were shown: means, speed, time spent waiting."""
+    """Training figures since they were last recorded: means, speed, time spent waiting."""
 
     def __init__(self) -> None:
         self._figures: list[dict[str, jax.Array]] = []
@@ -198,6 +201,13 @@ class Window:
         yield
         self._waited += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Leaves the time inside out of the speed; a new width of batch is compiled there."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
     def add(self, figures: dict[str, jax.Array], images: int) -> None:
         """Adds a step, and waits for the one before it: at most two steps are under way."""
         if self._figures:
@@ -209,17 +219,25 @@ class Window:
         """Updates skipped in a row, as of the step before the newest one."""
         return int(self._figures[-2]["skipped_in_row"][0]) if len(self._figures) > 1 else 0
 
-    def close(self) -> dict[str, float]:
-        """The window's figures; a new window begins."""
-        losses = [float(figures["loss"][0]) for figures in self._figures]
-        norms = [float(figures["gradient_norm"][0]) for figures in self._figures]
-        seconds = time.monotonic() - self._start
-        values = {
-            "loss": sum(losses) / len(losses),
-            "gradient_norm": sum(norms) / len(norms),
+    def so_far(self) -> dict[str, float]:
+        """Loss of the step before the newest one, images a second, share of time waiting."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        ready = self._figures[-2 if len(self._figures) > 1 else -1]
+        return {
+            "loss": float(ready["loss"][0]),
             "images_per_second": self._images / seconds,
             "waiting": self._waited / seconds,
-            "seconds": seconds,
+        }
+
+    def close(self) -> dict[str, float]:
+        """The window's figures, losses and gradient norms as means; a new window begins."""
+        losses = [float(figures["loss"][0]) for figures in self._figures]
+        norms = [float(figures["gradient_norm"][0]) for figures in self._figures]
+        values = {
+            **self.so_far(),
+            "loss": sum(losses) / len(losses),
+            "gradient_norm": sum(norms) / len(norms),
+            "seconds": time.monotonic() - self._start,
         }
         self.__init__()
         return values

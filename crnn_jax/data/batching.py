@@ -1,11 +1,11 @@
 """Batches of padded pictures: which samples, how wide, in which order, loaded by grain."""
 
-import functools
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import grain
 import numpy as np
+from absl import flags
 from rich.progress import track
 
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
@@ -62,6 +62,10 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.split)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the cache, of which each worker process would keep a copy.
+        return {**self.__dict__, "cache": {}}
+
     def picture(self, index: int) -> np.ndarray:
         """The prepared picture (H, W, C) uint8 at a place in the split."""
         cached = self.cache.get(index)
@@ -105,7 +109,8 @@ class TrainingPlan:
     Nothing of the shuffle has to be saved: a run that goes on at step N asks for the batches from
     N on. Each epoch is one global shuffle, dealt into buckets by width; a bucket gives a batch
     when it has enough, and what is left in the buckets at the end makes mixed batches. Every
-    epoch has `len(widths) // batch_size` batches and no sample twice.
+    epoch has `len(widths) // batch_size` batches and no sample twice; those left out are the last
+    of the shuffle, so that chance alone chooses them, not their width.
     """
 
     def __init__(
@@ -126,7 +131,8 @@ class TrainingPlan:
         self.steps_per_epoch = len(widths) // batch_size
         self.epochs = epochs
         self.seed = seed
-        self._epoch = functools.lru_cache(maxsize=2)(self._batches_of_epoch)
+        # The last two epochs asked for, as threads that read ahead enter the next one early.
+        self._recent: dict[int, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs
@@ -134,7 +140,11 @@ class TrainingPlan:
     def __getitem__(self, step: int) -> np.ndarray:
         """Places (B,) in the training split of the samples of a step, counted from 0."""
         epoch, batch = divmod(int(step), self.steps_per_epoch)
-        return self._epoch(epoch)[batch]
+        batches = self._recent.get(epoch)
+        if batches is None:
+            batches = self._batches_of_epoch(epoch)
+            self._recent = {**dict(list(self._recent.items())[-1:]), epoch: batches}
+        return batches[batch]
 
     def _batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
         count = len(self.buckets)
@@ -146,7 +156,8 @@ class TrainingPlan:
         )
         waiting: dict[int, list[int]] = {int(bucket): [] for bucket in np.unique(self.buckets)}
         batches: list[np.ndarray] = []
-        for position in range(epoch * count, (epoch + 1) * count):
+        first = epoch * count
+        for position in range(first, first + self.steps_per_epoch * self.batch_size):
             index = shuffled[position]
             queue = waiting[self.buckets[index]]
             queue.append(index)
@@ -154,10 +165,7 @@ class TrainingPlan:
                 batches.append(np.array(queue))
                 queue.clear()
         rest = [index for _, queue in sorted(waiting.items()) for index in queue]
-        mixed = self.steps_per_epoch - len(batches)
-        batches += list(
-            np.array(rest[: mixed * self.batch_size], int).reshape(mixed, self.batch_size)
-        )
+        batches += list(np.array(rest, int).reshape(-1, self.batch_size))
         # The mixed batches come anywhere, not always last.
         order = np.random.default_rng((self.seed, epoch)).permutation(len(batches))
         return [batches[i] for i in order]
@@ -180,6 +188,8 @@ def training_batches(
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     )
     if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own; a notebook parses none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)
 

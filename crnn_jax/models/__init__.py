@@ -34,14 +34,14 @@ def create(
       axis_name: the pmapped axis over which batch statistics are gathered in training.
 
     Raises:
-      ConfigError: unknown name, or a setting the model does not have.
+      ConfigError: unknown name or dtype, or a setting the model does not have.
     """
     if name not in MODELS:
         raise ConfigError(f"model.name={name!r} is unknown; it is one of {', '.join(MODELS)}")
     settings = dict(settings)
-    if "dtype" in settings:
-        settings["dtype"] = jnp.dtype(settings["dtype"])
     try:
+        if "dtype" in settings:
+            settings["dtype"] = jnp.dtype(settings["dtype"])
         return MODELS[name](num_classes=num_classes, axis_name=axis_name, **settings)
     except TypeError as error:
         raise ConfigError(f"model {name!r} does not take these settings: {error}") from error

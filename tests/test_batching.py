@@ -1,0 +1,298 @@
+"""Tests of which samples share a batch, in which order, and how they are padded and loaded."""
+
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crnn_jax.data.batching import (
+    Batch,
+    PreparedSplit,
+    TrainingPlan,
+    bucket_width,
+    choose_buckets,
+    evaluation_batches,
+    training_batches,
+)
+from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.sources import Split
+from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.text.alphabet import Alphabet
+
+ALPHABET = Alphabet("abc")
+WIDTHS = (9, 24, 25, 31, 33, 40, 41, 57, 64, 64, 90)
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Reads pictures from memory, in any process, and counts the readings of this one."""
+
+    pictures: tuple[bytes, ...]
+    readings: Counter[int] = dataclasses.field(default_factory=Counter)
+
+    def __call__(self, index: int) -> bytes:
+        self.readings[index] += 1
+        return self.pictures[index]
+
+
+def pixels(index: int) -> np.ndarray:
+    """The gray picture (32, W) of a sample, unlike those of all others."""
+    return np.random.default_rng(index).integers(0, 256, (32, WIDTHS[index]), dtype=np.uint8)
+
+
+def label(index: int) -> str:
+    return "abc"[index % 3] * (index % 4)
+
+
+@pytest.fixture
+def split() -> Split:
+    """Pictures that need no resizing, so that what comes out is what went in."""
+    encoded = []
+    for index in range(len(WIDTHS)):
+        file = io.BytesIO()
+        Image.fromarray(pixels(index)).save(file, "png")
+        encoded.append(file.getvalue())
+    names = tuple(f"{index}.png" for index in range(len(WIDTHS)))
+    return Split(names, tuple(map(label, range(len(WIDTHS)))), Read(tuple(encoded)))
+
+
+def prepared(split: Split, cache_bytes: int = 10**9) -> PreparedSplit:
+    return PreparedSplit(split, ALPHABET, Preprocessing(channels=1), cache_bytes, "test")
+
+
+def random_widths(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(8, 400, count).astype(np.int32)
+
+
+def make_plan(widths: np.ndarray, batch_size: int, epochs: int, seed: int = 0) -> TrainingPlan:
+    return TrainingPlan(widths, choose_buckets(widths, 4), batch_size, epochs, seed)
+
+
+def epochs_of(plan: TrainingPlan) -> list[list[np.ndarray]]:
+    """The batches of each epoch."""
+    steps = plan.steps_per_epoch
+    return [
+        [plan[epoch * steps + step] for step in range(steps)] for epoch in range(len(plan) // steps)
+    ]
+
+
+def assert_holds_samples(batch: Batch, indices: Sequence[int], width: int) -> None:
+    """The batch is, pixel by pixel, the samples at `indices` padded to `width`."""
+    assert batch["indices"].tolist() == list(indices)
+    assert batch["images"].shape == (len(indices), 32, width, 1)
+    assert batch["images"].dtype == np.uint8
+    for row, index in enumerate(indices):
+        expected = np.zeros((32, width), np.uint8)
+        expected[:, : WIDTHS[index]] = pixels(index)
+        np.testing.assert_array_equal(batch["images"][row, :, :, 0], expected)
+        assert batch["widths"][row] == WIDTHS[index]
+        text = [" abc".index(character) for character in label(index)]
+        assert batch["labels"][row].tolist() == text + [0] * (3 - len(text))
+        assert batch["label_lengths"][row] == len(text)
+
+
+def assert_same_batches(actual: Sequence[Batch], expected: Sequence[Batch]) -> None:
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, array in other.items():
+            assert one[key].dtype == array.dtype
+            np.testing.assert_array_equal(one[key], array)
+
+
+# --- buckets ---
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 50])
+@pytest.mark.parametrize("widths", [[8], [9, 9, 9], [8, 1024], random_widths(301).tolist()])
+def test_buckets_hold_all_widths(widths: list[int], count: int) -> None:
+    buckets = choose_buckets(np.array(widths, np.int32), count)
+    assert 1 <= len(buckets) <= count
+    assert list(buckets) == sorted(set(buckets))
+    assert all(bucket % 8 == 0 for bucket in buckets)
+    assert max(widths) <= buckets[-1] < max(widths) + 8
+
+
+def test_buckets_are_for_about_as_many_pictures_each() -> None:
+    widths = random_widths(400)
+    buckets = choose_buckets(widths, 4)
+    counts = Counter(bucket_width(int(width), buckets) for width in widths)
+    # A width in 8..400 falls into each run of 8 pixels about 400 / 49 = 8 times.
+    assert all(abs(count - 100) < 25 for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(8, 16), (16, 16), (17, 40), (40, 40), (41, 48), (100, 104)]
+)
+def test_bucket_width(width: int, expected: int) -> None:
+    assert bucket_width(width, (40, 16)) == expected
+
+
+# --- the plan ---
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(103, 8), (64, 16), (7, 7), (9, 5), (50, 1)])
+def test_an_epoch_has_each_sample_at_most_once(count: int, batch_size: int) -> None:
+    plan = make_plan(random_widths(count), batch_size, epochs=3)
+    assert plan.steps_per_epoch == count // batch_size
+    assert len(plan) == 3 * (count // batch_size)
+    for batches in epochs_of(plan):
+        assert {batch.shape for batch in batches} == {(batch_size,)}
+        used = np.concatenate(batches).tolist()
+        assert set(used) <= set(range(count))
+        assert len(set(used)) == len(used) == count - count % batch_size
+
+
+def test_batches_but_a_few_stay_within_a_bucket() -> None:
+    widths = random_widths(500)
+    buckets = choose_buckets(widths, 4)
+    bounds = np.array([0, *buckets])
+    for batches in epochs_of(make_plan(widths, 8, epochs=3)):
+        used = [{int(np.searchsorted(bounds, width)) for width in widths[b]} for b in batches]
+        # Each bucket keeps fewer than 8 at the end: together fewer than 4 batches.
+        assert sum(len(numbers) > 1 for numbers in used) < len(buckets)
+        assert set.union(*used) == {1, 2, 3, 4}
+
+
+def test_mixed_batches_are_not_always_last() -> None:
+    widths = np.array([8] * 12 + [100] * 12)
+    plan = TrainingPlan(widths, (8, 104), 8, 10, seed=0)
+    places = {
+        place
+        for batches in epochs_of(plan)
+        for place, batch in enumerate(batches)
+        if len(set(widths[batch])) > 1
+    }
+    assert places == {0, 1, 2}
+
+
+def test_epochs_differ_and_seeds_decide() -> None:
+    widths = random_widths(60)
+    plan = make_plan(widths, 6, epochs=4, seed=5)
+    orders = [np.concatenate(batches).tolist() for batches in epochs_of(plan)]
+    assert len(set(map(tuple, orders))) == 4
+    again = make_plan(widths, 6, epochs=4, seed=5)
+    assert [np.concatenate(batches).tolist() for batches in epochs_of(again)] == orders
+    other = make_plan(widths, 6, epochs=4, seed=6)
+    assert [np.concatenate(batches).tolist() for batches in epochs_of(other)] != orders
+    # Neighbours meet in other batches, not the same batches in another order.
+    batches = [frozenset(batch.tolist()) for epoch in epochs_of(plan) for batch in epoch]
+    assert len(set(batches)) == len(batches)
+
+
+def test_a_step_is_the_same_whatever_was_asked_before() -> None:
+    widths = random_widths(45)
+    plan = make_plan(widths, 4, epochs=3, seed=1)
+    expected = [plan[step].tolist() for step in range(len(plan))]
+    steps = np.random.default_rng(0).permutation(len(plan))
+    shuffled = make_plan(widths, 4, epochs=3, seed=1)
+    for step in steps:
+        assert shuffled[step].tolist() == expected[step]
+    # Longer runs begin the same: going on with more epochs needs no replay.
+    longer = make_plan(widths, 4, epochs=5, seed=1)
+    assert [longer[step].tolist() for step in range(len(plan))] == expected
+
+
+def test_chance_alone_leaves_samples_out() -> None:
+    count, batch_size, epochs = 31, 16, 120
+    plan = make_plan(np.sort(random_widths(count)), batch_size, epochs)
+    used = np.bincount(np.concatenate([plan[step] for step in range(len(plan))]), minlength=count)
+    left_out = epochs - used
+    # 15 of 31 are left out of each epoch: for a sample, binomial with mean 58, deviation 5.5.
+    share = (count % batch_size) / count
+    variance = epochs * share * (1 - share)
+    deviations = (left_out - epochs * share) / np.sqrt(variance)
+    assert abs(deviations).max() < 4
+    # Chi-square with 30 degrees of freedom: 60 is exceeded by one seed in 1,000.
+    assert (deviations**2).sum() * (count - 1) / count < 60
+
+
+def test_too_few_pictures_for_a_batch() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=8 .* 7 .*--config.batch_size=7"):
+        make_plan(random_widths(7), 8, epochs=1)
+
+
+# --- pictures and batches ---
+
+
+def test_a_batch_holds_its_samples(split: Split) -> None:
+    pictures = prepared(split)
+    assert pictures.widths.tolist() == list(WIDTHS)
+    assert_holds_samples(pictures.batch(np.array([3, 0, 1]), (16, 32, 96)), [3, 0, 1], 32)
+    assert_holds_samples(pictures.batch(np.array([1, 10]), (96, 16)), [1, 10], 96)
+    # Beyond all buckets: test pictures may be wider than those of training.
+    assert_holds_samples(pictures.batch(np.array([10]), (16, 32)), [10], 96)
+
+
+def test_the_cache_changes_nothing_but_the_readings(split: Split) -> None:
+    assert isinstance(split.read, Read)
+    size = sum(32 * width for width in WIDTHS)
+    indices = np.arange(len(WIDTHS))
+    batches: list[Batch] = []
+    for cache_bytes, cached in [(0, 0), (size // 2, None), (size, len(WIDTHS))]:
+        split.read.readings.clear()
+        pictures = prepared(split, cache_bytes)
+        assert split.read.readings == Counter(range(len(WIDTHS)))
+        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values())) <= cache_bytes
+        assert cached in (None, len(pictures.cache))
+        batches.append(pictures.batch(indices, (96,)))
+        again = split.read.readings.total() - len(WIDTHS)
+        assert again == len(WIDTHS) - len(pictures.cache)
+    assert_same_batches(batches[:2], [batches[2]] * 2)
+
+
+def test_a_damaged_picture_is_named(split: Split) -> None:
+    broken = dataclasses.replace(split, read=lambda index: b"" if index == 4 else split.read(index))
+    with pytest.raises(DataError, match=r"4\.png"):
+        prepared(broken)
+
+
+def test_preprocessing_decides_the_widths(split: Split) -> None:
+    squashed = PreparedSplit(split, ALPHABET, Preprocessing(channels=3, width=48), 0, "test")
+    assert set(squashed.widths) == {48}
+    assert squashed.batch(np.array([2, 7]), (48,))["images"].shape == (2, 32, 48, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
+def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> None:
+    buckets = (24, 40, 64)  # the picture 90 wide is beyond them
+    pictures = prepared(split)
+    batches = list(evaluation_batches(pictures, buckets, batch_size))
+    counted: list[int] = []
+    for batch, count in batches:
+        indices = batch["indices"].tolist()
+        assert len(indices) == batch_size
+        assert 1 <= count <= batch_size
+        # What fills up are samples of the same batch, and so of its bucket.
+        assert set(indices[count:]) <= set(indices[:count])
+        width = {24: 24, 40: 40, 64: 64, 96: 96}[batch["images"].shape[2]]
+        assert_holds_samples(batch, indices, width)
+        narrower = max(other for other in (0, *buckets) if other < width)
+        assert all(narrower < WIDTHS[index] <= width for index in indices)
+        counted += indices[:count]
+    assert sorted(counted) == list(range(len(WIDTHS)))
+    assert [WIDTHS[index] for index in counted] == sorted(WIDTHS)
+    # By bucket there are 2, 4, 4 and 1 pictures.
+    assert len(batches) == sum(-(-size // batch_size) for size in (2, 4, 4, 1))
+    again = list(evaluation_batches(pictures, buckets, batch_size))
+    assert_same_batches([batch for batch, _ in again], [batch for batch, _ in batches])
+
+
+# --- loading ---
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
+    pictures = prepared(split)
+    buckets = choose_buckets(pictures.widths, 2)
+    plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
+    expected = [pictures.batch(plan[step], buckets) for step in range(len(plan))]
+    tail = list(training_batches(pictures, plan, buckets, 4, workers))
+    assert_same_batches(tail, expected[4:])
+    if not workers:
+        assert_same_batches(list(training_batches(pictures, plan, buckets, 0, 0)), expected)
+        assert not list(training_batches(pictures, plan, buckets, len(plan), 0))

@@ -1,0 +1,155 @@
+"""The commands as a user runs them: what they print, and one line for a mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--config=configs/tiny.py",
+    "--config.data.source=folder",
+    "--config.data.validation_fraction=0.2",
+    "--config.batch_size=8",
+    "--config.epochs=1",
+)
+
+
+def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def copy_of_pictures(folder: Path) -> Path:
+    return Path(shutil.copytree(PICTURES, folder / "pictures"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("trained")
+    done = command("crnn_jax.main", *SMALL, f"--config.data.dir={PICTURES}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
+    arguments = (*SMALL, f"--config.data.dir={PICTURES}", f"--workdir={trained}", "--mode=eval")
+    done = command("crnn_jax.main", *arguments)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["count"] == 8
+    assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= figures.keys()
+    named = command("crnn_jax.main", *arguments, f"--config.eval.step={figures['step']}")
+    assert json.loads(named.stdout.splitlines()[-1])["cer"] == figures["cer"]
+    missing = command("crnn_jax.main", *arguments, "--config.eval.step=7")
+    assert_one_line(missing, "no step 7", str(figures["step"]))
+
+
+def test_prediction_needs_no_config(trained: Path) -> None:
+    pictures = sorted((PICTURES / "images").iterdir())[:3]
+    done = command("crnn_jax.predict", f"--model={trained}", *map(str, pictures))
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == list(map(str, pictures))
+    assert all(0 <= float(row[2]) <= 1 for row in rows)
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+def fails(workdir: Path, folder: Path, *parts: str, more: tuple[str, ...] = ()) -> None:
+    arguments = (*SMALL, f"--config.data.dir={folder}", f"--workdir={workdir}", *more)
+    assert_one_line(command("crnn_jax.main", *arguments), *parts)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    fails(tmp_path / "run", tmp_path / "nowhere", "nowhere", "check the path")
+
+
+def test_label_line_without_a_tab(tmp_path: Path) -> None:
+    folder = copy_of_pictures(tmp_path)
+    with (folder / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("images/one.png label\n")
+    fails(tmp_path / "run", folder, "train.tsv:33", "images/one.png label", "tab")
+
+
+def test_unreadable_picture(tmp_path: Path) -> None:
+    folder = copy_of_pictures(tmp_path)
+    name = (folder / "train.tsv").read_text(encoding="utf-8").split("\t")[0]
+    (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    fails(tmp_path / "run", folder, name, "leave it out")
+
+
+def test_empty_set(tmp_path: Path) -> None:
+    folder = copy_of_pictures(tmp_path)
+    (folder / "train.tsv").write_text("", encoding="utf-8")
+    fails(tmp_path / "run", folder, "train.tsv", "empty")
+
+
+def test_unseen_character_in_the_test_split(tmp_path: Path) -> None:
+    folder = copy_of_pictures(tmp_path)
+    Image.new("RGB", (200, 50)).save(folder / "images" / "new.png")
+    with (folder / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("images/new.png\t2b€\n")
+    fails(tmp_path / "run", folder, "€", "U+20AC", "images/new.png", "alphabet")
+
+
+def test_workdir_of_another_alphabet_is_left_as_it_is(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").rglob("*")}
+    more = ("--config.alphabet.characters=2345678abcdefgmnpwxyz",)
+    fails(trained, PICTURES, "another alphabet", "--workdir", more=more)
+    after = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").rglob("*")}
+    assert before == after
+
+
+def test_evaluating_and_reading_without_a_model(tmp_path: Path) -> None:
+    arguments = (*SMALL, f"--config.data.dir={PICTURES}", f"--workdir={tmp_path}", "--mode=eval")
+    assert_one_line(command("crnn_jax.main", *arguments), str(tmp_path), "train first")
+    assert list(tmp_path.iterdir()) == []
+    picture = str(next((PICTURES / "images").iterdir()))
+    done = command("crnn_jax.predict", f"--model={tmp_path}", picture)
+    assert_one_line(done, str(tmp_path), "train first")
+
+
+def test_values_are_checked_together(tmp_path: Path) -> None:
+    more = ("--config.data.height=48", "--config.optimizer.learning_rate=-1.0")
+    fails(tmp_path, PICTURES, "data.height=48", "set 32", "learning_rate=-1.0", more=more)
+
+
+def test_mistyped_key_is_refused(tmp_path: Path) -> None:
+    done = command("crnn_jax.main", *SMALL, "--config.batchsize=3", f"--workdir={tmp_path}")
+    assert done.returncode != 0 and "batchsize" in done.stderr
+
+
+def test_readme_s_main_job_on_the_tiny_config_reads_the_generated_numbers(tmp_path: Path) -> None:
+    environment = {**os.environ, "XLA_FLAGS": "", "TFDS_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "crnn_jax.main", "--config", "configs/tiny.py"]
+        + [f"--workdir={tmp_path / 'run'}", "--config.epochs=1"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pictures: 243 train, 13 validation, 64 test" in done.stderr

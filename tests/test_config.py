@@ -1,0 +1,177 @@
+"""Tests of the recipes in configs/ and of what is refused in them."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import captcha
+from crnn_jax.config import check_config
+from crnn_jax.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CAPTCHA_VARIANTS = ("default", "paper", "seed")
+
+
+def changed(**values: Any) -> ml_collections.ConfigDict:
+    """The default recipe with some values changed; `data__height=31` is config.data.height."""
+    config = captcha.get_config()
+    config.update_from_flattened_dict({key.replace("__", "."): v for key, v in values.items()})
+    return config
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
+def test_every_config_can_be_used(file: Path) -> None:
+    module = importlib.import_module(f"configs.{file.stem}")
+    check_config(module.get_config())
+    assert f"python -m crnn_jax.main --config configs/{file.name}" in module.__doc__
+
+
+@pytest.mark.parametrize("variant", CAPTCHA_VARIANTS)
+def test_every_variant_can_be_used(variant: str) -> None:
+    check_config(captcha.get_config(variant))
+
+
+def test_variants_are_told_apart() -> None:
+    recipes = [captcha.get_config(variant).to_json() for variant in CAPTCHA_VARIANTS]
+    assert len(set(recipes)) == len(CAPTCHA_VARIANTS)
+    with pytest.raises(ValueError, match=r":papre.*default, paper and seed"):
+        captcha.get_config("papre")
+
+
+def test_the_seed_variant_is_the_tutorial() -> None:
+    """Batch 32, Adam at 1e-3 all through, hidden 256, 75 epochs, all else as PyTorch has it."""
+    config = captcha.get_config("seed")
+    assert (config.batch_size, config.epochs, config.eval_every) == (32, 75, 25)
+    assert (config.optimizer.learning_rate, config.optimizer.boundaries) == (1e-3, ())
+    assert (config.optimizer.warmup_epochs, config.optimizer.clip_norm) == (0, 0)
+    assert (config.model.name, config.model.batch_norm) == ("crnn", "bgshih")
+    assert config.model.momentum == 0.9  # PyTorch's 0.1, which counts the other share
+    assert (config.data.channels, config.data.height) == (1, 32)
+
+
+def test_every_field_has_a_comment() -> None:
+    lines = (CONFIGS / "captcha.py").read_text(encoding="utf-8").splitlines()
+    lines = lines[: lines.index('    if variant == "paper":')]
+    field = re.compile(r"    config\.[\w.]+ = (?!ml_collections)")
+    numbers = [number for number, line in enumerate(lines) if field.match(line)]
+    assert len(numbers) > 30
+    for number in numbers:
+        # Fields in a row share the comment above the first.
+        above = next(line for line in reversed(lines[:number]) if not field.match(line))
+        assert above.strip().startswith("#"), lines[number]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("batch_size", 0, "at least 1"),
+        ("epochs", 0, "at least 1"),
+        ("eval_every", 0, "at least 1"),
+        ("log_every", -1, "at least 1"),
+        ("keep", 0, "at least 1"),
+        ("data.buckets", 0, "at least 1"),
+        ("max_skipped", 0, "at least 1"),
+        ("min_steps", -1, "0 or more"),
+        ("model.name", "crm", "crnn, crnn_half"),
+        ("model.batch_norm", "some", "paper, bgshih, all, none"),
+        ("model.dtype", "float16", "float32 or bfloat16"),
+        ("data.height", 31, "leaves 0 rows .* set 32"),
+        ("data.height", 48, "leaves 2 rows .* set 32"),
+        ("data.channels", 2, "1 .*3"),
+        ("data.test_fraction", 0.0, "between 0 and 1"),
+        ("data.test_fraction", 1.0, "between 0 and 1"),
+        ("data.validation_fraction", 1.5, "between 0 and 1"),
+        ("data.workers", -1, "0 .*or more"),
+        ("optimizer.learning_rate", 0.0, "above 0"),
+        ("optimizer.learning_rate", float("nan"), "above 0"),
+        ("optimizer.clip_norm", -1.0, "above 0, or 0"),
+        ("optimizer.warmup_epochs", -0.5, "0 or more"),
+        ("optimizer.boundaries", (14.0, 11.0), "rise"),
+        ("optimizer.boundaries", (11.0, 11.0), "rise"),
+        ("optimizer.factors", (0.3,), "2 boundaries"),
+        ("init_parts", "head", "all or conv_stack"),
+        ("freeze", "bilstm1", "'' .*conv_stack"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(key: str, value: Any, remedy: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_config(changed(**{key: value}))
+    message = str(error.value)
+    assert re.fullmatch(rf"config: {re.escape(f'{key}={value!r}')}: .*{remedy}.*", message)
+
+
+@pytest.mark.parametrize("height", range(32, 48))
+def test_heights_that_leave_one_row(height: int) -> None:
+    check_config(changed(data__height=height))
+
+
+def test_several_problems_are_reported_together() -> None:
+    bad = {"batch_size": 0, "model__name": "x", "data__channels": 4, "optimizer__factors": ()}
+    with pytest.raises(ConfigError) as error:
+        check_config(changed(**bad))
+    message = str(error.value)
+    assert "\n" not in message
+    for key in bad:
+        assert message.count(f"{key.replace('__', '.')}=") == 1
+    assert message.count(";") == len(bad) - 1
+
+
+# ml_collections (1.1.0) loads the file in a way that Python has deprecated.
+LOADS_CONFIG = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> ml_collections.ConfigDict:
+    """The config as crnn_jax/main.py gets it from a command line."""
+    command = ["main.py", f"--config={CONFIGS / 'captcha.py'}:paper", *overrides]
+    monkeypatch.setattr(sys, "argv", command)  # config_flags looks for overrides here
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    values(command)
+    return holder.value
+
+
+@LOADS_CONFIG
+def test_the_command_line_changes_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("--config.batch_size=8", "--config.data.dir=a=b", "--config.model.leaky=true")
+    config = parse(monkeypatch, *overrides)
+    expected = captcha.get_config("paper")
+    expected.update(batch_size=8)
+    expected.data.dir = "a=b"
+    expected.model.leaky = True
+    assert config.to_dict() == expected.to_dict()
+
+
+@LOADS_CONFIG
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("--config.batchsize=8", "batchsize"),
+        ("--config.model.hiden=8", "hiden"),
+        ("--config.data.sauce=folder", "sauce"),
+        ("--config.optimiser.clip_norm=1", "optimiser"),
+        ("--config.batch_size=many", "batch_size"),
+    ],
+)
+def test_a_mistyped_override_is_refused(
+    monkeypatch: pytest.MonkeyPatch, override: str, named: str
+) -> None:
+    with pytest.raises((AttributeError, KeyError, flags.Error), match=named):
+        parse(monkeypatch, override)
+
+
+@LOADS_CONFIG
+def test_a_config_from_the_command_line_takes_no_new_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(monkeypatch)
+    with pytest.raises(AttributeError, match="batchsize"):
+        config.batchsize = 8
+    with pytest.raises(AttributeError, match="sauce"):
+        config.data.sauce = "folder"
+    with pytest.raises(TypeError, match="batch_size"):
+        config.batch_size = "many"

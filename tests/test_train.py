@@ -1,0 +1,256 @@
+"""Training end to end, on small networks and real pictures."""
+
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from configs import captcha
+from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
+from crnn_jax.evaluate import evaluate_workdir
+from crnn_jax.models.crnn import CRNN
+from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.train import make_train_step, train_and_evaluate
+from crnn_jax.training import parallel
+from crnn_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
+
+PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
+CHANNELS = (4, 8, 8, 8, 16, 16, 16)
+
+
+def small_config(**changes: object) -> ml_collections.ConfigDict:
+    """The default recipe with a narrow network on the 32 real captchas kept with the tests."""
+    config = captcha.get_config()
+    config.model.name = "crnn"
+    config.model.channels = CHANNELS
+    config.model.hidden = 16
+    config.data.update(source="folder", dir=str(PICTURES), validation_fraction=0.2, buckets=1)
+    config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def assert_equal(first: TrainState, second: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def differs(first: object, second: object) -> bool:
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def lines(workdir: Path) -> list[dict[str, float | str]]:
+    text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    # The stop lies inside an epoch: a signal that arrives while step 5 of 12 is under way.
+    whole = train_and_evaluate(small_config(), tmp_path / "whole")
+    import signal
+
+    import crnn_jax.train as module
+
+    make = module.make_train_step
+
+    def interrupting(*arguments: object) -> object:
+        step = make(*arguments)  # pyright: ignore
+        taken = itertools.count(1)
+
+        def wrapped(state: TrainState, batch: object) -> object:
+            if next(taken) == 5:
+                signal.raise_signal(signal.SIGINT)
+            return step(state, batch)
+
+        return wrapped
+
+    module.make_train_step = interrupting  # pyright: ignore
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(small_config(), tmp_path / "stopped")
+    finally:
+        module.make_train_step = make
+    assert lines(tmp_path / "stopped")[-1]["step"] == 5
+    resumed = train_and_evaluate(small_config(), tmp_path / "stopped")
+    assert int(resumed.step) == 12
+    assert_equal(whole, resumed)
+    steps = [line["step"] for line in lines(tmp_path / "stopped") if line["split"] == "train"]
+    assert steps == list(range(1, 13))
+
+
+def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
+    # The rate is constant, so that the length of the run does not change its steps.
+    constant = {"optimizer.boundaries": (), "optimizer.factors": ()}
+    long = train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "long")
+    train_and_evaluate(small_config(epochs=2, **constant), tmp_path / "short")
+    assert_equal(train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "short"), long)
+
+
+def random_batch(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+    widths = rng.integers(20, 48, size).astype(np.int32)
+    lengths = rng.integers(1, 5, size).astype(np.int32)
+    labels = rng.integers(1, 6, (size, 4)).astype(np.int32)
+    labels[np.arange(4) >= lengths[:, None]] = 0
+    images = rng.integers(0, 256, (size, 32, 48, 1), dtype=np.uint8)
+    return {"images": images, "widths": widths, "labels": labels, "label_lengths": lengths}
+
+
+def test_eight_devices_agree_with_one() -> None:
+    """Loss, gradients and statistics; pictures of many widths, one label that cannot fit."""
+    batch = random_batch(np.random.default_rng(0), 16)
+    batch["labels"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
+    model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
+    # With plain descent the parameters' change is the gradient.
+    optimizer = optax.sgd(1.0)
+    start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
+    state, figures = make_train_step(model, optimizer, seed=0)(
+        parallel.replicate(start), parallel.shard(batch)
+    )
+    assert jax.local_device_count() == 8
+    for leaf in jax.tree.leaves(state):
+        np.testing.assert_array_equal(leaf[0], leaf[7])
+
+    single = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all")
+
+    def loss(params: object) -> tuple[jax.Array, object]:
+        variables = {"params": params, "batch_stats": start.batch_stats}
+        (logits, lengths), changed = single.apply(
+            variables, batch["images"], batch["widths"], train=True, mutable=["batch_stats"]
+        )
+        steps = (jnp.arange(logits.shape[1])[None] >= lengths[:, None]).astype(jnp.float32)
+        letters = (np.arange(4)[None] >= batch["label_lengths"][:, None]).astype(np.float32)
+        losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
+        fits = np.arange(16) != 3
+        return jnp.where(fits, losses, 0).sum() / 15, changed["batch_stats"]
+
+    (expected, statistics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        start.params
+    )
+    np.testing.assert_allclose(figures["loss"][0], expected, rtol=1e-5)
+    new = parallel.unreplicate(state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new.batch_stats, statistics
+    )
+    jax.tree.map(
+        lambda old, now, gradient: np.testing.assert_allclose(old - now, gradient, atol=2e-4),
+        start.params,
+        new.params,
+        gradients,
+    )
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
+    batch = random_batch(np.random.default_rng(1), 8)
+    model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
+    optimizer = optax.adam(1e-3)
+    start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
+    head = start.params["head"]
+    broken = {**start.params, "head": {**head, "bias": head["bias"].at[0].set(jnp.nan)}}
+    start = start.replace(params=broken)
+    step = make_train_step(model, optimizer, seed=0)
+    state, figures = step(parallel.replicate(start), parallel.shard(batch))
+    assert not np.isfinite(figures["loss"]).any()
+    state = parallel.unreplicate(state)
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (1, 1, 1)
+    for name in ("params", "batch_stats", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(start, name))
+
+
+def test_a_run_that_diverges_stops_and_names_the_pictures(tmp_path: Path) -> None:
+    config = small_config(max_skipped=3, **{"optimizer.learning_rate": 1e30})
+    config.optimizer.clip_norm = 0.0
+    with pytest.raises(TrainingDiverged, match=r"3 steps in a row.*\.png.*learning_rate"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_figures_are_written_and_the_saved_model_gives_them_again(tmp_path: Path) -> None:
+    train_and_evaluate(small_config(), tmp_path)
+    written = lines(tmp_path)
+    assert [line["step"] for line in written if line["split"] == "validation"] == [3, 6, 9, 12]
+    test = written[-1]
+    assert test["split"] == "test" and test["count"] == 8
+    again = evaluate_workdir(small_config(), tmp_path)
+    for key in ("exact_match", "exact_match_caseless", "cer", "one_minus_ned", "count"):
+        assert again[key] == pytest.approx(test[key], rel=1e-5)
+    # One picture at a time, by the other way in.
+    recognizer = Recognizer.load(tmp_path)
+    names = [line.split("\t") for line in (PICTURES / "test.tsv").read_text().splitlines()]
+    read = [recognizer([(PICTURES / name).read_bytes()])[0] for name, _ in names]
+    right = sum(one.text == label for one, (_, label) in zip(read, names, strict=True))
+    assert right / 8 == again["exact_match"]
+    assert all(0 <= one.confidence <= 1 for one in read)
+
+
+def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(tmp_path: Path) -> None:
+    origin = train_and_evaluate(small_config(epochs=2), tmp_path / "origin")
+    config = small_config(
+        init_from=str(tmp_path / "origin"), init_parts="conv_stack", freeze="conv_stack", seed=1
+    )
+    tuned = train_and_evaluate(config, tmp_path / "tuned")
+    best = Recognizer.load(tmp_path / "origin").model
+    for collection in ("params", "batch_stats"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(tuned, collection)["conv_stack"],
+            best.variables[collection]["conv_stack"],
+        )
+    assert differs(tuned.params["head"], origin.params["head"])
+    assert differs(tuned.params["bilstm1"], best.variables["params"]["bilstm1"])
+
+    everything = small_config(init_from=str(tmp_path / "origin"), epochs=1)
+    everything.optimizer.learning_rate = 1e-12
+    carried = train_and_evaluate(everything, tmp_path / "all")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        carried.params,
+        dict(best.variables["params"]),
+    )
+
+
+def test_a_model_of_another_shape_cannot_be_carried_over(tmp_path: Path) -> None:
+    train_and_evaluate(small_config(epochs=1), tmp_path / "origin")
+    config = small_config(init_from=str(tmp_path / "origin"))
+    config.model.hidden = 8
+    with pytest.raises(CheckpointError, match=r"bilstm1.*config\.model"):
+        train_and_evaluate(config, tmp_path / "other")
+
+
+def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=12 .* 8 devices.*batch_size=8"):
+        train_and_evaluate(small_config(batch_size=12), tmp_path)
+
+
+def test_schedule_is_piecewise_constant_in_epochs_after_a_warm_up() -> None:
+    settings = {
+        "learning_rate": 0.1,
+        "warmup_epochs": 0.5,
+        "boundaries": (2.0, 3.0),
+        "factors": (0.5, 0.1),
+    }
+    schedule = learning_rate_schedule(settings, steps_per_epoch=10, stretch=1.0)
+    rates = [float(schedule(step)) for step in range(40)]
+    assert rates[:5] == sorted(rates[:5]) and 0 < rates[0] < 0.1
+    np.testing.assert_allclose(rates[6:20], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(rates[20:30], 0.05, rtol=1e-6)
+    np.testing.assert_allclose(rates[30:], 0.005, rtol=1e-6)
+    stretched = learning_rate_schedule(settings, steps_per_epoch=10, stretch=2.0)
+    assert float(stretched(39)) == pytest.approx(0.1) and float(stretched(41)) == pytest.approx(
+        0.05
+    )
+
+
+def test_gradients_are_clipped_by_their_global_norm() -> None:
+    params = {"conv_stack": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(2)}}
+    gradients = {"conv_stack": {"w": jnp.array([30.0, 0.0])}, "head": {"w": jnp.array([0.0, 40.0])}}
+    optimizer = make_optimizer(optax.constant_schedule(1e-3), 5.0, freeze_conv_stack=False)
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    # Adam's first moment is a tenth of the clipped gradient: norm 50 becomes 5.
+    moments = optax.tree_utils.tree_get(state, "mu")
+    np.testing.assert_allclose(moments["head"]["w"], [0.0, 0.4], rtol=1e-5)
+    np.testing.assert_allclose(moments["conv_stack"]["w"], [0.3, 0.0], rtol=1e-5)
