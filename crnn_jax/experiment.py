@@ -57,7 +57,7 @@ class Experiment:
         parallel.check_batch_size(config.batch_size)
         data = config.data
         splits = sources.load_splits(data, config.seed)
-        alphabet = _alphabet(config, splits["train"].labels)
+        alphabet = _alphabet(config, splits["train"].labels + splits["validation"].labels)
         for split in splits.values():  # cheap, so all labels are checked before any picture
             alphabet.encode_batch(split.labels, split.names)
         preprocessing = Preprocessing(

@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 
 from crnn_jax.data.batching import PreparedSplit, training_batches
-from crnn_jax.errors import TrainingDiverged
+from crnn_jax.errors import ConfigError, TrainingDiverged
 from crnn_jax.evaluate import Evaluation, make_eval_step
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.training import parallel
@@ -55,7 +55,7 @@ def make_train_step(
 
         (loss, batch_stats), gradients = jax.value_and_grad(loss_share, has_aux=True)(state.params)
         loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         updated = state.replace(
@@ -87,7 +87,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> Trai
     """
     experiment = Experiment.build(config)
     plan, splits = experiment.plan, experiment.splits
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"workdir {workdir} cannot be made ({error.strerror}); choose another --workdir"
+        ) from error
     with Checkpoints(workdir, config.keep) as checkpoints, StopRequest() as stop:
         state, beginning = begin(experiment, workdir, checkpoints)
         first_step = int(state.step)
@@ -119,8 +124,8 @@ def begin(
         state, origin = checkpoints.restore(latest, state), f"going on after step {latest:,}"
     plan = experiment.plan
     return state, (
-        f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {jax.local_device_count()}"
-        f" {jax.default_backend()} device(s), {origin}"
+        f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {parallel.description()},"
+        f" {origin}"
     )
 
 
@@ -140,6 +145,7 @@ def run(
     evaluation_interval = config.eval_every * plan.steps_per_epoch
     window = Window()
     compiled: set[int] = set()
+    previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
         epoch = step / plan.steps_per_epoch
         with window.waiting():
@@ -149,14 +155,17 @@ def run(
         with window.compiling() if width not in compiled else contextlib.nullcontext():
             state, figures = train_step(state, parallel.shard(batch))
         compiled.add(width)
+        # Waiting for the step before keeps at most two under way, and its figures are at hand.
+        jax.block_until_ready(previous)
         window.add(figures, len(indices))
-        if window.skipped_in_row() >= config.max_skipped:
-            names = [train.split.names[index] for index in plan[step - 1][:NAMED]]
+        if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
+            names = [train.split.names[index] for index in plan[step - 2][:NAMED]]
             raise TrainingDiverged(
                 f"loss or gradient was not finite in {config.max_skipped} steps in a row, the last"
                 f" on {', '.join(names)} ...; lower --config.optimizer.learning_rate, or look at"
                 " these pictures"
             )
+        previous = figures
         finished = step == len(plan)
         writer.progress(step, **window.so_far())
         if step % config.log_every == 0 or finished:
@@ -209,15 +218,9 @@ class Window:
         self._start += time.monotonic() - start
 
     def add(self, figures: dict[str, jax.Array], images: int) -> None:
-        """Adds a step, and waits for the one before it: at most two steps are under way."""
-        if self._figures:
-            jax.block_until_ready(self._figures[-1])
+        """Adds a step."""
         self._figures.append(figures)
         self._images += images
-
-    def skipped_in_row(self) -> int:
-        """Updates skipped in a row, as of the step before the newest one."""
-        return int(self._figures[-2]["skipped_in_row"][0]) if len(self._figures) > 1 else 0
 
     def so_far(self) -> dict[str, float]:
         """Loss of the step before the newest one, images a second, share of time waiting."""

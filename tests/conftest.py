@@ -24,3 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     # (B,) that meets (B, B) in silence is a bug; code that means it writes the ranks out.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+    # Most of a test's time is compiling; runs of the same network share what was compiled.
+    jax.config.update("jax_compilation_cache_dir", str(Path(scratch.name) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

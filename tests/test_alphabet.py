@@ -83,7 +83,7 @@ def test_unseen_characters_are_named_with_sample_and_remedy() -> None:
     with pytest.raises(DataError) as caught:
         ABC.encode("aA中", "img/7.png")
     message = str(caught.value)
-    for part in ("'A' U+0041", "'中' U+4E2D", "img/7.png", "'aA中'", "data.alphabet"):
+    for part in ("'A' U+0041", "'中' U+4E2D", "img/7.png", "'aA中'", "alphabet.characters"):
         assert part in message
     with pytest.raises(DataError) as caught:
         ABC.encode("a\n😀")

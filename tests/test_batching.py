@@ -97,11 +97,11 @@ def assert_holds_samples(batch: Batch, indices: Sequence[int], width: int) -> No
 
 def assert_same_batches(actual: Sequence[Batch], expected: Sequence[Batch]) -> None:
     assert len(actual) == len(expected)
-    for one, other in zip(actual, expected, strict=True):
-        assert one.keys() == other.keys()
-        for key, array in other.items():
-            assert one[key].dtype == array.dtype
-            np.testing.assert_array_equal(one[key], array)
+    for batch, other in zip(actual, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for key in Batch.__annotations__:
+            assert batch[key].dtype == other[key].dtype
+            np.testing.assert_array_equal(batch[key], other[key])
 
 
 # --- buckets ---

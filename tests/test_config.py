@@ -30,7 +30,7 @@ def changed(**values: Any) -> ml_collections.ConfigDict:
 def test_every_config_can_be_used(file: Path) -> None:
     module = importlib.import_module(f"configs.{file.stem}")
     check_config(module.get_config())
-    assert f"python -m crnn_jax.main --config configs/{file.name}" in module.__doc__
+    assert f"python -m crnn_jax.main --config configs/{file.name}" in (module.__doc__ or "")
 
 
 @pytest.mark.parametrize("variant", CAPTCHA_VARIANTS)

@@ -22,6 +22,7 @@ from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.conv_stack import ConvStack, max_pool_2x1, max_pool_2x2, num_time_steps
 from crnn_jax.models.convolution import convolution
+from crnn_jax.models.crnn import normalize_images
 
 # Compilation is nearly all of the time these tests take, and this more than halves it.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -171,28 +172,33 @@ NETWORKS = [
 RAGGED = (8, 13, 26, 31, 37)
 
 
-@pytest.mark.parametrize("settings", NETWORKS, ids=lambda settings: settings["batch_norm"])
-def test_a_picture_has_the_same_logits_alone_and_padded(settings: Mapping[str, Any]) -> None:
+# One width alone for each network, as each is compiled: all remainders of a division by 4 occur.
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    list(zip(NETWORKS, (3, 1, 2, 0), strict=True)),
+    ids=["all-31", "bgshih-13", "paper-26", "none-8"],
+)
+def test_a_picture_has_the_same_logits_alone_and_padded(
+    settings: Mapping[str, Any], place: int
+) -> None:
     model = small_model(**settings)
     apply = jit(partial(model.apply, random_variables(model)))
     logits, lengths = apply(*padded(RAGGED, 37))
     assert lengths.tolist() == [3, 4, 7, 8, 10]  # width // 4 + 1
     wider, same_lengths = apply(*padded(RAGGED, 52))
     assert same_lengths.tolist() == lengths.tolist()
-    for place, steps in enumerate(lengths):
-        np.testing.assert_allclose(wider[place, :steps], logits[place, :steps], atol=1e-5)
-    for place in (1, 3):
-        alone, _ = apply(*padded(RAGGED[place : place + 1], RAGGED[place]))
-        assert alone.shape[1] == lengths[place]
-        np.testing.assert_allclose(alone[0], logits[place, : lengths[place]], atol=1e-5)
+    for i, steps in enumerate(lengths):
+        np.testing.assert_allclose(wider[i, :steps], logits[i, :steps], atol=1e-5)
+    alone, _ = apply(*padded(RAGGED[place : place + 1], RAGGED[place]))
+    assert alone.shape[1] == lengths[place]
+    np.testing.assert_allclose(alone[0], logits[place, : lengths[place]], atol=1e-5)
     # Logits that were all alike would pass.
     assert float(jnp.std(logits)) > 0.1
     assert float(jnp.std(logits[:, 0], axis=0).min()) > 1e-3
 
 
-@pytest.mark.parametrize("settings", NETWORKS[:2], ids=lambda settings: settings["batch_norm"])
-def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, Any]) -> None:
-    model = small_model(**settings)
+def test_training_is_the_same_however_wide_the_padding() -> None:
+    model = small_model(**NETWORKS[0])  # the one with the most to be spoilt by padding
     variables = random_variables(model)
     weights = normal(len(RAGGED), num_time_steps(64), CLASSES)
 
@@ -217,6 +223,26 @@ def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, An
         jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True
     ):
         assert (before != after).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scales_of_pixels(channels: int) -> None:
+    widths = (9, 16, 12)
+    images, _ = padded(widths, 16, channels)
+    images[2] = images[2] // 8 + 100  # faint, but well above the floor
+    mask = np.arange(16)[None, None, :, None] < np.array(widths)[:, None, None, None]
+    normalize = jit(normalize_images, static_argnums=2)
+    fixed, relative = (np.asarray(normalize(images, mask, per)) for per in (False, True))
+    for i, width in enumerate(widths):
+        valid = images[i, :, :width].astype(np.float64)
+        np.testing.assert_allclose(fixed[i, :, :width], valid / 255 * 2 - 1, atol=1e-6)
+        expected = (valid - valid.mean()) / valid.std()
+        np.testing.assert_allclose(relative[i, :, :width], expected, rtol=0.02)
+        assert not fixed[i, :, width:].any()
+        assert not relative[i, :, width:].any()
+    # A blank picture has no contrast that could be raised.
+    blank = np.full(images.shape, 200, np.uint8)
+    assert abs(normalize(blank, mask, True)).max() < 1e-3
 
 
 # --- batch normalisation ---
@@ -253,11 +279,12 @@ def test_masked_batch_norm_without_padding_is_that_of_flax() -> None:
         return y, pullback(cotangent), changed
 
     variables = [norm_variables(4), norm_variables(4)]
-    for seed in range(3):
-        x = normal(3, 2, 5, 4, seed=seed) * 2 + 1
+    batches = [normal(3, 2, 5, 4, seed=seed) * 2 + 1 for seed in range(3)]
+    for x in batches:
         results = [step(masked, v, x) for masked, v in zip((True, False), variables, strict=True)]
         assert_trees_close(results[0], results[1], rtol=1e-5)
         variables = [{**v, **result[2]} for v, result in zip(variables, results, strict=True)]
+    x = batches[0]
     inference = [
         ours.apply(variables[0], x, mask, use_running_average=True),
         flax.apply(variables[1], x, use_running_average=True),
@@ -464,6 +491,7 @@ class PlainCRNN(nn.Module):
     hidden: int
     classes: int
     normalized: Sequence[int]
+    slope: float  # of the activation, below 0
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -473,7 +501,7 @@ class PlainCRNN(nn.Module):
             x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
             if layer in self.normalized:
                 x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
-            x = nn.relu(x)
+            x = jnp.where(x > 0, x, self.slope * x)
             if layer in (1, 2):
                 x = max_pool(x, (2, 2), 0)
             if layer in (4, 6):
@@ -485,12 +513,20 @@ class PlainCRNN(nn.Module):
         return nn.Dense(self.classes, name="head")(x)
 
 
-@pytest.mark.parametrize(("batch_norm", "normalized"), [("bgshih", (3, 5, 7)), ("paper", (5, 6))])
-def test_the_network_is_that_of_the_paper(batch_norm: str, normalized: tuple[int, ...]) -> None:
-    model = small_model(batch_norm=batch_norm)
+@pytest.mark.parametrize(
+    ("settings", "normalized", "slope"),
+    [
+        ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0),
+        ({"batch_norm": "paper", "leaky": True}, (5, 6), 0.2),
+    ],
+)
+def test_the_network_is_that_of_the_paper(
+    settings: Mapping[str, Any], normalized: tuple[int, ...], slope: float
+) -> None:
+    model = small_model(**settings)
     variables = random_variables(model, channels=3)
     params = variables["params"]
-    plain = PlainCRNN(SMALL["channels"], SMALL["hidden"], CLASSES, normalized)
+    plain = PlainCRNN(SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope)
     plain_variables = {
         "params": {
             **params["conv_stack"],

@@ -89,6 +89,7 @@ def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "TFDS_DATA_DIR": str(directory / "tfds"),
         "IPYTHONDIR": str(directory / "ipython"),
+        "TMPDIR": str(directory),
         # Nothing listens there: what would reach for the network fails.
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",

@@ -12,10 +12,15 @@ import optax
 import pytest
 
 from configs import captcha
+from crnn_jax import models
+from crnn_jax.data import sources
+from crnn_jax.data.batching import PreparedSplit
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
-from crnn_jax.evaluate import evaluate_workdir
+from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.train import make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
 from crnn_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
@@ -34,6 +39,18 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
     config.update_from_flattened_dict(changes)
     return config
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight devices on two cores are slow; only the tests that are about them use them."""
+    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
+
+
+@pytest.fixture
+def eight_devices(one_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "devices", jax.local_devices)
+    assert len(parallel.devices()) == 8
 
 
 def assert_equal(first: TrainState, second: TrainState) -> None:
@@ -101,6 +118,7 @@ def random_batch(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     return {"images": images, "widths": widths, "labels": labels, "label_lengths": lengths}
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_eight_devices_agree_with_one() -> None:
     """Loss, gradients and statistics; pictures of many widths, one label that cannot fit."""
     batch = random_batch(np.random.default_rng(0), 16)
@@ -112,7 +130,6 @@ def test_eight_devices_agree_with_one() -> None:
     state, figures = make_train_step(model, optimizer, seed=0)(
         parallel.replicate(start), parallel.shard(batch)
     )
-    assert jax.local_device_count() == 8
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
 
@@ -221,6 +238,7 @@ def test_a_model_of_another_shape_cannot_be_carried_over(tmp_path: Path) -> None
         train_and_evaluate(config, tmp_path / "other")
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"batch_size=12 .* 8 devices.*batch_size=8"):
         train_and_evaluate(small_config(batch_size=12), tmp_path)
@@ -254,3 +272,27 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     moments = optax.tree_utils.tree_get(state, "mu")
     np.testing.assert_allclose(moments["head"]["w"], [0.0, 0.4], rtol=1e-5)
     np.testing.assert_allclose(moments["conv_stack"]["w"], [0.3, 0.0], rtol=1e-5)
+
+
+def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
+    """All 32 of the pictures kept with the tests are read after 200 steps on them."""
+    config = small_config(batch_size=32, epochs=200)
+    config.model.channels = (16, 32, 32, 32, 48, 48, 48)
+    config.model.hidden = 48
+    split = sources.folder(PICTURES, test_fraction=0.2, seed=0)["train"]
+    alphabet = Alphabet.from_labels(split.labels)
+    prepared = PreparedSplit(split, alphabet, Preprocessing(), 10**8, "train")
+    settings = config.model.to_dict()
+    model = models.create(settings.pop("name"), alphabet.num_classes, settings, parallel.AXIS)
+    optimizer = make_optimizer(optax.constant_schedule(3e-3), 5.0, freeze_conv_stack=False)
+    state = parallel.replicate(TrainState.create(model, optimizer, (32, 128, 3), seed=0))
+    step = make_train_step(model, optimizer, seed=0)
+    batch = prepared.batch(np.arange(32), [128])
+    arrays = parallel.shard({key: batch[key] for key in batch if key != "indices"})
+    for _ in range(200):
+        state, _ = step(state, arrays)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    eval_step = make_eval_step(model)
+    result = evaluate(eval_step, variables, prepared, alphabet, [128], batch_size=32)
+    assert result.texts == list(split.labels)
+    assert result.metrics["exact_match"] == 1.0

@@ -42,7 +42,7 @@ class Alphabet:
         composed = _nfc(self.characters)
         if not composed:
             raise ConfigError(
-                "the alphabet is empty; give it at least one character (`data.alphabet`)"
+                "the alphabet is empty; give it at least one character (--config.alphabet.characters)"
             )
         seen: set[str] = set()
         for character in composed:
@@ -157,7 +157,7 @@ class Alphabet:
             unseen = ", ".join(map(_show, self.unseen(label)))
             raise DataError(
                 f"{_sample(name)}label {label!r} has characters outside the alphabet: {unseen}; "
-                "add them to `data.alphabet` or correct the label"
+                "correct the label, or add them to the alphabet: --config.alphabet.characters"
             ) from None
 
     def encode_batch(

@@ -13,25 +13,36 @@ AXIS = "batch"
 Tree = TypeVar("Tree")
 
 
+def devices() -> list[jax.Device]:
+    """The devices that share each batch: all of this process."""
+    return jax.local_devices()
+
+
+def description() -> str:
+    """The devices, for people."""
+    return f"{len(devices())} {devices()[0].platform} device(s)"
+
+
 def check_batch_size(batch_size: int) -> None:
     """Raises ConfigError unless the local devices can share a batch equally."""
-    devices = jax.local_device_count()
-    if batch_size % devices:
+    count = len(devices())
+    if batch_size % count:
         raise ConfigError(
-            f"batch_size={batch_size} does not divide among {devices} devices; set"
-            f" --config.batch_size={max(1, batch_size // devices) * devices}"
+            f"batch_size={batch_size} does not divide among {count} devices; set"
+            f" --config.batch_size={max(1, batch_size // count) * count}"
         )
 
 
 def pmap(function: Callable[..., Any], donate_first: bool = False) -> Callable[..., Any]:
     """`function` compiled for all local devices, its collectives over the axis named AXIS."""
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=(0,) if donate_first else ())
+    donated = (0,) if donate_first else ()
+    return jax.pmap(function, axis_name=AXIS, devices=devices(), donate_argnums=donated)
 
 
 def replicate(tree: Tree) -> Tree:
     """A copy of the arrays on every local device, along a new leading axis."""
-    devices = jnp.arange(jax.local_device_count())
-    return jax.pmap(lambda _, tree: tree, in_axes=(0, None))(devices, tree)
+    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices())
+    return copy(jnp.arange(len(devices())), tree)
 
 
 def unreplicate(tree: Tree) -> Tree:
@@ -41,8 +52,8 @@ def unreplicate(tree: Tree) -> Tree:
 
 def shard(tree: Tree) -> Tree:
     """Splits leading axes (B, ...) into (devices, B / devices, ...)."""
-    devices = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), tree)
+    count = len(devices())
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
 
 
 def gather(tree: Tree) -> Tree:

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import math
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -75,7 +77,9 @@ class Writer:
                 redirect_stdout=False,
             )
             self._task = self._bar.add_task("compiling", total=total_steps, completed=first_step)
-        self._pace_from: tuple[int, float] | None = None
+        self._last_step_at: float | None = None
+        # Their median is not misled by steps that had to be compiled or followed an evaluation.
+        self._step_seconds: deque[float] = deque(maxlen=50)
         self._next_line = -math.inf
 
     def __enter__(self) -> Self:
@@ -94,7 +98,7 @@ class Writer:
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def progress(self, step: int, loss: float, images_per_second: float, waiting: float) -> None:
-        """Shows how far the run is; cheap enough for every step.
+        """Shows how far the run is; to be called at every step.
 
         Args:
           step: steps done.
@@ -103,8 +107,9 @@ class Writer:
           waiting: share of the time spent waiting for data, in [0, 1].
         """
         now = time.monotonic()
-        if self._pace_from is None:  # the first step ends here, and compiling with it
-            self._pace_from = step, now
+        if self._last_step_at is not None:
+            self._step_seconds.append(now - self._last_step_at)
+        self._last_step_at = now
         if not self._bar and now < self._next_line:
             return
         epochs = math.ceil(self._total_steps / self._steps_per_epoch)
@@ -112,9 +117,8 @@ class Writer:
             f"epoch {self._epoch(step)}/{epochs}  step {step}/{self._total_steps}  "
             f"loss {loss:.3g}  {images_per_second:.0f} images/s  waiting {100 * waiting:.0f} %"
         )
-        first, start = self._pace_from
-        if step > first:
-            seconds = (now - start) / (step - first) * (self._total_steps - step)
+        if self._step_seconds:
+            seconds = statistics.median(self._step_seconds) * (self._total_steps - step)
             line += f"  {timedelta(seconds=round(seconds))} left"
         if self._bar:
             self._bar.update(self._task, completed=step, description=line)
@@ -122,16 +126,17 @@ class Writer:
             self._next_line = now + _PLAIN_LINE_EVERY
             self.say(line)
 
-    def metrics(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+    def metrics(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records the metrics of a split: a JSON line, TensorBoard scalars, and a readable line.
 
         Args:
           step: steps done.
-          epoch: epochs done.
+          epoch: epochs done, in part too.
           split: what was measured; "train" makes no readable line, as the live line shows it.
           values: metrics by name; fractions in [0, 1] for matches and CER, nats, seconds.
         """
         rounded = {key: _rounded(value) for key, value in values.items()}
+        epoch = round(epoch, 4)
         entry = {"step": step, "epoch": epoch, "split": split, **rounded}
         entry = {key: entry[key] for key in dict.fromkeys((*_FIRST_KEYS, *entry)) if key in entry}
         self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
@@ -140,7 +145,7 @@ class Writer:
                 self._tensorboard.add_scalar(f"{split}/{key}", value, step)
         if split != "train":
             words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
-            self.say("  ".join([f"epoch {epoch}  step {step}  {split}", *words]))
+            self.say("  ".join([f"epoch {epoch:g}  step {step}  {split}", *words]))
 
     def pictures(
         self,
