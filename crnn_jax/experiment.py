@@ -105,10 +105,14 @@ class Experiment:
         }
         return json.loads(json.dumps(manifest))  # tuples become lists, as they come back
 
+    def scratch(self) -> TrainState:
+        """A state at step 0, initialised from the seed."""
+        shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
+        return TrainState.create(self.model, self.optimizer, shape, self.config.seed)
+
     def initial_state(self) -> tuple[TrainState, str]:
         """A state at step 0 and where it comes from: `config.init_from`, or scratch."""
-        shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
-        state = TrainState.create(self.model, self.optimizer, shape, self.config.seed)
+        state = self.scratch()
         if not self.config.init_from:
             return state, "from scratch"
         origin = TrainedModel.load(Path(self.config.init_from))

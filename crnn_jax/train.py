@@ -117,11 +117,13 @@ def begin(
     experiment: Experiment, workdir: Path, checkpoints: Checkpoints
 ) -> tuple[TrainState, str]:
     """The state a run begins with, and a line that says where it comes from."""
-    state, origin = experiment.initial_state()
     latest = checkpoints.latest_step()
-    if latest is not None:
+    if latest is None:
+        state, origin = experiment.initial_state()
+    else:
         check_same(workdir, checkpoints.manifest(latest), experiment.manifest())
-        state, origin = checkpoints.restore(latest, state), f"going on after step {latest:,}"
+        state = checkpoints.restore(latest, experiment.scratch())
+        origin = f"going on after step {latest:,}"
     plan = experiment.plan
     return state, (
         f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {parallel.description()},"
@@ -178,7 +180,13 @@ def run(
                 score = result.metrics[SCORE]
                 writer.metrics(step, epoch, "validation", result.metrics)
                 show_pictures(writer, step, experiment.splits["validation"], result)
-            manifest = {**experiment.manifest(), "data_position": {"epoch": epoch, "step": step}}
+            scores = [s for s in (score, checkpoints.best_score()) if s is not None]
+            manifest = {
+                **experiment.manifest(),
+                # The order of the data and the random keys are functions of seed and step.
+                "position": {"step": step, "epoch": epoch, "seed": config.seed},
+                "best_score": max(scores, default=None),
+            }
             checkpoints.save(parallel.unreplicate(state), manifest, score)
             window = Window()
         if stop.received:

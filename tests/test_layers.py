@@ -1,6 +1,6 @@
 """The plan of the house: who imports whom, who may do what, and how long a file gets.
 
-The rules are DESIGN.md's "The rooms". They are read off the sources, not off imported modules, so
+The rules are CONTRIBUTING.md's layers. They are read off the sources, not off imported modules, so
 that an import inside of a function counts as well.
 """
 
@@ -137,7 +137,7 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str]:
 def layer_violations(modules: dict[str, Module]) -> Iterator[str]:
     for module in modules.values():
         if module.room not in LEVELS:
-            yield f"{module.file}: has no layer; give it one in DESIGN.md and in LAYERS"
+            yield f"{module.file}: has no layer; give it one in CONTRIBUTING.md and in LAYERS"
             continue
         for line, target in internal(module, modules):
             room = target.split(".")[0]

@@ -42,7 +42,7 @@ class Alphabet:
         composed = _nfc(self.characters)
         if not composed:
             raise ConfigError(
-                "the alphabet is empty; give it at least one character (--config.alphabet.characters)"
+                "the alphabet is empty; give it a character: --config.alphabet.characters"
             )
         seen: set[str] = set()
         for character in composed:
