@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 import grain
 import numpy as np
 from absl import flags
+from rich.console import Console
 from rich.progress import track
 
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
@@ -53,7 +54,9 @@ class PreparedSplit:
             .map(self.picture)
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
         )
-        for index, picture in enumerate(track(pictures, f"reading {name}", total=len(split))):
+        console = Console(stderr=True)  # standard output is for results
+        shown = track(pictures, f"reading {name}", total=len(split), console=console)
+        for index, picture in enumerate(shown):
             self.widths[index] = picture.shape[1]
             if self.cached_bytes + picture.nbytes <= cache_bytes:
                 self.cache[index] = picture
