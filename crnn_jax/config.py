@@ -1,15 +1,16 @@
 """Checks the values of a config together, before anything is built from them."""
 
-from typing import Any
-
-import ml_collections
+from typing import Any, TypeAlias
 
 from crnn_jax.errors import ConfigError
 from crnn_jax.models import MODELS
 from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
 
+# An ml_collections.ConfigDict, whose fields have types that no checker can see.
+Config: TypeAlias = Any
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+
+def check_config(config: Config) -> None:
     """Raises ConfigError with one line for all the values that cannot be used.
 
     Each problem names its key and the remedy.
@@ -23,6 +24,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for key in ("batch_size", "epochs", "eval_every", "log_every", "keep", "data.buckets"):
         require(key, _value(config, key) >= 1, "must be at least 1")
     require("max_skipped", config.max_skipped >= 1, "must be at least 1")
+    require("seed", 0 <= config.seed < 2**32, "lies between 0 and 4294967295")
     require("min_steps", config.min_steps >= 0, "must be 0 or more")
 
     require("model.name", config.model.name in MODELS, f"is one of {', '.join(MODELS)}")
@@ -64,7 +66,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("config: " + "; ".join(problems))
 
 
-def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+def _value(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         value = value[part]

@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from crnn_jax.config import check_config
+from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
-from crnn_jax.data.batching import PreparedSplit, choose_buckets, evaluation_batches
+from crnn_jax.data.batching import PreparedSplit, choose_buckets, device_arrays, evaluation_batches
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.metrics import TextMetrics
@@ -40,7 +39,8 @@ def make_eval_step(model: nn.Module) -> EvalStep:
     """
 
     def eval_step(variables: Any, batch: Any) -> dict[str, jax.Array]:
-        logits, lengths = model.apply(variables, batch["images"], batch["widths"])
+        outputs: Any = model.apply(variables, batch["images"], batch["widths"])
+        logits, lengths = outputs
         losses, _ = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
         return {"best_path": jnp.argmax(logits, -1), "lengths": lengths, "losses": losses}
 
@@ -70,8 +70,8 @@ def evaluate(
     metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices = batch["indices"][:count]
-        arrays = {key: value for key, value in batch.items() if key != "indices"}
-        outputs = parallel.gather(eval_step(variables, parallel.shard(arrays)))
+        arrays = parallel.shard(device_arrays(batch))
+        outputs = parallel.gather(eval_step(variables, arrays))
         best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
         predictions = alphabet.decode_batch(best_path, lengths)
         for index, text in zip(indices, predictions, strict=True):
@@ -88,7 +88,7 @@ def evaluate(
     return Evaluation({**metrics.compute(), "seconds": seconds}, texts)
 
 
-def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
+def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:
     """The metrics of a saved model on the test split of a config's data.
 
     Alphabet, preprocessing and network are the model's own; the config gives the data, the batch

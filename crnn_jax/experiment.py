@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import flax
-import ml_collections
 import numpy as np
 import optax
+from flax import traverse_util
 
 from crnn_jax import models
-from crnn_jax.config import check_config
+from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
 from crnn_jax.data.batching import PreparedSplit, TrainingPlan, choose_buckets
 from crnn_jax.data.images import Preprocessing
@@ -36,7 +35,7 @@ RECORDED_VERSIONS = ("crnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkp
 class Experiment:
     """Everything that a run needs and that its config decides."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     alphabet: Alphabet
     preprocessing: Preprocessing
     splits: dict[str, PreparedSplit]  # train, validation, test
@@ -47,7 +46,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
 
     @classmethod
-    def build(cls, config: ml_collections.ConfigDict) -> Self:
+    def build(cls, config: Config) -> Self:
         """Reads the data and builds the rest.
 
         Raises:
@@ -178,14 +177,14 @@ class Experiment:
         return lines
 
 
-def run_length(config: ml_collections.ConfigDict, pictures: int) -> tuple[int, float]:
+def run_length(config: Config, pictures: int) -> tuple[int, float]:
     """Epochs of a run on so many pictures, and how much longer that is than `config.epochs`."""
     steps_per_epoch = max(1, pictures // config.batch_size)
     epochs = max(config.epochs, -(-config.min_steps // steps_per_epoch))
     return epochs, epochs / config.epochs
 
 
-def _alphabet(config: ml_collections.ConfigDict, labels: tuple[str, ...]) -> Alphabet:
+def _alphabet(config: Config, labels: tuple[str, ...]) -> Alphabet:
     settings = config.alphabet
     if settings.characters:
         return Alphabet(settings.characters, settings.ignore_case)
@@ -195,8 +194,11 @@ def _alphabet(config: ml_collections.ConfigDict, labels: tuple[str, ...]) -> Alp
 
 
 def _check_shapes(source: Any, target: Any, origin: str) -> None:
-    old = {path: x.shape for path, x in flax.traverse_util.flatten_dict(source, sep="/").items()}
-    new = {path: x.shape for path, x in flax.traverse_util.flatten_dict(target, sep="/").items()}
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        flat: Any = traverse_util.flatten_dict(tree, sep="/")
+        return {path: array.shape for path, array in flat.items()}
+
+    old, new = shapes(source), shapes(target)
     if old != new:
         path = next(path for path in {**new, **old} if old.get(path) != new.get(path))
         raise CheckpointError(

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax import linen as nn
 
-from crnn_jax.data.batching import PreparedSplit, training_batches
+from crnn_jax.config import Config
+from crnn_jax.data.batching import PreparedSplit, device_arrays, training_batches
 from crnn_jax.errors import ConfigError, TrainingDiverged
 from crnn_jax.evaluate import Evaluation, make_eval_step
 from crnn_jax.experiment import NAMED, Experiment
@@ -71,7 +71,7 @@ def make_train_step(
     return parallel.pmap(train_step, donate_first=True)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> TrainState:
+def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
     """Trains as the config says, evaluates and saves along the way.
 
     A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
@@ -152,14 +152,13 @@ def run(
         epoch = step / plan.steps_per_epoch
         with window.waiting():
             batch = next(batches)
-        indices = batch.pop("indices")
         width = batch["images"].shape[2]
         with window.compiling() if width not in compiled else contextlib.nullcontext():
-            state, figures = train_step(state, parallel.shard(batch))
+            state, figures = train_step(state, parallel.shard(device_arrays(batch)))
         compiled.add(width)
         # Waiting for the step before keeps at most two under way, and its figures are at hand.
         jax.block_until_ready(previous)
-        window.add(figures, len(indices))
+        window.add(figures, len(batch["indices"]))
         if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
             names = [train.split.names[index] for index in plan[step - 2][:NAMED]]
             raise TrainingDiverged(

@@ -14,7 +14,7 @@ import pytest
 from configs import captcha
 from crnn_jax import models
 from crnn_jax.data import sources
-from crnn_jax.data.batching import PreparedSplit
+from crnn_jax.data.batching import PreparedSplit, device_arrays
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
@@ -234,7 +234,8 @@ def test_a_model_of_another_shape_cannot_be_carried_over(tmp_path: Path) -> None
     train_and_evaluate(small_config(epochs=1), tmp_path / "origin")
     config = small_config(init_from=str(tmp_path / "origin"))
     config.model.hidden = 8
-    with pytest.raises(CheckpointError, match=r"holds another model: .* and \(8,\) here; set config\.model"):
+    message = r"holds another model: .* and \(8,\) here; set config\.model"
+    with pytest.raises(CheckpointError, match=message):
         train_and_evaluate(config, tmp_path / "other")
 
 
@@ -288,9 +289,9 @@ def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
     state = parallel.replicate(TrainState.create(model, optimizer, (32, 128, 3), seed=0))
     step = make_train_step(model, optimizer, seed=0)
     batch = prepared.batch(np.arange(32), [128])
-    arrays = parallel.shard({key: batch[key] for key in batch if key != "indices"})
+    arrays = parallel.shard(device_arrays(batch))
     for _ in range(200):
-        state, _ = step(state, arrays)
+        state, _ = jax.block_until_ready(step(state, arrays))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     eval_step = make_eval_step(model)
     result = evaluate(eval_step, variables, prepared, alphabet, [128], batch_size=32)

@@ -27,6 +27,16 @@ class Batch(TypedDict):
     indices: np.ndarray  # (B,) int64, places in the split
 
 
+def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """The arrays of a batch that a step uses: all but the places in the split."""
+    return {
+        "images": batch["images"],
+        "widths": batch["widths"],
+        "labels": batch["labels"],
+        "label_lengths": batch["label_lengths"],
+    }
+
+
 class PreparedSplit:
     """A split as prepared pictures and encoded labels, by random access.
 
@@ -151,7 +161,7 @@ class TrainingPlan:
 
     def _batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
         count = len(self.buckets)
-        shuffled = (
+        shuffled: Any = (
             grain.MapDataset.range(count)
             .seed(self.seed)
             .shuffle()
@@ -162,7 +172,7 @@ class TrainingPlan:
         first = epoch * count
         for position in range(first, first + self.steps_per_epoch * self.batch_size):
             index = shuffled[position]
-            queue = waiting[self.buckets[index]]
+            queue = waiting[int(self.buckets[index])]
             queue.append(index)
             if len(queue) == self.batch_size:
                 batches.append(np.array(queue))
@@ -185,8 +195,9 @@ def training_batches(
 
     With `workers` 0 threads of this process make them; else so many processes do.
     """
+    source: Any = plan  # it has the length and the items of a sequence, all that grain asks for
     dataset = (
-        grain.MapDataset.source(plan)[first_step:]
+        grain.MapDataset.source(source)[first_step:]
         .map(lambda indices: prepared.batch(indices, buckets))
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     )

@@ -1,5 +1,7 @@
 """Bidirectional LSTM layers over padded sequences."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -71,11 +73,13 @@ class BiLSTM(nn.Module):
 
         def direction(name: str, reverse: bool) -> jax.Array:
             projected = nn.Dense(4 * self.hidden, dtype=self.dtype, name=f"{name}_input")(x)
-            return nn.RNN(
+            rnn = nn.RNN(
                 ProjectedLSTMCell(self.hidden, self.dtype, name=name),
                 reverse=reverse,
                 keep_order=reverse,
                 name=f"{name}_rnn",
-            )(projected, seq_lengths=lengths)
+            )
+            outputs: Any = rnn(projected, seq_lengths=lengths)
+            return outputs
 
         return jnp.concatenate([direction("forward", False), direction("backward", True)], axis=-1)

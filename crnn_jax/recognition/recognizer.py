@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,8 @@ class Recognizer:
         self.model = model
 
         def best_path(images: jax.Array, widths: jax.Array) -> tuple[jax.Array, ...]:
-            logits, lengths = model.network.apply(model.variables, images, widths)
+            outputs: Any = model.network.apply(model.variables, images, widths)
+            logits, lengths = outputs
             log_probabilities = jax.nn.log_softmax(logits)
             valid = jnp.arange(logits.shape[1])[None, :] < lengths[:, None]
             score = jnp.where(valid, log_probabilities.max(-1), 0).sum(-1)

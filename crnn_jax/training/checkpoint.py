@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import flax
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import serialization
 from orbax.checkpoint import checkpoint_managers
 
 from crnn_jax.errors import CheckpointError
@@ -35,13 +35,13 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1),
+                checkpoint_managers.BestN(get_metric_fn=_score, n=1),
             ]
         )
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
-            best_fn=lambda metrics: metrics[SCORE],
+            best_fn=_score,
             preservation_policy=None if read_only else policy,
             # A save is complete when `save` returns: nothing is reported that is not on disk.
             enable_async_checkpointing=False,
@@ -73,7 +73,7 @@ class Checkpoints:
     def best_score(self) -> float | None:
         """The best score among the checkpoints kept."""
         step = self._manager.best_step()
-        return None if step is None else self._manager.metrics(step)[SCORE]
+        return None if step is None else _score(self._manager.metrics(step))
 
     def save(self, state: TrainState, manifest: Mapping[str, Any], score: float | None) -> None:
         """Writes a step, with its score if it was evaluated; an existing one is left alone."""
@@ -123,9 +123,10 @@ class Checkpoints:
             model=ocp.args.StandardRestore(jax.tree.map(np.asarray, model)),
             training=ocp.args.StandardRestore(jax.tree.map(np.asarray, training)),
         )
-        return flax.serialization.from_state_dict(
+        state: Any = serialization.from_state_dict(
             like, {**restored["model"], **restored["training"]}
         )
+        return state
 
     def _restore(self, step: int, **items: Any) -> Any:
         try:
@@ -153,7 +154,11 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in keys)
 
 
+def _score(metrics: Any) -> float:
+    return metrics[SCORE]
+
+
 def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    saved = flax.serialization.to_state_dict(state)
+    saved = serialization.to_state_dict(state)
     model = {key: saved.pop(key) for key in ("params", "batch_stats")}
     return model, saved

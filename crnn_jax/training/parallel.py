@@ -13,7 +13,7 @@ AXIS = "batch"
 Tree = TypeVar("Tree")
 
 
-def devices() -> list[jax.Device]:
+def devices() -> list[Any]:
     """The devices that share each batch: all of this process."""
     return jax.local_devices()
 

@@ -3,18 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax import traverse_util
+from flax import struct, traverse_util
 
 CONV_STACK = "conv_stack"  # the name of the part that can be carried over and frozen
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that a run needs to go on, but for what its config says."""
 
     step: jax.Array  # steps taken, and so the place in the data
