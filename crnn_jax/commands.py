@@ -12,7 +12,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
     """`main` with the project's errors printed to standard error, exit code 1; Ctrl-C, 130."""
 
     def command(arguments: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # the libraries' own progress is noise here
+        logging.set_verbosity(logging.ERROR)  # the libraries' own progress is noise here
         try:
             main(arguments)
         except CrnnError as error:

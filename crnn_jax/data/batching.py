@@ -64,7 +64,7 @@ class PreparedSplit:
             .map(self.picture)
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
         )
-        console = Console(stderr=True)  # standard output is for results
+        console = Console(stderr=True, force_jupyter=False)  # standard output is for results
         shown = track(pictures, f"reading {name}", total=len(split), console=console)
         for index, picture in enumerate(shown):
             self.widths[index] = picture.shape[1]
