@@ -19,8 +19,8 @@ from crnn_jax.training.state import TrainState
 
 FORMAT = 1
 SCORE = "exact_match"
-# What must agree before a checkpoint's arrays can be used, and the words for it.
-IDENTITY = {"alphabet": "alphabet", "model": "model", "preprocessing": "preprocessing"}
+# What must agree before a checkpoint's arrays can be used.
+IDENTITY = ("alphabet", "model", "preprocessing")
 
 
 class Checkpoints:
@@ -140,11 +140,11 @@ class Checkpoints:
 
 def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming the first difference between two manifests that matters."""
-    for key, words in IDENTITY.items():
+    for key in IDENTITY:
         if saved[key] != current[key]:
             difference = _difference(saved[key], current[key])
             raise CheckpointError(
-                f"{workdir} was trained with another {words}: {difference};"
+                f"{workdir} was trained with another {key}: {difference};"
                 " choose another --workdir, or go back to the old setting"
             )
 
