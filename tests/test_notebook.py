@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,21 @@ class Run:
     def text(self, cell: str) -> str:
         return text_of(self.cells[cell])
 
+    def result(self, cell: str) -> Any:
+        """The JSON that a cell printed: results go to stdout, progress to stderr."""
+        return json.loads(text_of(self.cells[cell], ("stdout",)))
+
     def metrics(self) -> list[dict[str, Any]]:
         lines = (self.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
 
-def text_of(cell: Any) -> str:
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+def text_of(cell: Any, streams: Sequence[str] = ("stdout", "stderr")) -> str:
+    return "".join(
+        output.text
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name in streams
+    )
 
 
 def png_of(cell: Any) -> list[bytes]:
@@ -84,6 +93,8 @@ def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
     }
     return {
         **environment,
+        # As CI systems and some kernels have it: colours are asked for where no terminal is.
+        "FORCE_COLOR": "1",
         "CRNN_JAX_CONFIG": "configs/tiny.py",
         "CRNN_JAX_WORKDIR": str(workdir),
         "JAX_PLATFORMS": "cpu",
@@ -161,11 +172,16 @@ def test_training_ends_with_the_last_epoch(run: Run) -> None:
 
 
 def test_the_saved_model_is_evaluated_as_at_the_end_of_training(run: Run) -> None:
-    evaluated = json.loads(run.text("evaluate"))
+    evaluated = run.result("evaluate")
     assert evaluated["count"] == 64
     trained = run.metrics()[-1]
     for key in ("step", "count", "exact_match", "cer"):
         assert evaluated[key] == pytest.approx(trained[key], rel=1e-5), key
+
+
+def test_no_bar_is_redrawn_where_no_terminal_is(run: Run) -> None:
+    for cell in run.cells:
+        assert "\x1b[2K" not in run.text(cell), cell
 
 
 @pytest.mark.parametrize("cell", ["show-first", "show-rest"])

@@ -1,5 +1,6 @@
 """Batches of padded pictures: which samples, how wide, in which order, loaded by grain."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
@@ -64,7 +65,9 @@ class PreparedSplit:
             .map(self.picture)
             .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
         )
-        console = Console(stderr=True, force_jupyter=False)  # standard output is for results
+        # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
+        # for colours, not for a log full of redrawn bars.
+        console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
         shown = track(pictures, f"reading {name}", total=len(split), console=console)
         for index, picture in enumerate(shown):
             self.widths[index] = picture.shape[1]
