@@ -20,11 +20,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable in ("TFDS_DATA_DIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
         os.environ[variable] = str(Path(scratch.name) / variable.lower())
 
+    # Most of a test's time is compiling; runs of the same network share what was compiled, those
+    # in processes of their own too.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(scratch.name) / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
     import jax
 
     # (B,) that meets (B, B) in silence is a bug; code that means it writes the ranks out.
     jax.config.update("jax_numpy_rank_promotion", "raise")
-
-    # Most of a test's time is compiling; runs of the same network share what was compiled.
-    jax.config.update("jax_compilation_cache_dir", str(Path(scratch.name) / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
