@@ -128,11 +128,10 @@ def begin(
     """The state a run begins with, and a line that says where it comes from."""
     steps = checkpoints.newest_first()
     if steps:
-        like = experiment.scratch()
 
         def restore(step: int) -> TrainState:
             check_same(workdir, checkpoints.manifest(step), experiment.manifest())
-            return checkpoints.restore(step, like)
+            return checkpoints.restore(step, experiment.scratch())
 
         state = checkpoints.first_whole(steps, restore)
         origin = f"going on after step {int(state.step):,}"

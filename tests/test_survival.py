@@ -1,5 +1,6 @@
 """Runs as processes of their own: killed, stopped, started twice; and locks, clocks and devices."""
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ from crnn_jax import train
 from crnn_jax.errors import CheckpointError, ConfigError
 from crnn_jax.evaluate import evaluate_workdir
 from crnn_jax.training import parallel
+from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
 from crnn_jax.training.workdir import exclusive
@@ -261,35 +264,42 @@ def test_saved_on_four_devices_evaluated_on_one_and_eight(
 def test_a_clock_that_jumps_changes_nothing(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At every step the clock is put forward a week, or back."""
     devices(monkeypatch, 4)
-    now, calls = time.time, iter(range(10**9))
-    # Back and forth by months, at every look.
-    monkeypatch.setattr(time, "time", lambda: now() + 10**7 * (-1) ** next(calls))
-    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 <= line["seconds"] < PATIENCE for line in lines)
-
-
-def test_a_workdir_that_vanishes_ends_the_run_in_one_line(
-    trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices(monkeypatch, 4)
-    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    now, week, steps = time.time, 7 * 24 * 3600, itertools.count()
+    offset = 0.0
     make = train.make_train_step
 
-    def vanishing(*arguments: object) -> object:
-        step = make(*arguments)  # pyright: ignore
+    def jumping(*arguments: Any) -> Any:
+        step = make(*arguments)
 
-        def wrapped(*arguments: object) -> object:
-            shutil.rmtree(workdir, ignore_errors=True)
-            return step(*arguments)  # pyright: ignore
+        def wrapped(*arguments: Any) -> Any:
+            nonlocal offset
+            offset = week * (1, -1, 2, 0)[next(steps) % 4]
+            return step(*arguments)
 
         return wrapped
 
-    monkeypatch.setattr(train, "make_train_step", vanishing)
-    with pytest.raises(ConfigError, match=r"run cannot be written .*not there.*same command again"):
-        train.train_and_evaluate(small_config(epochs=3), workdir)
+    monkeypatch.setattr(train, "make_train_step", jumping)
+    monkeypatch.setattr(time, "time", lambda: now() + offset)
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert next(steps) == 6 and all(0 <= line["seconds"] < PATIENCE for line in lines)
+
+
+def test_a_workdir_that_vanishes_is_one_line(
+    trained: tuple[Path, TrainState], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    message = r"run cannot be written \(it has vanished: .*, and it is not there; .* same command"
+    with (
+        pytest.raises(ConfigError, match=message),
+        exclusive(workdir),
+        Checkpoints(workdir) as checkpoints,
+    ):
+        shutil.rmtree(workdir)
+        checkpoints.save(trained[1], {}, None)
     assert not workdir.exists()
 
 
