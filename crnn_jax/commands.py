@@ -1,8 +1,11 @@
 """How every command ends: a user's mistake is one line and an exit code, never a traceback."""
 
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 
+import platformdirs
 from absl import logging
 
 from crnn_jax.errors import CrnnError
@@ -13,6 +16,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
 
     def command(arguments: Sequence[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # the libraries' own progress is noise here
+        keep_what_is_compiled()
         try:
             main(arguments)
         except CrnnError as error:
@@ -23,3 +27,14 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
             sys.exit(130)
 
     return command
+
+
+def keep_what_is_compiled() -> None:
+    """Has JAX keep its compiled programs in the user's cache folder, unless it is told where.
+
+    To be called before jax is imported. Compiling takes about a minute of a first start on two
+    cores; a second one reads what the first compiled. A folder for each machine, as home folders
+    are shared between machines whose processors differ.
+    """
+    folder = platformdirs.user_cache_path("crnn_jax") / platform.node() / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
