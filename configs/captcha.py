@@ -79,6 +79,24 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Prepared pictures are kept in memory up to this.
     config.data.cache_megabytes = 2_000
 
+    # Chance changes to the training pictures, each with the share of pictures that it is made to.
+    config.augment = ml_collections.ConfigDict()
+    # Multiplies the reach of all changes.
+    config.augment.strength = 1.0
+    # Shift, scale, rotation, shear; the corners moved; the line of text bent in a wave.
+    config.augment.affine = 0.0
+    config.augment.perspective = 0.0
+    config.augment.curve = 0.0
+    # Blur, noise; contrast, brightness and colour balance; dark for light.
+    config.augment.blur = 0.0
+    config.augment.noise = 0.0
+    config.augment.contrast = 0.0
+    config.augment.invert = 0.0
+    # Lines and dots, small rectangles wiped out, traces of JPEG.
+    config.augment.lines = 0.0
+    config.augment.erase = 0.0
+    config.augment.jpeg = 0.0
+
     config.optimizer = ml_collections.ConfigDict()
     # Adam's.
     config.optimizer.learning_rate = 1e-3

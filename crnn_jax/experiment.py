@@ -13,6 +13,7 @@ from flax import traverse_util
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
+from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import PreparedSplit, TrainingPlan, choose_buckets
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, DataError
@@ -38,6 +39,7 @@ class Experiment:
     config: Config
     alphabet: Alphabet
     preprocessing: Preprocessing
+    augmentation: Augmentation
     splits: dict[str, PreparedSplit]  # train, validation, test
     buckets: tuple[int, ...]
     plan: TrainingPlan
@@ -53,6 +55,7 @@ class Experiment:
           ConfigError, DataError: something cannot be used, or does not fit together.
         """
         check_config(config)
+        augmentation = Augmentation.from_config(config.augment)
         parallel.check_batch_size(config.batch_size)
         data = config.data
         splits = sources.load_splits(data, config.seed)
@@ -81,6 +84,7 @@ class Experiment:
             config=config,
             alphabet=alphabet,
             preprocessing=preprocessing,
+            augmentation=augmentation,
             splits=prepared,
             buckets=buckets,
             plan=plan,

@@ -143,7 +143,9 @@ def run(
     train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
     eval_step = make_eval_step(experiment.model)
     first_step = int(parallel.unreplicate(state.step))
-    batches = training_batches(train, plan, experiment.buckets, first_step, config.data.workers)
+    batches = training_batches(
+        train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
+    )
     evaluation_interval = config.eval_every * plan.steps_per_epoch
     window = Window()
     compiled: set[int] = set()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import (
     Batch,
     PreparedSplit,
@@ -291,8 +292,30 @@ def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
     buckets = choose_buckets(pictures.widths, 2)
     plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
     expected = [pictures.batch(plan[step], buckets) for step in range(len(plan))]
-    tail = list(training_batches(pictures, plan, buckets, 4, workers))
+    unchanged = Augmentation()
+    tail = list(training_batches(pictures, plan, buckets, unchanged, 4, workers))
     assert_same_batches(tail, expected[4:])
     if not workers:
-        assert_same_batches(list(training_batches(pictures, plan, buckets, 0, 0)), expected)
-        assert not list(training_batches(pictures, plan, buckets, len(plan), 0))
+        whole = training_batches(pictures, plan, buckets, unchanged, 0, 0)
+        assert_same_batches(list(whole), expected)
+        assert not list(training_batches(pictures, plan, buckets, unchanged, len(plan), 0))
+
+
+def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
+    pictures = prepared(split)
+    buckets = choose_buckets(pictures.widths, 2)
+    plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
+    noisy = Augmentation(noise=1.0)
+    whole = list(training_batches(pictures, plan, buckets, noisy, 0, 0))
+    assert_same_batches(list(training_batches(pictures, plan, buckets, noisy, 4, 0)), whole[4:])
+    seen: dict[int, list[bytes]] = {}
+    for batch in whole:
+        plain = pictures.batch(batch["indices"], buckets)
+        for key in ("widths", "labels", "label_lengths"):
+            np.testing.assert_array_equal(batch[key], plain[key])
+        for index, image in zip(batch["indices"].tolist(), batch["images"], strict=True):
+            width = WIDTHS[index]
+            assert not image[:, width:].any()  # padding stays zero
+            seen.setdefault(index, []).append(image[:, :width].tobytes())
+    assert all(len(set(images)) == len(images) for images in seen.values())
+    assert max(map(len, seen.values())) > 1

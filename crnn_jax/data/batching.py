@@ -1,7 +1,7 @@
 """Batches of padded pictures: which samples, how wide, in which order, loaded by grain."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import grain
@@ -10,6 +10,7 @@ from absl import flags
 from rich.console import Console
 from rich.progress import track
 
+from crnn_jax.data.augment import Augmentation, augment
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.sources import Split
 from crnn_jax.errors import ConfigError
@@ -89,9 +90,22 @@ class PreparedSplit:
             return cached
         return prepare(self.split.read(index), self.preprocessing, self.split.names[index])
 
-    def batch(self, indices: np.ndarray, buckets: Sequence[int]) -> Batch:
-        """The samples at `indices`, padded to the narrowest bucket width that holds them."""
+    def batch(
+        self,
+        indices: np.ndarray,
+        buckets: Sequence[int],
+        change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    ) -> Batch:
+        """The samples at `indices`, padded to the narrowest bucket width that holds them.
+
+        `change` maps each picture and its place in the split to what is used instead of it.
+        """
         pictures = [self.picture(int(index)) for index in indices]
+        if change:
+            pictures = [
+                change(picture, int(index))
+                for picture, index in zip(pictures, indices, strict=True)
+            ]
         widest = max(picture.shape[1] for picture in pictures)
         images, widths = pad_batch(pictures, bucket_width(widest, buckets))
         return Batch(
@@ -191,17 +205,25 @@ def training_batches(
     prepared: PreparedSplit,
     plan: TrainingPlan,
     buckets: Sequence[int],
+    augmentation: Augmentation,
     first_step: int,
     workers: int,
 ) -> Iterator[Batch]:
     """The batches of all steps from `first_step` on, made ahead of time.
 
-    With `workers` 0 threads of this process make them; else so many processes do.
+    With `workers` 0 threads of this process make them; else so many processes do. Chance in a
+    picture's changes is a function of seed, step and picture, so a run that goes on sees the same.
     """
-    source: Any = plan  # it has the length and the items of a sequence, all that grain asks for
+
+    def batch(step: int) -> Batch:
+        def change(picture: np.ndarray, index: int) -> np.ndarray:
+            return augment(picture, augmentation, np.random.default_rng((plan.seed, step, index)))
+
+        return prepared.batch(plan[step], buckets, change if augmentation.active else None)
+
     dataset = (
-        grain.MapDataset.source(source)[first_step:]
-        .map(lambda indices: prepared.batch(indices, buckets))
+        grain.MapDataset.range(first_step, len(plan))
+        .map(batch)
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     )
     if workers:
