@@ -25,8 +25,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.batch_size = 32
     # Times that the training pictures are gone through.
     config.epochs = 8
-    # A small set is gone through more often, until a run has at least so many steps; the
-    # schedule's boundaries stretch along.
+    # A small set is gone through more often, until a run has at least so many steps.
     config.min_steps = 1_500
 
     config.model = ml_collections.ConfigDict()
@@ -100,10 +99,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     # Adam's.
     config.optimizer.learning_rate = 1e-3
-    # Epochs of linear warm-up.
-    config.optimizer.warmup_epochs = 0.5
-    # From each of these epochs on, the rate is multiplied by the factor beside it.
-    config.optimizer.boundaries = (5.5, 7.0)
+    # Linear warm-up, as a share of the run.
+    config.optimizer.warmup = 0.0625
+    # From each of these shares of the run on, the rate is multiplied by the factor beside it.
+    config.optimizer.boundaries = (0.6875, 0.875)
     config.optimizer.factors = (0.3, 0.1)
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
@@ -139,7 +138,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.epochs = 75
         config.min_steps = 0
         config.eval_every = 25
-        config.optimizer.update(warmup_epochs=0.0, boundaries=(), factors=(), clip_norm=0.0)
+        config.optimizer.update(warmup=0.0, boundaries=(), factors=(), clip_norm=0.0)
     elif variant != "default":
         raise ValueError(f"configs/captcha.py:{variant}: the variants are default, paper and seed")
     return config

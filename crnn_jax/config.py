@@ -48,11 +48,12 @@ def check_config(config: Config) -> None:
     optimizer = config.optimizer
     require("optimizer.learning_rate", optimizer.learning_rate > 0, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
-    require("optimizer.warmup_epochs", optimizer.warmup_epochs >= 0, "must be 0 or more")
+    require("optimizer.warmup", 0 <= optimizer.warmup < 1, "is a share of the run, from 0 to 1")
     require(
         "optimizer.boundaries",
-        list(optimizer.boundaries) == sorted(set(optimizer.boundaries)),
-        "must rise",
+        list(optimizer.boundaries) == sorted(set(optimizer.boundaries))
+        and all(0 < boundary < 1 for boundary in optimizer.boundaries),
+        "must rise, as shares of the run between 0 and 1",
     )
     require(
         "optimizer.factors",

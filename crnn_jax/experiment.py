@@ -73,13 +73,13 @@ class Experiment:
 
         widths = prepared["train"].widths
         buckets = choose_buckets(widths, data.buckets)
-        epochs, stretch = run_length(config, len(widths))
+        epochs = run_length(config, len(widths))
         plan = TrainingPlan(widths, buckets, config.batch_size, epochs, config.seed)
         settings = config.model.to_dict()
         description = {"name": settings.pop("name"), "settings": settings}
         if config.freeze == CONV_STACK:
             settings = {**settings, "freeze_conv_stack": True}
-        schedule = learning_rate_schedule(config.optimizer, plan.steps_per_epoch, stretch)
+        schedule = learning_rate_schedule(config.optimizer, len(plan))
         return cls(
             config=config,
             alphabet=alphabet,
@@ -181,11 +181,10 @@ class Experiment:
         return lines
 
 
-def run_length(config: Config, pictures: int) -> tuple[int, float]:
-    """Epochs of a run on so many pictures, and how much longer that is than `config.epochs`."""
+def run_length(config: Config, pictures: int) -> int:
+    """Epochs of a run on so many pictures: `config.epochs`, or more to make up `min_steps`."""
     steps_per_epoch = max(1, pictures // config.batch_size)
-    epochs = max(config.epochs, -(-config.min_steps // steps_per_epoch))
-    return epochs, epochs / config.epochs
+    return max(config.epochs, -(-config.min_steps // steps_per_epoch))
 
 
 def _alphabet(config: Config, labels: tuple[str, ...]) -> Alphabet:

@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
     # The rate is constant, so that the length of the run does not change its steps.
-    constant = {"optimizer.boundaries": (), "optimizer.factors": ()}
+    constant = {"optimizer.boundaries": (), "optimizer.factors": (), "optimizer.warmup": 0.0}
     long = train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "long")
     train_and_evaluate(small_config(epochs=2, **constant), tmp_path / "short")
     assert_equal(train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "short"), long)
@@ -245,23 +245,21 @@ def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
         train_and_evaluate(small_config(batch_size=12), tmp_path)
 
 
-def test_schedule_is_piecewise_constant_in_epochs_after_a_warm_up() -> None:
+def test_schedule_is_piecewise_constant_in_shares_of_the_run_after_a_warm_up() -> None:
     settings = {
         "learning_rate": 0.1,
-        "warmup_epochs": 0.5,
-        "boundaries": (2.0, 3.0),
+        "warmup": 0.125,
+        "boundaries": (0.5, 0.75),
         "factors": (0.5, 0.1),
     }
-    schedule = learning_rate_schedule(settings, steps_per_epoch=10, stretch=1.0)
+    schedule = learning_rate_schedule(settings, total_steps=40)
     rates = [float(schedule(step)) for step in range(40)]
     assert rates[:5] == sorted(rates[:5]) and 0 < rates[0] < 0.1
     np.testing.assert_allclose(rates[6:20], 0.1, rtol=1e-6)
     np.testing.assert_allclose(rates[20:30], 0.05, rtol=1e-6)
     np.testing.assert_allclose(rates[30:], 0.005, rtol=1e-6)
-    stretched = learning_rate_schedule(settings, steps_per_epoch=10, stretch=2.0)
-    assert float(stretched(39)) == pytest.approx(0.1) and float(stretched(41)) == pytest.approx(
-        0.05
-    )
+    longer = learning_rate_schedule(settings, total_steps=80)
+    np.testing.assert_allclose([longer(39), longer(41)], [0.1, 0.05], rtol=1e-6)
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
