@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 from PIL import Image
 
@@ -145,3 +146,13 @@ def test_the_tiny_config_makes_its_own_pictures(tmp_path: Path) -> None:
     done = command("crnn_jax.main", "--config=configs/tiny.py", "--config.epochs=1", *data)
     assert done.returncode == 0, done.stderr
     assert "pictures: 243 train, 13 validation, 64 test" in done.stderr
+
+
+def test_a_second_start_compiles_nothing(trained: Path, tmp_path: Path) -> None:
+    kept = platformdirs.user_cache_path("crnn_jax")
+    before = sorted(path for path in kept.rglob("*-cache"))
+    assert before  # `trained` has filled it
+    arguments = (*SMALL, f"--config.data.dir={PICTURES}", f"--workdir={tmp_path}")
+    done = command("crnn_jax.main", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path for path in kept.rglob("*-cache")) == before
