@@ -1,30 +1,39 @@
 """How every command ends: a user's mistake is one line and an exit code, never a traceback."""
 
+import logging
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 import platformdirs
-from absl import logging
+from absl import flags
+from absl import logging as absl_logging
 
-from crnn_jax.errors import CrnnError
+from crnn_jax.errors import ConfigError, CrnnError
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
-    """`main` with the project's errors printed to standard error, exit code 1; Ctrl-C, 130."""
+    """`main` with the project's errors printed to standard error, exit code 1.
+
+    Ctrl-C and SIGTERM end the process at once, but where training waits for the end of a step.
+    """
 
     def command(arguments: Sequence[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # the libraries' own progress is noise here
+        absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
+        warnings = logging.StreamHandler()
+        warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+        project = logging.getLogger("crnn_jax")
+        project.addHandler(warnings)
+        project.propagate = False
+        # Python would wait for the end of a compilation before it raises KeyboardInterrupt.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         keep_what_is_compiled()
         try:
             main(arguments)
         except CrnnError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(130)
+            _fail(error)
 
     return command
 
@@ -38,3 +47,41 @@ def keep_what_is_compiled() -> None:
     """
     folder = platformdirs.user_cache_path("crnn_jax") / platform.node() / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """What absl leaves of a command line, for `app.run`; a mistake in it is one line as well."""
+    try:
+        return read_flags(arguments)
+    except CrnnError as error:
+        _fail(error)
+        raise
+
+
+def read_flags(arguments: Sequence[str]) -> list[str]:
+    """Gives the flags their values.
+
+    Raises:
+      ConfigError: a flag is unknown or a value cannot be used; a config, or one of its settings,
+        is not there.
+    """
+    try:
+        rest = flags.FLAGS(list(arguments))
+        for name in flags.FLAGS:  # a config that was not found says so when it is looked into
+            hasattr(flags.FLAGS[name].value, "keys")
+        return rest
+    except Exception as error:  # ml_collections and the config's own code raise what they like
+        # Of a traceback put into a message, as ml_collections does, the end tells the user enough.
+        start, traceback, rest = (
+            str(error).replace("\\n", "\n").replace("\\'", "'").partition("Traceback ")
+        )
+        text = start + rest.strip().rpartition("\n")[2] if traceback else start
+        text = " ".join(text.split()) or type(error).__name__
+        raise ConfigError(
+            f"command line: {text}; see --help, and the file of the config"
+        ) from error
+
+
+def _fail(error: CrnnError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)

@@ -17,5 +17,9 @@ class CheckpointError(CrnnError):
     """A checkpoint is missing, damaged or belongs to another model."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint is not what was saved; the one before it may be."""
+
+
 class TrainingDiverged(CrnnError):
     """The loss or a gradient is no longer finite."""

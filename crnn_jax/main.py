@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from crnn_jax.commands import run_command
+from crnn_jax.commands import parse_flags, run_command
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 WORKDIR = flags.DEFINE_string(
@@ -38,4 +38,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main))
+    app.run(run_command(main), flags_parser=parse_flags)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from crnn_jax.commands import run_command
+from crnn_jax.commands import parse_flags, run_command
 
 MODEL = flags.DEFINE_string("model", None, "Workdir of a trained model.", required=True)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures read together.", lower_bound=1)
@@ -34,4 +34,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main))
+    app.run(run_command(main), flags_parser=parse_flags)

@@ -13,14 +13,16 @@ from flax import linen as nn
 
 from crnn_jax.config import Config
 from crnn_jax.data.batching import PreparedSplit, device_arrays, training_batches
-from crnn_jax.errors import ConfigError, TrainingDiverged
+from crnn_jax.errors import TrainingDiverged
 from crnn_jax.evaluate import Evaluation, make_eval_step
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.training import parallel
-from crnn_jax.training.checkpoint import SCORE, Checkpoints, check_same
+from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.losses import ctc_loss
+from crnn_jax.training.manifest import check_same
 from crnn_jax.training.state import TrainState, apply_if_finite
+from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
 PICTURED = 24  # test pictures shown with what was read in them
@@ -32,7 +34,7 @@ def make_train_step(
     """A pmapped step: a replicated state and a sharded batch give the next state and figures.
 
     The loss is the mean over the global batch's samples whose label can be aligned. Figures are
-    the same on each device: `loss`, `gradient_norm` and `skipped_in_row`.
+    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -65,7 +67,12 @@ def make_train_step(
             skipped_in_row=jnp.zeros_like(state.skipped_in_row),
         )
         state = apply_if_finite(state, updated, jnp.isfinite(loss) & jnp.isfinite(norm))
-        figures = {"loss": loss, "gradient_norm": norm, "skipped_in_row": state.skipped_in_row}
+        figures = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "skipped": state.skipped,
+            "skipped_in_row": state.skipped_in_row,
+        }
         return state, figures
 
     return parallel.pmap(train_step, donate_first=True)
@@ -87,13 +94,11 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
     """
     experiment = Experiment.build(config)
     plan, splits = experiment.plan, experiment.splits
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"workdir {workdir} cannot be made ({error.strerror}); choose another --workdir"
-        ) from error
-    with Checkpoints(workdir, config.keep) as checkpoints, StopRequest() as stop:
+    with (
+        exclusive(workdir),
+        Checkpoints(workdir, config.keep) as checkpoints,
+        StopRequest() as stop,
+    ):
         state, beginning = begin(experiment, workdir, checkpoints)
         first_step = int(state.step)
         with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
@@ -104,8 +109,12 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                 writer.say(line)
             state = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
             if stop.received is None:
-                best = checkpoints.best_step()
-                variables = parallel.replicate(checkpoints.restore_model(best))
+                like = {"params": state.params, "batch_stats": state.batch_stats}
+                best, variables = checkpoints.first_whole(
+                    checkpoints.best_first(),
+                    lambda step: (step, checkpoints.restore_model(step, like)),
+                )
+                variables = parallel.replicate(variables)
                 result = experiment.evaluate(make_eval_step(experiment.model), variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
                 show_pictures(writer, best, splits["test"], result)
@@ -117,13 +126,18 @@ def begin(
     experiment: Experiment, workdir: Path, checkpoints: Checkpoints
 ) -> tuple[TrainState, str]:
     """The state a run begins with, and a line that says where it comes from."""
-    latest = checkpoints.latest_step()
-    if latest is None:
-        state, origin = experiment.initial_state()
+    steps = checkpoints.newest_first()
+    if steps:
+        like = experiment.scratch()
+
+        def restore(step: int) -> TrainState:
+            check_same(workdir, checkpoints.manifest(step), experiment.manifest())
+            return checkpoints.restore(step, like)
+
+        state = checkpoints.first_whole(steps, restore)
+        origin = f"going on after step {int(state.step):,}"
     else:
-        check_same(workdir, checkpoints.manifest(latest), experiment.manifest())
-        state = checkpoints.restore(latest, experiment.scratch())
-        origin = f"going on after step {latest:,}"
+        state, origin = experiment.initial_state()
     plan = experiment.plan
     return state, (
         f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {parallel.description()},"
@@ -152,6 +166,8 @@ def run(
     previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
         epoch = step / plan.steps_per_epoch
+        # Read once: a signal that comes later in this step stops the next one.
+        stopping = stop.received is not None
         with window.waiting():
             batch = next(batches)
         width = batch["images"].shape[2]
@@ -173,9 +189,9 @@ def run(
         writer.progress(step, **window.so_far())
         if step % config.log_every == 0 or finished:
             writer.metrics(step, epoch, "train", window.close())
-        if step % evaluation_interval == 0 or finished or stop.received:
+        if step % evaluation_interval == 0 or finished or stopping:
             score = None
-            if not stop.received:
+            if not stopping:
                 variables = {"params": state.params, "batch_stats": state.batch_stats}
                 result = experiment.evaluate(eval_step, variables, "validation")
                 score = result.metrics[SCORE]
@@ -190,7 +206,7 @@ def run(
             }
             checkpoints.save(parallel.unreplicate(state), manifest, score)
             window = Window()
-        if stop.received:
+        if stopping:
             writer.say(f"stopped and saved at step {step:,}; the same command goes on from here")
             break
     return parallel.unreplicate(state)
@@ -231,14 +247,16 @@ class Window:
         self._figures.append(figures)
         self._images += images
 
-    def so_far(self) -> dict[str, float]:
-        """Loss of the step before the newest one, images a second, share of time waiting."""
+    def so_far(self) -> dict[str, Any]:
+        """Loss of the step before the newest one, images a second, share of time waiting, and
+        the steps skipped since the run began."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         ready = self._figures[-2 if len(self._figures) > 1 else -1]
         return {
             "loss": float(ready["loss"][0]),
             "images_per_second": self._images / seconds,
             "waiting": self._waited / seconds,
+            "skipped": int(ready["skipped"][0]),
         }
 
     def close(self) -> dict[str, float]:

@@ -10,11 +10,13 @@ import optax
 import pytest
 
 from crnn_jax.errors import CheckpointError
-from crnn_jax.training.checkpoint import FORMAT, Checkpoints, check_same
+from crnn_jax.training.checkpoint import Checkpoints
+from crnn_jax.training.manifest import FORMAT, check_same
 from crnn_jax.training.state import TrainState
 
 OPTIMIZER = optax.adam(1e-2)
 MANIFEST = {
+    "config": {"seed": 0, "epochs": 8},
     "alphabet": {"characters": "abc", "ignore_case": False},
     "model": {"name": "crnn", "settings": {"hidden": 16}},
     "preprocessing": {"height": 32},
@@ -46,7 +48,8 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
         checkpoints.save(state, MANIFEST, 0.5)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(7, state_at(0))
-        model = checkpoints.restore_model(7)
+        like = {"params": state.params, "batch_stats": state.batch_stats}
+        model = checkpoints.restore_model(7, like)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     jax.tree.map(np.testing.assert_array_equal, model["params"], state.params)
@@ -57,8 +60,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, score in ((1, 0.1), (2, 0.9), (3, 0.3), (4, 0.2), (5, 0.4)):
             checkpoints.save(state_at(step), MANIFEST, score)
-        assert checkpoints.latest_step() == 5
-        assert checkpoints.best_step() == 2
+        assert checkpoints.newest_first() == [5, 4, 2]
+        assert checkpoints.best_first() == [2, 5, 4]
         assert checkpoints.best_score() == 0.9
     assert saved_steps(tmp_path) == [2, 4, 5]
 
@@ -67,11 +70,12 @@ def test_a_checkpoint_without_a_score_is_the_newest_but_never_the_best(tmp_path:
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(state_at(1), MANIFEST, 0.2)
         checkpoints.save(state_at(2), MANIFEST, None)
-        assert (checkpoints.latest_step(), checkpoints.best_step()) == (2, 1)
+        assert (checkpoints.newest_first(), checkpoints.best_first()) == ([2, 1], [1, 2])
     assert saved_steps(tmp_path) == [1, 2]
     with Checkpoints(tmp_path / "unscored") as checkpoints:
+        assert checkpoints.best_score() is None
         checkpoints.save(state_at(3), MANIFEST, None)
-        assert checkpoints.best_step() == 3
+        assert checkpoints.best_first() == [3] and checkpoints.best_score() is None
 
 
 def test_the_manifest_is_json_with_a_format(tmp_path: Path) -> None:

@@ -1,164 +1,252 @@
 """Saving and restoring: the only file that knows Orbax.
 
 A step's folder holds three items: `model` (parameters and batch statistics), `training`
-(optimizer, counters) and `manifest` (JSON: what the arrays mean). Nothing is pickled.
+(optimizer, counters) and `manifest` (JSON: what the arrays mean, and a digest of each). Nothing is
+pickled. A step counts as saved when Orbax has renamed its folder and all has been read back.
 """
 
-from collections.abc import Mapping
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import serialization
-from orbax.checkpoint import checkpoint_managers
 
-from crnn_jax.errors import CheckpointError
+from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
+from crnn_jax.training.manifest import read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
 
-FORMAT = 1
 SCORE = "exact_match"
-# What must agree before a checkpoint's arrays can be used.
-IDENTITY = ("alphabet", "model", "preprocessing")
+DAMAGED = "damaged-"  # begins the names of folders that were set aside
+DELETED = ".deleted"  # ends the names of folders that are being deleted
+UNFINISHED = ".orbax-checkpoint-tmp"  # is in the names of folders that are being written
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep` and the best one by exact match."""
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
-        self.directory = workdir / "checkpoints"
-        if read_only and not self.directory.is_dir():
-            raise CheckpointError(
-                f"{workdir} holds no checkpoint; train first, or name another --workdir"
-            )
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(get_metric_fn=_score, n=1),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            create=not read_only,
-            read_only=read_only,
-            best_fn=_score,
-            preservation_policy=None if read_only else policy,
-            # A save is complete when `save` returns: nothing is reported that is not on disk.
-            enable_async_checkpointing=False,
-        )
-        self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+        """Opens the checkpoints; unless `read_only`, the caller has the workdir to itself."""
+        self.directory = workdir.resolve() / "checkpoints"
+        self._keep = keep
+        self._read_only = read_only
+        # Synchronous: nothing is reported that is not on disk. A save of the paper's network with
+        # its optimizer takes about a second, where an epoch takes minutes.
+        self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._clear()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        self._orbax.close()
 
-    def latest_step(self) -> int | None:
-        """The newest step saved, if there is one."""
-        return self._manager.latest_step()
-
-    def best_step(self) -> int:
-        """The step with the best score; the newest if none was scored.
+    def newest_first(self) -> list[int]:
+        """The steps that were saved, whole or not.
 
         Raises:
-          CheckpointError: nothing was saved.
+          CheckpointError: there are damaged ones alone, set aside earlier.
         """
-        step = self._manager.best_step()
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
-            raise CheckpointError(f"{self.directory} holds no complete checkpoint; train first")
-        return step
+        names = [path.name for path in self.directory.glob("*")]
+        steps = sorted((int(n) for n in names if n.isascii() and n.isdecimal()), reverse=True)
+        if not steps and any(name.startswith(DAMAGED) for name in names):
+            raise CheckpointError(
+                f"{self.directory} holds damaged checkpoints alone; put an undamaged copy there,"
+                " or start anew in another --workdir"
+            )
+        return steps
+
+    def best_first(self) -> list[int]:
+        """The steps that were saved by falling score; those without one last, by falling step."""
+
+        def rank(step: int) -> tuple[bool, float, int]:
+            try:
+                score = self.manifest(step)["score"]
+            except DamagedCheckpoint:  # is named when it is tried
+                score = None
+            return score is not None, score or 0.0, step
+
+        return sorted(self.newest_first(), key=rank, reverse=True)
 
     def best_score(self) -> float | None:
         """The best score among the checkpoints kept."""
-        step = self._manager.best_step()
-        return None if step is None else _score(self._manager.metrics(step))
+        best = self.best_first()[:1]
+        return self.first_whole(best, self.manifest)["score"] if best else None
+
+    def first_whole(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
+        """`load(step)` of the first of `steps` that is not damaged.
+
+        Those before it are named in the log and set aside, so that they can be saved again.
+
+        Raises:
+          CheckpointError: there are none, none is whole, or `load` refused one.
+        """
+        damaged: list[int] = []
+        for step in steps:
+            try:
+                result = load(step)
+            except DamagedCheckpoint as error:
+                logger.warning("%s; trying another checkpoint", error)
+                damaged.append(step)
+                continue
+            for number in damaged if not self._read_only else ():
+                self._set_aside(number)
+            return result
+        if not damaged:
+            raise CheckpointError(
+                f"{self.directory.parent} holds no checkpoint; train first, or name another"
+                " --workdir"
+            )
+        raise CheckpointError(
+            f"no checkpoint in {self.directory} is whole: {', '.join(map(str, damaged))} cannot be"
+            " restored; put an undamaged copy there, or start anew in another --workdir"
+        )
 
     def save(self, state: TrainState, manifest: Mapping[str, Any], score: float | None) -> None:
-        """Writes a step, with its score if it was evaluated; an existing one is left alone."""
+        """Writes a step, with its score if it was evaluated, and drops those no longer kept.
+
+        Raises:
+          CheckpointError: it could not be written; the earlier ones are as they were.
+          TrainingDiverged: a value is not finite.
+          FileNotFoundError: the workdir has vanished.
+        """
+        if not self.directory.is_dir():  # Orbax would make it anew, on whatever disk is there now
+            raise FileNotFoundError(2, "it has vanished", str(self.directory))
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
         model, training = _items(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                training=ocp.args.StandardSave(training),
-                manifest=ocp.args.JsonSave({"format": FORMAT, **manifest}),
-            ),
-            metrics=None if score is None else {SCORE: score},
-            force=True,
-        )
+        arrays = flatten({"model": model, "training": training})
+        sealed = seal({**manifest, "score": score, "arrays": describe(arrays)})
+        try:
+            self._orbax.save(
+                self.directory / str(step),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model),
+                    training=ocp.args.StandardSave(training),
+                    manifest=ocp.args.JsonSave(sealed),
+                ),
+            )
+        except Exception as error:  # a full disk is an OSError, a ValueError or one of XLA's
+            self._clear()
+            needed = sum(array.nbytes for array in arrays.values()) / 1e6
+            free = shutil.disk_usage(self.directory).free / 1e6
+            raise CheckpointError(
+                f"{self.directory / str(step)} cannot be saved: {_reason(error)}; it needs about"
+                f" {needed:.1f} MB and {free:.1f} MB are free: make room and start the same command"
+                " again, it goes on from the checkpoint before"
+            ) from error
+        self.restore(step, state)
+        newest = self.newest_first()
+        for old in set(newest[self._keep :]) - set(self.best_first()[:1]):
+            # Renamed first, so that a kill leaves no half of a checkpoint.
+            path = self.directory / str(old)
+            shutil.rmtree(path.rename(path.with_name(path.name + DELETED)))
 
     def manifest(self, step: int) -> dict[str, Any]:
         """What the arrays of a step mean.
 
         Raises:
+          DamagedCheckpoint: it cannot be read, or is not what was written.
           CheckpointError: there is no such step, or a later version of the program wrote it.
         """
-        if step not in self._manager.all_steps():
-            steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
-            raise CheckpointError(
-                f"{self.directory} has no step {step}; the steps saved are {steps}"
-            )
-        manifest = self._restore(step, manifest=ocp.args.JsonRestore())["manifest"]
-        if manifest["format"] > FORMAT:
-            raise CheckpointError(
-                f"{self.directory}/{step} has format {manifest['format']}, this program reads up"
-                f" to {FORMAT}; install a newer crnn_jax"
-            )
+        folder = self._folder(step)
+        manifest = read_manifest(folder / "manifest" / "metadata")
+        if manifest["format"] == 1:
+            path = folder / "metrics" / "metrics"
+            manifest["score"] = read_json(path)[SCORE] if path.exists() else None
         return manifest
 
-    def restore_model(self, step: int) -> dict[str, Any]:
-        """`params` and `batch_stats` of a step, as NumPy arrays; no optimizer is read."""
-        return self._restore(step, model=ocp.args.StandardRestore())["model"]
+    def restore_model(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """`params` and `batch_stats` of a step, as NumPy arrays; no optimizer is read.
+
+        Args:
+          step: a step that was saved.
+          like: trees with the shapes and dtypes that belong there.
+
+        Raises:
+          DamagedCheckpoint: the arrays are not those that were saved.
+          CheckpointError: there is no such step, or a later version of the program wrote it.
+        """
+        return self._restore(step, {"model": like})["model"]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """A step as a state with the structure, shapes and types of `like`, as NumPy arrays."""
+        """A step as a state with the structure, shapes and types of `like`, as NumPy arrays.
+
+        Raises: as `restore_model`.
+        """
         model, training = _items(like)
-        restored = self._restore(
-            step,
-            model=ocp.args.StandardRestore(jax.tree.map(np.asarray, model)),
-            training=ocp.args.StandardRestore(jax.tree.map(np.asarray, training)),
-        )
+        restored = self._restore(step, {"model": model, "training": training})
         state: Any = serialization.from_state_dict(
             like, {**restored["model"], **restored["training"]}
         )
         return state
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        manifest = self.manifest(step)
+        folder = self._folder(step)
+        place = str(folder)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(
-                f"{self.directory}/{step} cannot be restored: {reason}"
-            ) from error
-
-
-def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raises CheckpointError naming the first difference between two manifests that matters."""
-    for key in IDENTITY:
-        if saved[key] != current[key]:
-            difference = _difference(saved[key], current[key])
-            raise CheckpointError(
-                f"{workdir} was trained with another {key}: {difference};"
-                " choose another --workdir, or go back to the old setting"
+            # By shapes alone, before memory is set aside for values.
+            handler = ocp.PyTreeCheckpointHandler()
+            found = {item: handler.metadata(epath.Path(folder / item)).tree for item in like}
+            check_forms(flatten(like), flatten(found), place)
+            blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+            restored = self._orbax.restore(
+                folder,
+                args=ocp.args.Composite(
+                    **{item: ocp.args.StandardRestore(tree) for item, tree in blank.items()}
+                ),
             )
+        except CheckpointError:
+            raise
+        except Exception as error:  # damaged files raise nearly anything there is
+            raise DamagedCheckpoint(f"{place} cannot be restored: {_reason(error)}") from error
+        arrays = {item: restored[item] for item in like}
+        if manifest["format"] > 1:
+            check_digests(manifest["arrays"], flatten(arrays), place)
+        return arrays
+
+    def _folder(self, step: int) -> Path:
+        """The folder of a step, in which there are plain files and folders alone."""
+        steps = self.newest_first()
+        if step not in steps:
+            raise CheckpointError(
+                f"{self.directory} has no step {step}; the steps saved are"
+                f" {', '.join(map(str, reversed(steps))) or 'none'}"
+            )
+        folder = self.directory / str(step)
+        for path in (folder, *folder.rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise DamagedCheckpoint(f"{path} is no plain file or folder; remove it")
+        return folder
+
+    def _set_aside(self, step: int) -> None:
+        target = self.directory / f"{DAMAGED}{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        (self.directory / str(step)).rename(target)
+
+    def _clear(self) -> None:
+        """Removes what a kill or a full disk has left unfinished."""
+        for path in (*self.directory.glob(f"*{UNFINISHED}*"), *self.directory.glob(f"*{DELETED}")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in keys)
-
-
-def _score(metrics: Any) -> float:
-    return metrics[SCORE]
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    saved = serialization.to_state_dict(state)
+    saved = jax.tree.map(np.asarray, serialization.to_state_dict(state))
     model = {key: saved.pop(key) for key in ("params", "batch_stats")}
     return model, saved

@@ -1,6 +1,7 @@
 """Stopping between two steps when the system or the user asks for it."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, Self
@@ -9,8 +10,8 @@ from typing import Any, Self
 class StopRequest:
     """A context in which SIGTERM and Ctrl-C are remembered instead of acted upon.
 
-    A second signal acts at once. Leaving the context puts the earlier handlers back; `deliver`
-    then lets the remembered signal do what it would have done.
+    A second signal acts at once, as the handlers that were there before are put back. `deliver`
+    lets the remembered signal do what it would have done.
     """
 
     def __init__(self) -> None:
@@ -28,9 +29,16 @@ class StopRequest:
         self._put_back()
 
     def deliver(self) -> None:
-        """Raises the remembered signal, if any, for the earlier handlers."""
-        if self.received is not None:
-            signal.raise_signal(self.received)
+        """Raises the remembered signal, if any, for the earlier handlers.
+
+        Where there is none, and the system would kill, the program exits with the code that shells
+        give to such a death: 143 for SIGTERM, 130 for Ctrl-C.
+        """
+        if self.received is None:
+            return
+        if signal.getsignal(self.received) is signal.SIG_DFL:
+            sys.exit(128 + self.received)
+        signal.raise_signal(self.received)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.received = number

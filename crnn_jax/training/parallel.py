@@ -1,5 +1,6 @@
 """Devices: the one file that knows of `jax.pmap`."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,8 +15,21 @@ Tree = TypeVar("Tree")
 
 
 def devices() -> list[Any]:
-    """The devices that share each batch: all of this process."""
-    return jax.local_devices()
+    """The devices that share each batch: all of this process.
+
+    Raises:
+      ConfigError: there are none of the kind that JAX was told to use.
+    """
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # JAX has both, as the installation may be
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = (str(error).splitlines() or ["no such backend"])[0]
+        raise ConfigError(
+            f"JAX_PLATFORMS={asked} asks for a device that is not there or has no driver"
+            f" ({reason}); set JAX_PLATFORMS=cpu, or install"
+            " crnn_jax[cuda] or crnn_jax[tpu] on a machine that has one"
+        ) from error
 
 
 def description() -> str:

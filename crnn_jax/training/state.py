@@ -85,10 +85,12 @@ def frozen_labels(params: Any) -> Any:
 
 
 def apply_if_finite(state: TrainState, updated: TrainState, finite: jax.Array) -> TrainState:
-    """`updated` where `finite` holds, else `state` with the update counted as skipped.
+    """`updated` where `finite` holds and all its values are, else `state`, counted as skipped.
 
     Either way a step was taken: the data go on.
     """
+    for leaf in jax.tree.leaves(updated):  # a finite gradient can still make an infinite parameter
+        finite &= jnp.isfinite(leaf).all()
     kept = state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
     return chosen.replace(step=state.step + 1)

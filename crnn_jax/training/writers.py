@@ -62,8 +62,10 @@ class Writer:
         _forget_after(workdir / "metrics.jsonl", first_step)
         # Line buffering: a killed run keeps every metric it has shown.
         self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        # A queue without bound (0): a full disk ends the thread that empties it, and the run is to
+        # fail with an error at its next save, not to wait for room in the queue.
         self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
+            str(workdir / "tensorboard"), purge_step=first_step + 1, max_queue=0, flush_secs=10
         )
         self._console = Console(stderr=True, force_jupyter=False)
         self._bar: Progress | None = None
@@ -87,17 +89,21 @@ class Writer:
             self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        self._tensorboard.close()
-        self._lines.close()
+        # What ends the run is said, not that its last figures have no room either.
+        for file in (self._tensorboard, self._lines):
+            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+                file.close()
 
     def say(self, text: str) -> None:
         """Prints a line on stderr, above the live line if there is one."""
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
-    def progress(self, step: int, loss: float, images_per_second: float, waiting: float) -> None:
+    def progress(
+        self, step: int, loss: float, images_per_second: float, waiting: float, skipped: int = 0
+    ) -> None:
         """Shows how far the run is; to be called at every step.
 
         Args:
@@ -105,6 +111,7 @@ class Writer:
           loss: training loss of late.
           images_per_second: training speed of late.
           waiting: share of the time spent waiting for data, in [0, 1].
+          skipped: steps without an update, as loss or gradient was not finite; shown if any.
         """
         now = time.monotonic()
         if self._last_step_at is not None:
@@ -117,6 +124,8 @@ class Writer:
             f"epoch {self._epoch(step)}/{epochs}  step {step}/{self._total_steps}  "
             f"loss {loss:.3g}  {images_per_second:.0f} images/s  waiting {100 * waiting:.0f} %"
         )
+        if skipped:
+            line += f"  {skipped} step(s) skipped, not finite"
         if self._step_seconds:
             seconds = statistics.median(self._step_seconds) * (self._total_steps - step)
             line += f"  {timedelta(seconds=round(seconds))} left"

@@ -1,0 +1,115 @@
+"""The manifest: what a checkpoint's arrays mean. Sealed, read, and compared with what is wanted."""
+
+import hashlib
+import json
+import logging
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import traverse_util
+
+from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+
+# 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest.
+# Whatever a later format brings, its manifest is sealed in the same way: damage can then be told
+# from novelty.
+FORMAT = 2
+MAX_BYTES = 16 * 2**20
+"""A manifest of a few hundred arrays has 0.1 MB."""
+
+# What must agree before a checkpoint's arrays can be used.
+IDENTITY = ("alphabet", "model", "preprocessing")
+# Settings on which depends which pictures a step has seen, which are held out, and what the
+# optimizer's arrays are. Others may change under way.
+FIXED = (
+    *("seed", "batch_size", "freeze", "optimizer.clip_norm"),
+    *("data.source", "data.variant", "data.test_fraction", "data.validation_fraction"),
+    "data.buckets",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the format, unless it names one, and a digest of the whole."""
+    sealed = {"format": FORMAT, **manifest}
+    return {**sealed, "digest": _digest(sealed)}
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says; it is not read if it is too large, or no plain file.
+
+    Raises:
+      DamagedCheckpoint: it cannot be read.
+    """
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("no plain file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"{status.st_size:,} bytes, more than {MAX_BYTES:,}")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that is whole and of a format this program knows.
+
+    Raises:
+      DamagedCheckpoint: it cannot be read, or is not what was written.
+      CheckpointError: a later version of the program wrote it.
+    """
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `format`")
+    sealed = {key: value for key, value in manifest.items() if key != "digest"}
+    sealable = manifest["format"] != 1 or sealed != manifest
+    if sealable and manifest.get("digest") != _digest(sealed):
+        raise DamagedCheckpoint(f"{path} is damaged: its digest is not that of its content")
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {manifest['format']}, this program reads up to {FORMAT};"
+            " install a newer crnn_jax"
+        )
+    for key in ("config", *IDENTITY, *(("arrays",) if manifest["format"] > 1 else ())):
+        if not isinstance(manifest.get(key), dict):
+            raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
+    return manifest
+
+
+def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Compares the manifest of a checkpoint with that of the run that is to go on from it.
+
+    Settings that may change under way are logged by name as a warning.
+
+    Raises:
+      CheckpointError: naming what differs and matters.
+    """
+    remedy = "choose another --workdir, or go back to the old setting"
+    for key in IDENTITY:
+        if difference := _difference(saved[key], current[key]):
+            raise CheckpointError(
+                f"{workdir} was trained with another {key}: {difference}; {remedy}"
+            )
+    old: Any = traverse_util.flatten_dict(saved["config"], sep=".")
+    # A setting that an older program did not know says nothing.
+    flat: Any = traverse_util.flatten_dict(current["config"], sep=".")
+    new = {key: flat.get(key) for key in old}
+    fixed = [{key: config[key] for key in FIXED if key in old} for config in (old, new)]
+    if difference := _difference(*fixed):
+        raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
+    if difference := _difference(old, new):
+        logger.warning("the config is not that of the checkpoint: %s", difference)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in keys)
+
+
+def _digest(sealed: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
