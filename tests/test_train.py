@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.train import make_train_step, train_and_evaluate
+from crnn_jax.train import Window, make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
 from crnn_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
 
@@ -243,6 +244,45 @@ def test_a_model_of_another_shape_cannot_be_carried_over(tmp_path: Path) -> None
 def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"batch_size=12 .* 8 devices.*batch_size=8"):
         train_and_evaluate(small_config(batch_size=12), tmp_path)
+
+
+def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    window = Window()
+
+    def step(loss: float) -> None:
+        figures = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
+        window.add({key: jnp.array([value]) for key, value in figures.items()}, images=32)
+
+    with window.waiting():
+        spend(1.0)
+    with window.paused():  # the program is compiled
+        spend(60.0)
+    spend(1.0)
+    step(9.0)
+    with window.paused():  # an evaluation, between two records
+        spend(20.0)
+    spend(2.0)
+    step(7.0)
+    so_far = window.so_far()
+    assert so_far == {
+        "loss": 9.0,  # the newest step may be under way
+        "images_per_second": 64 / 4,
+        "waiting": 1 / 4,
+        "seconds_per_step": 2.0,
+        "skipped": 3,
+    }
+    assert window.close() == {**so_far, "loss": 8.0, "gradient_norm": 2.0, "seconds": 4.0}
+    spend(5.0)
+    step(1.0)
+    assert window.so_far()["images_per_second"] == 32 / 5
+    assert window.so_far()["seconds_per_step"] == 3.0
 
 
 def test_schedule_is_piecewise_constant_in_shares_of_the_run_after_a_warm_up() -> None:
