@@ -54,13 +54,19 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.alphabet.ignore_case = False
 
     config.data = ml_collections.ConfigDict()
-    # generated: captchas made at first use; folder: pictures in `dir`.
+    # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
+    # scene-text sets are shipped; tfds: a data set of TensorFlow Datasets.
     config.data.source = "generated"
-    # With generated: where the data set is kept (default ~/tensorflow_datasets).
+    # Where the pictures are. With generated and tfds: where data sets are kept (default
+    # ~/tensorflow_datasets).
     config.data.dir = ""
-    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny.
+    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
+    # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # A folder with labels.tsv alone is split: this share of it is the test set.
+    # With tfds: the names of the features that hold the picture and its text.
+    config.data.image_field = "image"
+    config.data.text_field = "text"
+    # Data without a test set of its own is split: this share of it is the test set.
     config.data.test_fraction = 0.2
     # This share of the training pictures is left out of training and chooses the best checkpoint.
     config.data.validation_fraction = 0.05

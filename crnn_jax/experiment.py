@@ -56,6 +56,11 @@ class Experiment:
         parallel.check_batch_size(config.batch_size)
         data = config.data
         splits = sources.load_splits(data, config.seed)
+        if "train" not in splits:
+            raise DataError(
+                f"data.dir={data.dir} has test pictures but none to train on; use --mode eval, or "
+                "add training pictures"
+            )
         alphabet = _alphabet(config, splits["train"].labels + splits["validation"].labels)
         for split in splits.values():  # cheap, so all labels are checked before any picture
             alphabet.encode_batch(split.labels, split.names)

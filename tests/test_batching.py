@@ -19,7 +19,7 @@ from crnn_jax.data.batching import (
     training_batches,
 )
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.data.sources import Split
+from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.text.alphabet import Alphabet
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
-from crnn_jax.data.sources import Split
+from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import Alphabet
 
