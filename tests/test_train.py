@@ -13,8 +13,8 @@ import pytest
 
 from configs import captcha
 from crnn_jax import models
-from crnn_jax.data.batching import PreparedSplit, device_arrays
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
