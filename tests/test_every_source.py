@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import lmdb
 import ml_collections
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from tensorflow_datasets.core import registered
 
 from configs import captcha
@@ -207,3 +209,31 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     # An unreadable picture without a text is not right either, though nothing was read in it.
     assert metrics["exact_match"] * 11 == pytest.approx(before["exact_match"] * 8)
     assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
+
+
+def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
+    """Pictures that vanish in mid-epoch, a label of 1,000 characters, pictures 1 px wide."""
+    write_tsv(tmp_path / "data")
+    for index, label in enumerate(("2" * 1000, "2é", "")):
+        Image.new("RGB", (1, 50), (index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
+        with (tmp_path / "data" / "train.tsv").open("a", encoding="utf-8") as file:
+            file.write(f"{index}.png\t{label}\n")
+    split = folder(tmp_path / "data")["train"]
+    known = steps.experiment
+    prepared = PreparedSplit(split, known.alphabet, known.preprocessing, 0, "train", max_unread=0.5)
+    vanished = tmp_path / "data" / split.names[3]
+    vanished.unlink()
+    batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))
+    assert batch["unread"].tolist() == [False] * 3 + [True] + [False] * 4
+    state = jax.tree.map(jax.numpy.copy, steps.state)
+    state, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    assert np.isfinite(figures["loss"]).all() and np.isfinite(figures["gradient_norm"]).all()
+    assert int(figures["skipped_in_row"][0]) == 0
+    # The empty label counts: nothing but blanks is what is to be written for it.
+    losses = parallel.gather(
+        steps.eval_step(
+            {"params": steps.state.params, "batch_stats": steps.state.batch_stats},
+            parallel.shard(device_arrays(batch)),
+        )
+    )["losses"]
+    assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
