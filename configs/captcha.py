@@ -2,8 +2,8 @@
 
     python -m crnn_jax.main --config configs/captcha.py
 
-trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv
-and test.tsv):
+trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv and
+test.tsv, or pictures named after their texts):
 
     python -m crnn_jax.main --config configs/captcha.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/mine
@@ -53,16 +53,33 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.alphabet.ignore_case = False
 
     config.data = ml_collections.ConfigDict()
-    # generated: captchas made at first use; folder: pictures in `dir`.
+    # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
+    # scene-text sets are shipped; tfds: a data set of TensorFlow Datasets.
     config.data.source = "generated"
-    # With generated: where the data set is kept (default ~/tensorflow_datasets).
+    # Where the pictures are. With generated and tfds: where data sets are kept (default
+    # ~/tensorflow_datasets).
     config.data.dir = ""
-    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny.
+    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
+    # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # A folder with labels.tsv alone is split: this share of it is the test set.
+    # With tfds: the names of the features that hold the picture and its text.
+    config.data.image_field = "image"
+    config.data.text_field = "text"
+    # Data without a test set of its own is split: this share of it is the test set.
     config.data.test_fraction = 0.2
     # This share of the training pictures is left out of training and chooses the best checkpoint.
     config.data.validation_fraction = 0.05
+    # Pictures that cannot be read: error stops, drop leaves them out of training. Whatever stands
+    # here and below, evaluation keeps all its samples: what cannot be read counts as wrong.
+    config.data.on_unreadable = "error"
+    # Labels without a character: error or drop.
+    config.data.on_empty_label = "error"
+    # Labels with characters that the alphabet lacks: error, drop, or map, which puts `map_to` (a
+    # character, or nothing) in their place when training.
+    config.data.on_unseen = "error"
+    config.data.map_to = ""
+    # With drop: a larger share of the training pictures is an error all the same.
+    config.data.max_dropped = 0.05
     # Pixels; the network needs 32.
     config.data.height = 32
     # 1 for gray, 3 for colour.

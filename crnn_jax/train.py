@@ -13,7 +13,8 @@ import optax
 from flax import linen as nn
 
 from crnn_jax.config import Config
-from crnn_jax.data.batching import PreparedSplit, device_arrays, training_batches
+from crnn_jax.data.batching import training_batches
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import TrainingDiverged
 from crnn_jax.evaluate import Evaluation, make_eval_step
 from crnn_jax.experiment import NAMED, Experiment
@@ -170,6 +171,8 @@ def run(
         epoch = step / plan.steps_per_epoch
         with window.waiting():
             batch = next(batches)
+        for index in batch["indices"][batch["unread"]]:
+            writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
         width = batch["images"].shape[2]
         with window.paused() if width not in compiled else contextlib.nullcontext():
             state, figures = train_step(state, parallel.shard(device_arrays(batch)))
@@ -217,9 +220,11 @@ def run(
 
 def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
     """Shows the first pictures of a split with what was read in them."""
-    count = min(PICTURED, len(split))
-    pictures = [split.picture(index) for index in range(count)]
-    writer.pictures(step, pictures, result.texts[:count], split.split.labels[:count])
+    first = range(min(PICTURED, len(split)))
+    pictures = {i: picture for i in first if (picture := split.picture(i)) is not None}
+    if pictures:
+        texts, labels = ([of[i] for i in pictures] for of in (result.texts, split.split.labels))
+        writer.pictures(step, list(pictures.values()), texts, labels)
 
 
 class Window:
