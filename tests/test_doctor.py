@@ -278,3 +278,11 @@ def test_a_test_set_alone_is_checked_but_not_trained_on(clean: Path) -> None:
     assert list(report.splits) == ["test"] and report.severity == "note"
     with pytest.raises(DataError, match="none to train on; use --mode eval"):
         load_dataset(config_for(clean))
+
+
+def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
+    add(clean, "test.tsv", "a.png", "äöüßéèêàâîô", png(200, 50))
+    add(clean, "test.tsv", "b.png", "äô", png(200, 51))
+    (finding,) = check_dataset(config_for(clean)).findings
+    assert "'ä' U+00E4 (2), 'ô' U+00F4 (2), 'ö' U+00F6 (1)" in finding.message
+    assert "and 1 more; correct them" in finding.message and "'î'" not in finding.message

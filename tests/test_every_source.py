@@ -18,13 +18,15 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 
 from configs import captcha
-from crnn_jax.data.batching import training_batches
+from crnn_jax.data.batching import evaluation_batches, training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_test_split
 from crnn_jax.evaluate import evaluate, make_eval_step
 from crnn_jax.experiment import Experiment
+from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 
@@ -237,3 +239,33 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
         )
     )["losses"]
     assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
+
+
+def test_a_picture_is_prepared_alike_everywhere(
+    monkeypatch: pytest.MonkeyPatch, steps: Steps
+) -> None:
+    """Training, evaluation and prediction see the same array, bit for bit."""
+    known = steps.experiment
+    train = known.splits["train"]
+    trained = next(iter(training_batches(train, known.plan, (128,), 0, workers=0)))
+    evaluated = {
+        int(index): image
+        for batch, count in evaluation_batches(train, (128,), 8)
+        for index, image in zip(batch["indices"][:count], batch["images"], strict=False)
+    }
+    variables = parallel.unreplicate(
+        {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
+    )
+    model = TrainedModel(0, known.model, variables, known.alphabet, known.preprocessing, {})
+    recognizer = Recognizer(model)
+    seen: list[np.ndarray] = []
+
+    def best_path(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen.extend(images)
+        return np.zeros((len(images), 33), int), widths // 4, np.ones(len(images))
+
+    monkeypatch.setattr(recognizer, "_best_path", best_path)
+    recognizer([train.split.read(int(index)) for index in trained["indices"]])
+    for place, index in enumerate(trained["indices"]):
+        np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])
+        np.testing.assert_array_equal(trained["images"][place], seen[place])

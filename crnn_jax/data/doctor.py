@@ -17,6 +17,7 @@ Severity: TypeAlias = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
 EMPTY, UNSEEN, UNREADABLE = "empty label", "unseen character", "unreadable picture"
+NAMED = 10  # characters that a message names
 MIN_HEIGHT = 8  # pixels; letters of fewer can hardly be told apart
 NARROWEST = 2  # pixels; what is narrower holds no letter
 
@@ -63,8 +64,9 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
         counts = Counter(itertools.chain.from_iterable(unseen.values()))
         characters = ", ".join(
             f"{character!r} U+{ord(character):04X} ({count})"
-            for character, count in counts.most_common()
+            for character, count in counts.most_common(NAMED)
         )
+        characters += f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
         yield from _finding(
             UNSEEN,
             "error",
