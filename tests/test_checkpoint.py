@@ -1,7 +1,13 @@
 """Saving, restoring, and which checkpoints stay."""
 
+import hashlib
 import json
+import pickle
+import random
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from crnn_jax.errors import CheckpointError
+from crnn_jax.errors import CheckpointError, DamagedCheckpoint, TrainingDiverged
 from crnn_jax.training.checkpoint import Checkpoints
-from crnn_jax.training.manifest import FORMAT, check_same
+from crnn_jax.training.manifest import FORMAT, check_same, seal
 from crnn_jax.training.state import TrainState
 
 OPTIMIZER = optax.adam(1e-2)
@@ -78,41 +84,276 @@ def test_a_checkpoint_without_a_score_is_the_newest_but_never_the_best(tmp_path:
         assert checkpoints.best_first() == [3] and checkpoints.best_score() is None
 
 
-def test_the_manifest_is_json_with_a_format(tmp_path: Path) -> None:
+def test_the_manifest_is_json_with_a_digest_of_each_array(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(1), MANIFEST, None)
-        assert checkpoints.manifest(1) == {**MANIFEST, "format": FORMAT}
+        checkpoints.save(state_at(1), MANIFEST, 0.25)
+        manifest = checkpoints.manifest(1)
+        assert manifest.items() >= {**MANIFEST, "format": FORMAT, "score": 0.25}.items()
+        bias = np.array([0.0, 1.0, 2.0], "<f4").tobytes()
+        assert manifest["arrays"]["model/params/head/bias"] == {
+            "shape": [3],
+            "dtype": "float32",
+            "sha256": hashlib.sha256(bias).hexdigest(),
+        }
+        assert len(manifest["arrays"]) == 3 + 5 + 3  # parameters and statistics; Adam; counters
         with pytest.raises(CheckpointError, match=r"no step 9; the steps saved are 1"):
             checkpoints.manifest(9)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(1), {**MANIFEST, "format": FORMAT + 1}, None)
-        with pytest.raises(CheckpointError, match=r"format 2.*install a newer"):
-            checkpoints.manifest(1)
+def rewrite(workdir: Path, step: int, **changes: Any) -> None:
+    """Changes a manifest as somebody would who knows how it is sealed."""
+    path = workdir / "checkpoints" / str(step) / "manifest" / "metadata"
+    manifest = json.loads(path.read_text())
+    del manifest["digest"]
+    path.write_text(json.dumps(seal({**manifest, **changes})))
 
 
-def test_missing_or_damaged_files_are_our_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint; train first"):
-        Checkpoints(tmp_path / "empty", read_only=True)
-    assert not (tmp_path / "empty").exists()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(1), MANIFEST, None)
-    for path in (tmp_path / "checkpoints" / "1" / "model").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[:10])
+def test_a_newer_format_is_refused_and_no_older_one_taken_instead(two: Path) -> None:
+    rewrite(two, 2, format=FORMAT + 1)
     with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match=r"checkpoints/1 cannot be restored"),
+        Checkpoints(two) as checkpoints,
+        pytest.raises(CheckpointError, match=rf"format {FORMAT + 1}.*install a newer"),
     ):
-        checkpoints.restore(1, state_at(0))
+        restore_newest(checkpoints)
+    assert saved_steps(two) == [1, 2]
 
 
-@pytest.mark.parametrize("key", ["alphabet", "model", "preprocessing"])
-def test_differences_are_named(tmp_path: Path, key: str) -> None:
+# Damage
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A workdir with the steps 1 and 2."""
+    workdir = tmp_path / "two"
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        checkpoints.save(state_at(1, 0.1), MANIFEST, 0.1)
+        checkpoints.save(state_at(2, 0.2), MANIFEST, 0.2)
+    return workdir
+
+
+def restore_newest(checkpoints: Checkpoints) -> TrainState:
+    return checkpoints.first_whole(
+        checkpoints.newest_first(), lambda step: checkpoints.restore(step, state_at(0))
+    )
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "a flipped bit": flip,
+    "truncated": lambda path, rng: path.write_bytes(path.read_bytes()[: rng.randrange(8)]),
+    "a file missing": lambda path, _: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_found_named_and_the_checkpoint_before_used(
+    two: Path, damage: Any, caplog: pytest.LogCaptureFixture, tmp_path_factory: Any
+) -> None:
+    """Every file of a step in turn: what comes back is the step as saved, or the one before."""
+    rng = random.Random(0)
+    fallen_back = 0
+    for place in range(len(files(two / "checkpoints" / "2"))):
+        workdir = Path(shutil.copytree(two, tmp_path_factory.mktemp("copy") / "run"))
+        damage(files(workdir / "checkpoints" / "2")[place], rng)
+        caplog.clear()
+        with Checkpoints(workdir) as checkpoints:
+            restored = restore_newest(checkpoints)
+        step = int(restored.step)
+        jax.tree.map(np.testing.assert_array_equal, restored, state_at(step, step / 10))
+        if step == 1:
+            fallen_back += 1
+            assert f"{Path('checkpoints') / '2'}" in caplog.text
+            # Out of the way, so that step 2 can be saved again; not lost, nor taken for nothing.
+            assert names(workdir) == ["1", "damaged-2"]
+    # Of the others nothing is read: times, marks, and copies of what stands elsewhere.
+    assert fallen_back >= 5
+
+
+def names(workdir: Path) -> list[str]:
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def test_an_empty_step_folder_is_no_checkpoint(two: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (two / "checkpoints" / "3").mkdir()
+    with Checkpoints(two) as checkpoints:
+        assert int(restore_newest(checkpoints).step) == 2
+        checkpoints.save(state_at(3), MANIFEST, 0.0)
+        assert checkpoints.best_first()[0] == 2
+    assert "checkpoints/3" in caplog.text.replace("\\", "/")
+
+
+def test_with_no_whole_checkpoint_nothing_begins(two: Path) -> None:
+    for step in (1, 2):
+        (two / "checkpoints" / str(step) / "manifest" / "metadata").write_bytes(b"{}")
+    for _ in range(2):  # nor does the second try, as if the first had cleared the way
+        with (
+            Checkpoints(two) as checkpoints,
+            pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: 2, 1 .*--workdir"),
+        ):
+            restore_newest(checkpoints)
+    for step in (1, 2):
+        path = two / "checkpoints" / str(step)
+        path.rename(path.with_name(f"damaged-{step}"))
+    with Checkpoints(two) as checkpoints, pytest.raises(CheckpointError, match=r"damaged .*alone"):
+        checkpoints.newest_first()
+
+
+def test_reading_sets_nothing_aside(two: Path) -> None:
+    (two / "checkpoints" / "2" / "manifest" / "metadata").unlink()
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert int(restore_newest(checkpoints).step) == 1
+    assert names(two) == ["1", "2"]
+    with (
+        Checkpoints(two / "empty", read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match="holds no checkpoint; train first"),
+    ):
+        restore_newest(checkpoints)
+    assert not (two / "empty").exists()
+
+
+def test_what_a_kill_left_unfinished_is_cleared_away(two: Path) -> None:
+    for name in ("3.orbax-checkpoint-tmp", "1.deleted"):
+        (two / "checkpoints" / name).mkdir()
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert checkpoints.newest_first() == [2, 1]
+    assert len(names(two)) == 4
+    with Checkpoints(two):
+        assert names(two) == ["1", "2"]
+
+
+# What cannot be saved
+
+
+def test_a_full_disk_costs_no_checkpoint(two: Path) -> None:
+    resource = pytest.importorskip("resource")
+    large = state_at(3)
+    large = large.replace(params={"kernel": np.random.default_rng(0).random(100_000, np.float32)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(two, keep=2) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            with pytest.raises(CheckpointError) as caught:
+                checkpoints.save(large, MANIFEST, 0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert re.search(r"3 cannot be saved: .* about 0\.4 MB .* make room", str(caught.value))
+        assert "\n" not in str(caught.value)
+        assert checkpoints.newest_first() == [2, 1]
+        assert int(restore_newest(checkpoints).step) == 2
+        checkpoints.save(large, MANIFEST, 0.3)
+        assert names(two) == ["2", "3"]
+
+
+def test_what_is_not_finite_is_not_saved(two: Path) -> None:
+    with Checkpoints(two) as checkpoints:
+        for value in (np.nan, np.inf):
+            with pytest.raises(TrainingDiverged, match=r"params/head/kernel .* earlier checkpoint"):
+                checkpoints.save(state_at(3, value), MANIFEST, None)
+        assert checkpoints.newest_first() == [2, 1]
+
+
+def test_a_vanished_folder_is_not_made_anew(two: Path) -> None:
+    with Checkpoints(two) as checkpoints:
+        shutil.rmtree(two)
+        with pytest.raises(FileNotFoundError, match="vanished"):
+            checkpoints.save(state_at(3), MANIFEST, None)
+    assert not two.exists()
+
+
+# Strangers' folders
+
+
+def test_a_link_out_of_the_folder_is_not_followed(two: Path, tmp_path: Path) -> None:
+    path = two / "checkpoints" / "2" / "manifest" / "metadata"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with (
+        Checkpoints(two) as checkpoints,
+        pytest.raises(DamagedCheckpoint, match=r"metadata is no plain file.*remove it"),
+    ):
+        checkpoints.restore(2, state_at(0))
+
+
+def test_no_path_leads_out_of_the_folder(two: Path, tmp_path: Path) -> None:
+    """A tree whose arrays are said to lie in the step beside it."""
+    path = two / "checkpoints" / "2" / "model" / "_METADATA"
+    text = path.read_text()
+    for key in ("../../1/model/params", str(two / "checkpoints" / "1" / "model" / "params")):
+        for content in (text, text.replace('"use_ocdbt": true', '"use_ocdbt": false')):
+            path.write_text(content.replace('"params"', json.dumps(key)))
+            with Checkpoints(two) as checkpoints, pytest.raises(DamagedCheckpoint):
+                checkpoints.restore(2, state_at(0))
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_is_unpickled(two: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(Trap(sprung))
+    for place in range(len(files(two / "checkpoints" / "2"))):
+        workdir = Path(shutil.copytree(two, tmp_path / f"copy{place}"))
+        files(workdir / "checkpoints" / "2")[place].write_bytes(trap)
+        with Checkpoints(workdir) as checkpoints:
+            restore_newest(checkpoints)
+    assert not sprung.exists()
+    pickle.loads(trap)
+    assert sprung.exists()
+
+
+def test_sizes_are_looked_at_before_anything_is_read(two: Path) -> None:
+    with Checkpoints(two) as checkpoints:
+        huge = {"params": {"kernel": jax.ShapeDtypeStruct((10**6, 10**6), np.float32)}}
+        with pytest.raises(CheckpointError, match=r"4000 GB.*up to 4 GB"):
+            checkpoints.restore_model(2, huge)
+        # Stored larger than the model has it: refused by shape.
+        like = {"params": {"head": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}}
+        with pytest.raises(DamagedCheckpoint, match=r"kernel is float32 \[2, 3\] where .*\[2, 2\]"):
+            checkpoints.restore_model(2, like)
+        path = two / "checkpoints" / "2" / "manifest" / "metadata"
+        with path.open("r+b") as file:
+            file.truncate(2**40)  # a terabyte that takes no room
+        with pytest.raises(DamagedCheckpoint, match=r"metadata cannot be read: 1,099,511,627,776"):
+            checkpoints.manifest(2)
+
+
+# What may change
+
+
+def test_differences_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_same(tmp_path, MANIFEST, json.loads(json.dumps(MANIFEST)))
-    field = next(iter(MANIFEST[key]))
-    changed = {**MANIFEST, key: {**MANIFEST[key], field: "new"}}
-    with pytest.raises(CheckpointError, match=rf"{key}.*{field} was .* is now 'new'.*--workdir"):
+    assert not caplog.text
+    for key in ("alphabet", "model", "preprocessing"):
+        field = next(iter(MANIFEST[key]))
+        changed = {**MANIFEST, key: {**MANIFEST[key], field: "new"}}
+        message = rf"another {key}: {field} was .* is now 'new'; .*--workdir"
+        with pytest.raises(CheckpointError, match=message):
+            check_same(tmp_path, MANIFEST, changed)
+    changed = {**MANIFEST, "config": {**MANIFEST["config"], "seed": 1}}
+    with pytest.raises(CheckpointError, match=r"another config: seed was 0 .* now 1; .*--workdir"):
         check_same(tmp_path, MANIFEST, changed)
+
+
+def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A setting that the program has learnt since says nothing.
+    changed = {**MANIFEST, "config": {**MANIFEST["config"], "epochs": 9, "brand_new": 1}}
+    check_same(tmp_path, MANIFEST, changed)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the config is not that of the checkpoint: epochs was 8 and is now 9"
+    ]

@@ -183,7 +183,11 @@ def test_trains_a_step_and_evaluates(
     experiment = Experiment.build(config)
     assert experiment.alphabet == steps.experiment.alphabet
     train = experiment.splits["train"]
-    batch = next(training_batches(train, experiment.plan, experiment.buckets, 0, workers=0))
+    batch = next(
+        training_batches(
+            train, experiment.plan, experiment.buckets, experiment.augmentation, 0, workers=0
+        )
+    )
     # The step gives its first argument's memory away.
     state = jax.tree.map(jax.numpy.copy, steps.state)
     after, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
@@ -247,7 +251,9 @@ def test_a_picture_is_prepared_alike_everywhere(
     """Training, evaluation and prediction see the same array, bit for bit."""
     known = steps.experiment
     train = known.splits["train"]
-    trained = next(iter(training_batches(train, known.plan, (128,), 0, workers=0)))
+    trained = next(
+        iter(training_batches(train, known.plan, (128,), known.augmentation, 0, workers=0))
+    )
     evaluated = {
         int(index): image
         for batch, count in evaluation_batches(train, (128,), 8)

@@ -7,6 +7,7 @@ pickled. A step counts as saved when Orbax has renamed its folder and all has be
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,6 +28,8 @@ DAMAGED = "damaged-"  # begins the names of folders that were set aside
 DELETED = ".deleted"  # ends the names of folders that are being deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # is in the names of folders that are being written
 
+HUSHES = "hushes_abandoned_reads"
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class Checkpoints:
         # Synchronous: nothing is reported that is not on disk. A save of the paper's network with
         # its optimizer takes about a second, where an epoch takes minutes.
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        _hush_abandoned_reads()
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clear()
@@ -123,6 +127,7 @@ class Checkpoints:
         """
         if not self.directory.is_dir():  # Orbax would make it anew, on whatever disk is there now
             raise FileNotFoundError(2, "it has vanished", str(self.directory))
+        self._clear()  # again, as threads of a save that failed may have gone on writing
         step = int(state.step)
         model, training = _items(state)
         arrays = flatten({"model": model, "training": training})
@@ -241,9 +246,26 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _hush_abandoned_reads() -> None:
+    """Keeps quiet about reads that Orbax gave up when another read of the same step had failed.
+
+    They end later, in threads, find the event loop closed, and would each print a traceback.
+    """
+    earlier = sys.unraisablehook
+    if getattr(earlier, HUSHES, False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            earlier(unraisable)
+
+    setattr(hook, HUSHES, True)
+    sys.unraisablehook = hook
+
+
 def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    text = str(error).partition(" [tensorstore_spec")[0]  # pages of JSON follow
+    return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

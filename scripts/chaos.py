@@ -1,0 +1,150 @@
+"""Kills a training run again and again, and checks that nothing is lost.
+
+    python scripts/chaos.py --kills 50
+
+trains configs/tiny.py on the pictures kept with the tests, once undisturbed and once with SIGKILL
+at random times: in the midst of a save, between saves, and while the program starts. After each
+kill the run has to go on from its newest checkpoint, and in the end its parameters, statistics and
+optimizer have to be those of the undisturbed run, bit for bit.
+"""
+
+import argparse
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from crnn_jax.training.checkpoint import UNFINISHED, Checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS_PER_EPOCH = 3  # of 8 of the pictures' training split
+WAYS = ("saving", "running", "starting")
+BEGINNING = re.compile(r"device\(s\), (?:going on after step ([\d,]+)|from scratch)")
+
+
+class Run:
+    """A training run in a workdir, which can be started and killed any number of times."""
+
+    def __init__(self, folder: Path, name: str, epochs: int, eval_every: int) -> None:
+        self.workdir = folder / name
+        self.log = folder / f"{name}.log"
+        self._command = [
+            *(sys.executable, "-m", "crnn_jax.main", "--config=configs/tiny.py"),
+            "--config.data.source=folder",
+            f"--config.data.dir={ROOT / 'tests' / 'data' / 'captcha_keras_v2'}",
+            "--config.data.validation_fraction=0.2",
+            "--config.batch_size=8",
+            f"--config.epochs={epochs}",
+            f"--config.eval_every={eval_every}",
+            f"--workdir={self.workdir}",
+        ]
+        self._environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            # All starts but the first find everything compiled.
+            "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+                "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+            ),
+        }
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts the run where it stands; its log is that of this start alone."""
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+            )
+
+    def saved(self) -> int:
+        """The newest step whose folder is complete, 0 if there is none."""
+        names = (path.name for path in (self.workdir / "checkpoints").glob("*"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return any((self.workdir / "checkpoints").glob(f"*{UNFINISHED}*"))
+
+    def began_at(self) -> int | None:
+        """The step that the last start went on from; None if it did not come so far."""
+        found = BEGINNING.search(self.log.read_text(encoding="utf-8", errors="replace"))
+        return int((found[1] or "0").replace(",", "")) if found else None
+
+    def digests(self) -> dict[str, dict[str, object]]:
+        """A digest of each array of the newest checkpoint."""
+        with Checkpoints(self.workdir, read_only=True) as checkpoints:
+            return checkpoints.manifest(self.saved())["arrays"]
+
+
+def kill_once(run: Run, way: str, rng: random.Random) -> None:
+    """Starts the run and kills it at a random moment of the kind that `way` names.
+
+    Raises:
+      RuntimeError: it ended by itself, or went on from another step than the newest.
+    """
+    newest = run.saved()
+    process = run.start()
+    try:
+        deadline = time.monotonic() + rng.uniform(0, 4)
+        while process.poll() is None:
+            if way == "starting" and time.monotonic() > deadline:
+                break
+            if way == "saving" and run.saving():
+                time.sleep(rng.uniform(0, 0.2))
+                break
+            if way == "running" and run.saved() > newest:
+                time.sleep(rng.uniform(0, 2))
+                break
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        code = process.wait()
+    if code >= 0:
+        raise RuntimeError(f"it ended by itself with code {code}, see {run.log}")
+    if run.began_at() not in (None, newest):
+        raise RuntimeError(f"it went on from step {run.began_at()}, not from the newest, {newest}")
+
+
+def main() -> int:
+    """Runs, kills, compares; 0 if all was survived and the end is the same."""
+    parser = argparse.ArgumentParser(description="Kills a training run, and compares.")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=2000, help="of the whole run, about")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    epochs = -(-arguments.steps // STEPS_PER_EPOCH)
+    # A killed start gets on by two saves at most before it is killed; there are three for each.
+    eval_every = max(1, epochs // (3 * arguments.kills))
+    with tempfile.TemporaryDirectory(prefix="crnn_jax_chaos_") as scratch:
+        undisturbed = Run(Path(scratch), "undisturbed", epochs, eval_every)
+        killed = Run(Path(scratch), "killed", epochs, eval_every)
+        if undisturbed.start().wait():
+            print(undisturbed.log.read_text(encoding="utf-8"), file=sys.stderr)
+            return 1
+        survived = 0
+        try:
+            for kill in range(arguments.kills):
+                way = WAYS[kill % len(WAYS)]
+                kill_once(killed, way, rng)
+                survived = kill  # the one before: the run has gone on from where it was
+                print(f"killed while {way}, step {killed.saved()} is saved", flush=True)
+            newest = killed.saved()
+            if killed.start().wait() or killed.began_at() != newest:
+                raise RuntimeError("the last start did not go on to the end")
+            survived = arguments.kills
+        except RuntimeError as error:
+            print(error, killed.log.read_text(encoding="utf-8"), sep="\n", file=sys.stderr)
+        same = killed.saved() == undisturbed.saved() and killed.digests() == undisturbed.digests()
+        print(
+            f"survived {survived} of {arguments.kills} kills; {killed.saved()} steps; the end is"
+            f" {'exactly' if same else 'NOT'} that of the undisturbed run"
+        )
+    return 0 if same and survived == arguments.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""Runs as processes of their own: killed, stopped, started twice; and locks, clocks and devices."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from crnn_jax import train
+from crnn_jax.errors import CheckpointError, ConfigError
+from crnn_jax.evaluate import evaluate_workdir
+from crnn_jax.training import parallel
+from crnn_jax.training.interrupt import StopRequest
+from crnn_jax.training.state import TrainState
+from crnn_jax.training.workdir import exclusive
+from tests.test_train import PICTURES, small_config
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 300  # seconds until a test gives a process up; it decides nothing else
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"ended early with {process.returncode}"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# Processes
+
+
+@posix
+@pytest.mark.parametrize(
+    ("kills", "steps"), [(3, 30), pytest.param(20, 500, marks=pytest.mark.slow)]
+)
+def test_killed_runs_end_as_the_undisturbed_one(kills: int, steps: int) -> None:
+    arguments = (f"--kills={kills}", f"--steps={steps}")
+    done = subprocess.run(
+        [sys.executable, "scripts/chaos.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"survived {kills} of {kills} kills" in done.stdout
+    assert "exactly that of the undisturbed run" in done.stdout
+
+
+def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
+    """The run of the commands' tests and of chaos.py, so that all share what is compiled."""
+    command = [
+        *(sys.executable, "-m", "crnn_jax.main", "--config=configs/tiny.py"),
+        *("--config.data.source=folder", f"--config.data.dir={PICTURES}"),
+        *("--config.data.validation_fraction=0.2", "--config.batch_size=8"),
+        *("--config.epochs=100000", "--config.eval_every=99999", f"--workdir={workdir}"),
+    ]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    with log.open("w") as stderr:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr, text=True)
+
+
+@posix
+def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_path: Path) -> None:
+    """SIGTERM with a second run beside it, then Ctrl-C to what goes on from there."""
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    figures = workdir / "metrics.jsonl"
+    steps = [0]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(workdir, log)
+        try:
+            size = figures.stat().st_size if figures.exists() else 0
+            wait_for(lambda size=size: figures.exists() and figures.stat().st_size > size, process)
+            if number == signal.SIGTERM:
+                second = start(workdir, tmp_path / "second")
+                assert second.wait(PATIENCE) == 1
+                error = (tmp_path / "second").read_text().splitlines()[-1]
+                assert error.startswith("error: ") and str(workdir) in error
+                assert f"process {process.pid} on {socket.gethostname()}" in error
+                assert "choose another --workdir" in error
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == code
+        finally:
+            process.kill()
+        said = log.read_text()
+        assert "Traceback" not in said and "error" not in said
+        found = re.search(r"stopped and saved at step ([\d,]+)", said)
+        assert found
+        assert ("from scratch" if steps == [0] else f"after step {steps[-1]:,}") in said
+        steps.append(int(found[1].replace(",", "")))
+        assert (workdir / "checkpoints" / str(steps[-1])).is_dir()
+    assert steps[0] < steps[1] < steps[2]
+
+
+@posix
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Also where Python does not come to run a handler: the whole process is in one C call."""
+    code = """
+import signal, sys, threading
+from crnn_jax.commands import run_command
+from crnn_jax.training.interrupt import StopRequest
+
+def main(_):
+    with StopRequest() as stop:
+        print("ready", flush=True)
+        while stop.received is None:
+            threading.Event().wait(0.01)
+        print("received", flush=True)
+        sum(range(10**12))
+
+run_command(main)([])
+"""
+    for second in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "received\n"
+        process.send_signal(second)
+        assert process.wait(PATIENCE) == -second  # what shells call 143 and 130
+        process.stdout.close()
+
+
+def test_earlier_handlers_are_put_back() -> None:
+    caught: list[int] = []
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.received == signal.SIGTERM and not caught
+            signal.raise_signal(signal.SIGTERM)
+            assert caught == [signal.SIGTERM]
+        stop.deliver()
+        assert caught == [signal.SIGTERM] * 2
+        with StopRequest():
+            assert signal.getsignal(signal.SIGINT) is not earlier[signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is earlier[signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, earlier[signal.SIGTERM])
+
+
+# The workdir
+
+
+def test_the_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from crnn_jax.training.workdir import exclusive
+with exclusive(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    input()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin and holder.stdout
+    with holder, pytest.raises(ConfigError) as caught:
+        assert holder.stdout.readline() == "locked\n"
+        try:
+            with exclusive(tmp_path):
+                raise AssertionError
+        finally:
+            holder.kill()
+    place = f"process {holder.pid} on {socket.gethostname()}"
+    assert str(caught.value) == (
+        f"workdir {tmp_path} is in use by {place}; wait for it, stop it, or choose another"
+        " --workdir"
+    )
+    with exclusive(tmp_path):  # the dead process left its file, but not its lock
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(ConfigError, match="in use"), exclusive(tmp_path):
+            raise AssertionError
+    with exclusive(tmp_path):
+        pass
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Root may write everywhere, so tests of rights that are run by root become another user."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@posix
+def test_a_read_only_workdir_is_one_line(request: pytest.FixtureRequest) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        request.getfixturevalue("nobody")
+        for workdir in (folder, folder / "run"):
+            with (
+                pytest.raises(ConfigError, match=r"cannot be written \(Permission denied: .*again"),
+                exclusive(workdir),
+            ):
+                raise AssertionError
+        if os.geteuid() != os.getuid():
+            os.seteuid(0)
+        folder.chmod(0o755)
+    (file := Path(tempfile.mkstemp()[1])).touch()
+    with pytest.raises(ConfigError, match=r"cannot be written .*--workdir"), exclusive(file / "x"):
+        raise AssertionError
+    file.unlink()
+
+
+# Training
+
+
+def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:count])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, TrainState]]:
+    """A run on four devices and its end."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        devices(monkeypatch, 4)
+        workdir = tmp_path_factory.mktemp("trained")
+        yield workdir, train.train_and_evaluate(small_config(epochs=2), workdir)
+
+
+def test_saved_on_four_devices_evaluated_on_one_and_eight(
+    trained: tuple[Path, TrainState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for count in (1, 4, 8):
+        devices(monkeypatch, count)
+        result = evaluate_workdir(small_config(), trained[0])
+        del result["seconds"]
+        results.append(result)
+    for result in results:
+        assert result == pytest.approx(results[0], rel=1e-5)
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices(monkeypatch, 4)
+    now, calls = time.time, iter(range(10**9))
+    # Back and forth by months, at every look.
+    monkeypatch.setattr(time, "time", lambda: now() + 10**7 * (-1) ** next(calls))
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line["seconds"] < PATIENCE for line in lines)
+
+
+def test_a_workdir_that_vanishes_ends_the_run_in_one_line(
+    trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices(monkeypatch, 4)
+    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    make = train.make_train_step
+
+    def vanishing(*arguments: object) -> object:
+        step = make(*arguments)  # pyright: ignore
+
+        def wrapped(*arguments: object) -> object:
+            shutil.rmtree(workdir, ignore_errors=True)
+            return step(*arguments)  # pyright: ignore
+
+        return wrapped
+
+    monkeypatch.setattr(train, "make_train_step", vanishing)
+    with pytest.raises(ConfigError, match=r"run cannot be written .*not there.*same command again"):
+        train.train_and_evaluate(small_config(epochs=3), workdir)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "another config: seed was 0 and is now 1"),
+        ({"batch_size": 4}, "another config: batch_size was 8 and is now 4"),
+        ({"data.validation_fraction": 0.3}, "data.validation_fraction was 0.2 and is now 0.3"),
+        ({"freeze": "conv_stack"}, "freeze was '' and is now 'conv_stack'"),
+        ({"model.hidden": 8}, "another model: .*'hidden': 16.*'hidden': 8"),
+        ({"data.channels": 1}, "another preprocessing: channels was 3 and is now 1"),
+        ({"alphabet.ignore_case": True}, "another alphabet: .*ignore_case was False"),
+    ],
+)
+def test_a_changed_config_is_refused_by_name(
+    trained: tuple[Path, TrainState],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    devices(monkeypatch, 4)
+    before = sorted(path.name for path in (trained[0] / "checkpoints").rglob("*"))
+    with pytest.raises(CheckpointError, match=rf"{message}.*; choose another --workdir, or go"):
+        train.train_and_evaluate(small_config(epochs=2, **changes), trained[0])
+    assert sorted(path.name for path in (trained[0] / "checkpoints").rglob("*")) == before
+
+
+@posix
+@pytest.mark.parametrize("module", ["main", "predict"])
+def test_a_device_that_is_not_there_is_one_line(module: str) -> None:
+    arguments = {
+        "main": ["--config=configs/tiny.py"],
+        "predict": [f"--model={ROOT / 'tests/data/checkpoints/format2'}", "README.md"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", f"crnn_jax.{module}", *arguments[module]],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "tpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^error: JAX_PLATFORMS=tpu .*set JAX_PLATFORMS=cpu", done.stderr, re.M)
