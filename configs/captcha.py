@@ -2,8 +2,8 @@
 
     python -m crnn_jax.main --config configs/captcha.py
 
-trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv
-and test.tsv):
+trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv and
+test.tsv, or pictures named after their texts):
 
     python -m crnn_jax.main --config configs/captcha.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/mine
@@ -25,8 +25,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.batch_size = 32
     # Times that the training pictures are gone through.
     config.epochs = 8
-    # A small set is gone through more often, until a run has at least so many steps; the
-    # schedule's boundaries stretch along.
+    # A small set is gone through more often, until a run has at least so many steps.
     config.min_steps = 1_500
 
     config.model = ml_collections.ConfigDict()
@@ -54,16 +53,33 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.alphabet.ignore_case = False
 
     config.data = ml_collections.ConfigDict()
-    # generated: captchas made at first use; folder: pictures in `dir`.
+    # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
+    # scene-text sets are shipped; tfds: a data set of TensorFlow Datasets.
     config.data.source = "generated"
-    # With generated: where the data set is kept (default ~/tensorflow_datasets).
+    # Where the pictures are. With generated and tfds: where data sets are kept (default
+    # ~/tensorflow_datasets).
     config.data.dir = ""
-    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny.
+    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
+    # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # A folder with labels.tsv alone is split: this share of it is the test set.
+    # With tfds: the names of the features that hold the picture and its text.
+    config.data.image_field = "image"
+    config.data.text_field = "text"
+    # Data without a test set of its own is split: this share of it is the test set.
     config.data.test_fraction = 0.2
     # This share of the training pictures is left out of training and chooses the best checkpoint.
     config.data.validation_fraction = 0.05
+    # Pictures that cannot be read: error stops, drop leaves them out of training. Whatever stands
+    # here and below, evaluation keeps all its samples: what cannot be read counts as wrong.
+    config.data.on_unreadable = "error"
+    # Labels without a character: error or drop.
+    config.data.on_empty_label = "error"
+    # Labels with characters that the alphabet lacks: error, drop, or map, which puts `map_to` (a
+    # character, or nothing) in their place when training.
+    config.data.on_unseen = "error"
+    config.data.map_to = ""
+    # With drop: a larger share of the training pictures is an error all the same.
+    config.data.max_dropped = 0.05
     # Pixels; the network needs 32.
     config.data.height = 32
     # 1 for gray, 3 for colour.
@@ -79,13 +95,31 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Prepared pictures are kept in memory up to this.
     config.data.cache_megabytes = 2_000
 
+    # Chance changes to the training pictures, each with the share of pictures that it is made to.
+    config.augment = ml_collections.ConfigDict()
+    # Multiplies the reach of all changes.
+    config.augment.strength = 1.0
+    # Shift, scale, rotation, shear; the corners moved; the line of text bent in a wave.
+    config.augment.affine = 0.0
+    config.augment.perspective = 0.0
+    config.augment.curve = 0.0
+    # Blur, noise; contrast, brightness and colour balance; dark for light.
+    config.augment.blur = 0.0
+    config.augment.noise = 0.0
+    config.augment.contrast = 0.0
+    config.augment.invert = 0.0
+    # Lines and dots, small rectangles wiped out, traces of JPEG.
+    config.augment.lines = 0.0
+    config.augment.erase = 0.0
+    config.augment.jpeg = 0.0
+
     config.optimizer = ml_collections.ConfigDict()
     # Adam's.
     config.optimizer.learning_rate = 1e-3
-    # Epochs of linear warm-up.
-    config.optimizer.warmup_epochs = 0.5
-    # From each of these epochs on, the rate is multiplied by the factor beside it.
-    config.optimizer.boundaries = (5.5, 7.0)
+    # Linear warm-up, as a share of the run.
+    config.optimizer.warmup = 0.0625
+    # From each of these shares of the run on, the rate is multiplied by the factor beside it.
+    config.optimizer.boundaries = (0.6875, 0.875)
     config.optimizer.factors = (0.3, 0.1)
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
@@ -121,7 +155,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.epochs = 75
         config.min_steps = 0
         config.eval_every = 25
-        config.optimizer.update(warmup_epochs=0.0, boundaries=(), factors=(), clip_norm=0.0)
+        config.optimizer.update(warmup=0.0, boundaries=(), factors=(), clip_norm=0.0)
     elif variant != "default":
         raise ValueError(f"configs/captcha.py:{variant}: the variants are default, paper and seed")
     return config

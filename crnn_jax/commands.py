@@ -1,10 +1,13 @@
 """How every command ends: a user's mistake is one line and an exit code, never a traceback."""
 
 import logging
+import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+import platformdirs
 from absl import flags
 from absl import logging as absl_logging
 
@@ -26,12 +29,24 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
         project.propagate = False
         # Python would wait for the end of a compilation before it raises KeyboardInterrupt.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        keep_what_is_compiled()
         try:
             main(arguments)
         except CrnnError as error:
             _fail(error)
 
     return command
+
+
+def keep_what_is_compiled() -> None:
+    """Has JAX keep its compiled programs in the user's cache folder, unless it is told where.
+
+    To be called before jax is imported. Compiling takes about a minute of a first start on two
+    cores; a second one reads what the first compiled. A folder for each machine, as home folders
+    are shared between machines whose processors differ.
+    """
+    folder = platformdirs.user_cache_path("crnn_jax") / platform.node() / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:

@@ -45,14 +45,22 @@ def check_config(config: Config) -> None:
         require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")
     require("data.workers", config.data.workers >= 0, "must be 0 (threads) or more (processes)")
 
+    for key in ("data.on_unreadable", "data.on_empty_label"):
+        require(key, _value(config, key) in ("error", "drop"), "is error or drop")
+    policy = config.data.on_unseen
+    require("data.on_unseen", policy in ("error", "drop", "map"), "is error, drop or map")
+    require("data.map_to", len(config.data.map_to) < 2, "is one character, or '' for none")
+    require("data.max_dropped", 0 <= config.data.max_dropped < 1, "is a share, 0 or more, below 1")
+
     optimizer = config.optimizer
     require("optimizer.learning_rate", optimizer.learning_rate > 0, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
-    require("optimizer.warmup_epochs", optimizer.warmup_epochs >= 0, "must be 0 or more")
+    require("optimizer.warmup", 0 <= optimizer.warmup < 1, "is a share of the run, from 0 to 1")
     require(
         "optimizer.boundaries",
-        list(optimizer.boundaries) == sorted(set(optimizer.boundaries)),
-        "must rise",
+        list(optimizer.boundaries) == sorted(set(optimizer.boundaries))
+        and all(0 < boundary < 1 for boundary in optimizer.boundaries),
+        "must rise, as shares of the run between 0 and 1",
     )
     require(
         "optimizer.factors",

@@ -12,13 +12,18 @@ import numpy as np
 from flax import linen as nn
 
 from crnn_jax.config import Config, check_config
-from crnn_jax.data import sources
-from crnn_jax.data.batching import PreparedSplit, choose_buckets, device_arrays, evaluation_batches
+from crnn_jax.data.batching import evaluation_batches
+from crnn_jax.data.buckets import choose_buckets
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.dataset import load_test_split
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
+
+# What "is read" in a picture that cannot be: a character of no alphabet, so that it is never right.
+UNREAD = "\0"
 
 EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
 
@@ -55,7 +60,7 @@ def evaluate(
     buckets: Sequence[int],
     batch_size: int,
 ) -> Evaluation:
-    """Reads every sample of a split once, in a fixed order.
+    """Reads every sample of a split once, in a fixed order; unreadable pictures count as wrong.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -73,7 +78,12 @@ def evaluate(
         arrays = parallel.shard(device_arrays(batch))
         outputs = parallel.gather(eval_step(variables, arrays))
         best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
-        predictions = alphabet.decode_batch(best_path, lengths)
+        predictions = [
+            UNREAD if unread else text
+            for text, unread in zip(
+                alphabet.decode_batch(best_path, lengths), batch["unread"][:count], strict=True
+            )
+        ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
         valid = np.arange(best_path.shape[1]) < lengths[:, None]
@@ -101,9 +111,7 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:
     check_config(config)
     parallel.check_batch_size(config.batch_size)
     model = TrainedModel.load(workdir, config.eval.step)
-    split = sources.load_splits(config.data, config.seed)["test"]
-    room = config.data.cache_megabytes * 10**6
-    prepared = PreparedSplit(split, model.alphabet, model.preprocessing, room, "test")
+    prepared = load_test_split(config, model.alphabet, model.preprocessing)
     result = evaluate(
         make_eval_step(model.network),
         parallel.replicate(model.variables),

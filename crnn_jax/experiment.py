@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import optax
 from flax import traverse_util
 
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
-from crnn_jax.data import sources
-from crnn_jax.data.batching import PreparedSplit, TrainingPlan, choose_buckets
+from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.batching import TrainingPlan
+from crnn_jax.data.doctor import Finding
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.errors import CheckpointError, DataError
+from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.dataset import load_dataset
+from crnn_jax.errors import CheckpointError
 from crnn_jax.evaluate import EvalStep, Evaluation, evaluate
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.text.alphabet import Alphabet, min_time_steps
+from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 from crnn_jax.training.state import (
     CONV_STACK,
@@ -38,8 +40,10 @@ class Experiment:
     config: Config
     alphabet: Alphabet
     preprocessing: Preprocessing
+    augmentation: Augmentation
     splits: dict[str, PreparedSplit]  # train, validation, test
     buckets: tuple[int, ...]
+    findings: list[Finding]
     plan: TrainingPlan
     model: Any
     model_description: dict[str, Any]
@@ -53,39 +57,29 @@ class Experiment:
           ConfigError, DataError: something cannot be used, or does not fit together.
         """
         check_config(config)
+        augmentation = Augmentation.from_config(config.augment)
         parallel.check_batch_size(config.batch_size)
-        data = config.data
-        splits = sources.load_splits(data, config.seed)
-        alphabet = _alphabet(config, splits["train"].labels + splits["validation"].labels)
-        for split in splits.values():  # cheap, so all labels are checked before any picture
-            alphabet.encode_batch(split.labels, split.names)
-        preprocessing = Preprocessing(
-            height=data.height, channels=data.channels, width=data.width, max_width=data.max_width
+        dataset = load_dataset(config)
+        epochs = run_length(config, len(dataset.splits["train"]))
+        plan = TrainingPlan(
+            dataset.splits["train"].widths, dataset.buckets, config.batch_size, epochs, config.seed
         )
-        prepared: dict[str, PreparedSplit] = {}
-        room = data.cache_megabytes * 10**6
-        for name, split in splits.items():
-            prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name)
-            room -= prepared[name].cached_bytes
-
-        widths = prepared["train"].widths
-        buckets = choose_buckets(widths, data.buckets)
-        epochs, stretch = run_length(config, len(widths))
-        plan = TrainingPlan(widths, buckets, config.batch_size, epochs, config.seed)
         settings = config.model.to_dict()
         description = {"name": settings.pop("name"), "settings": settings}
         if config.freeze == CONV_STACK:
             settings = {**settings, "freeze_conv_stack": True}
-        schedule = learning_rate_schedule(config.optimizer, plan.steps_per_epoch, stretch)
+        schedule = learning_rate_schedule(config.optimizer, len(plan))
         return cls(
             config=config,
-            alphabet=alphabet,
-            preprocessing=preprocessing,
-            splits=prepared,
-            buckets=buckets,
+            alphabet=dataset.alphabet,
+            preprocessing=dataset.preprocessing,
+            augmentation=augmentation,
+            splits=dataset.splits,
+            buckets=dataset.buckets,
+            findings=dataset.findings,
             plan=plan,
             model=models.create(
-                description["name"], alphabet.num_classes, settings, axis_name=parallel.AXIS
+                description["name"], dataset.alphabet.num_classes, settings, axis_name=parallel.AXIS
             ),
             model_description=description,
             optimizer=make_optimizer(
@@ -143,54 +137,23 @@ class Experiment:
         )
 
     def summary(self) -> list[str]:
-        """Lines for people on the data, with labels too long for their pictures by name.
-
-        Raises:
-          DataError: not one training label fits.
-        """
+        """Lines for people on the data, with warnings of what is wrong with it."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        lines = [
+        return [
             f"pictures: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
+            *(
+                f"warning: {finding.message}; the first: {finding.samples[0]}"
+                for finding in self.findings
+                if finding.severity == "warning"
+            ),
         ]
-        for name, split in self.splits.items():
-            steps = np.array([models.num_time_steps(int(width)) for width in split.widths])
-            needed = np.array(
-                [
-                    min_time_steps(labels[:length])
-                    for labels, length in zip(split.labels, split.label_lengths, strict=True)
-                ]
-            )
-            offenders = np.flatnonzero(needed > steps)
-            if name == "train" and len(offenders) == len(split):
-                raise DataError(
-                    "no training label fits into its picture's time steps (a quarter of its width"
-                    " at height 32); are the labels those of these pictures?"
-                )
-            if len(offenders):
-                named = ", ".join(split.split.names[index] for index in offenders[:NAMED])
-                more = f" and {len(offenders) - NAMED} more" if len(offenders) > NAMED else ""
-                lines.append(
-                    f"warning: {len(offenders)} {name} label(s) are too long for the time steps of"
-                    f" their pictures and cannot be learnt or read: {named}{more}"
-                )
-        return lines
 
 
-def run_length(config: Config, pictures: int) -> tuple[int, float]:
-    """Epochs of a run on so many pictures, and how much longer that is than `config.epochs`."""
+def run_length(config: Config, pictures: int) -> int:
+    """Epochs of a run on so many pictures: `config.epochs`, or more to make up `min_steps`."""
     steps_per_epoch = max(1, pictures // config.batch_size)
-    epochs = max(config.epochs, -(-config.min_steps // steps_per_epoch))
-    return epochs, epochs / config.epochs
-
-
-def _alphabet(config: Config, labels: tuple[str, ...]) -> Alphabet:
-    settings = config.alphabet
-    if settings.characters:
-        return Alphabet(settings.characters, settings.ignore_case)
-    if settings.file:
-        return Alphabet.from_file(settings.file, settings.ignore_case)
-    return Alphabet.from_labels(labels, settings.ignore_case)
+    return max(config.epochs, -(-config.min_steps // steps_per_epoch))
 
 
 def _check_shapes(source: Any, target: Any, origin: str) -> None:

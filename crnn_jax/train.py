@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import optax
 from flax import linen as nn
 
 from crnn_jax.config import Config
-from crnn_jax.data.batching import PreparedSplit, device_arrays, training_batches
+from crnn_jax.data.batching import training_batches
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import TrainingDiverged
 from crnn_jax.evaluate import Evaluation, make_eval_step
 from crnn_jax.experiment import NAMED, Experiment
@@ -26,6 +28,7 @@ from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
 PICTURED = 24  # test pictures shown with what was read in them
+PACED = 200  # steps whose mean time tells how long the rest will take
 
 
 def make_train_step(
@@ -156,24 +159,28 @@ def run(
     train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
     eval_step = make_eval_step(experiment.model)
     first_step = int(parallel.unreplicate(state.step))
-    batches = training_batches(train, plan, experiment.buckets, first_step, config.data.workers)
+    batches = training_batches(
+        train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
+    )
     evaluation_interval = config.eval_every * plan.steps_per_epoch
     window = Window()
     compiled: set[int] = set()
     previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
         epoch = step / plan.steps_per_epoch
-        # Read once: a signal that comes later in this step stops the next one.
-        stopping = stop.received is not None
         with window.waiting():
             batch = next(batches)
+        for index in batch["indices"][batch["unread"]]:
+            writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
         width = batch["images"].shape[2]
-        with window.compiling() if width not in compiled else contextlib.nullcontext():
+        with window.paused() if width not in compiled else contextlib.nullcontext():
             state, figures = train_step(state, parallel.shard(device_arrays(batch)))
         compiled.add(width)
         # Waiting for the step before keeps at most two under way, and its figures are at hand.
         jax.block_until_ready(previous)
         window.add(figures, len(batch["indices"]))
+        # Read once: a signal that comes after this stops the next step.
+        stopping = stop.received is not None
         if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
             names = [train.split.names[index] for index in plan[step - 2][:NAMED]]
             raise TrainingDiverged(
@@ -187,22 +194,23 @@ def run(
         if step % config.log_every == 0 or finished:
             writer.metrics(step, epoch, "train", window.close())
         if step % evaluation_interval == 0 or finished or stopping:
-            score = None
-            if not stopping:
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                result = experiment.evaluate(eval_step, variables, "validation")
-                score = result.metrics[SCORE]
-                writer.metrics(step, epoch, "validation", result.metrics)
-                show_pictures(writer, step, experiment.splits["validation"], result)
-            scores = [s for s in (score, checkpoints.best_score()) if s is not None]
-            manifest = {
-                **experiment.manifest(),
-                # The order of the data and the random keys are functions of seed and step.
-                "position": {"step": step, "epoch": epoch, "seed": config.seed},
-                "best_score": max(scores, default=None),
-            }
-            checkpoints.save(parallel.unreplicate(state), manifest, score)
-            window = Window()
+            jax.block_until_ready(figures)
+            with window.paused():
+                score = None
+                if not stopping:
+                    variables = {"params": state.params, "batch_stats": state.batch_stats}
+                    result = experiment.evaluate(eval_step, variables, "validation")
+                    score = result.metrics[SCORE]
+                    writer.metrics(step, epoch, "validation", result.metrics)
+                    show_pictures(writer, step, experiment.splits["validation"], result)
+                scores = [s for s in (score, checkpoints.best_score()) if s is not None]
+                manifest = {
+                    **experiment.manifest(),
+                    # The order of the data and the random keys are functions of seed and step.
+                    "position": {"step": step, "epoch": epoch, "seed": config.seed},
+                    "best_score": max(scores, default=None),
+                }
+                checkpoints.save(parallel.unreplicate(state), manifest, score)
         if stopping:
             writer.say(f"stopped and saved at step {step:,}; the same command goes on from here")
             break
@@ -211,19 +219,33 @@ def run(
 
 def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
     """Shows the first pictures of a split with what was read in them."""
-    count = min(PICTURED, len(split))
-    pictures = [split.picture(index) for index in range(count)]
-    writer.pictures(step, pictures, result.texts[:count], split.split.labels[:count])
+    first = range(min(PICTURED, len(split)))
+    pictures = {i: picture for i in first if (picture := split.picture(i)) is not None}
+    if pictures:
+        texts, labels = ([of[i] for i in pictures] for of in (result.texts, split.split.labels))
+        writer.pictures(step, list(pictures.values()), texts, labels)
 
 
 class Window:
-    """Training figures since they were last recorded: means, speed, time spent waiting."""
+    """Training figures since they were last recorded, and the pace of the steps.
+
+    Its clock stands still while a program is compiled, or the run evaluates or saves.
+    """
 
     def __init__(self) -> None:
+        self._stood_still = 0.0  # seconds
+        self._step_seconds: deque[float] = deque(maxlen=PACED)
+        self._last_step = self._now()
+        self._open()
+
+    def _open(self) -> None:
         self._figures: list[dict[str, jax.Array]] = []
         self._images = 0
         self._waited = 0.0
-        self._start = time.monotonic()
+        self._start = self._now()
+
+    def _now(self) -> float:
+        return time.monotonic() - self._stood_still
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -233,26 +255,33 @@ class Window:
         self._waited += time.monotonic() - start
 
     @contextlib.contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Leaves the time inside out of the speed; a new width of batch is compiled there."""
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out of all figures."""
         start = time.monotonic()
         yield
-        self._start += time.monotonic() - start
+        self._stood_still += time.monotonic() - start
 
     def add(self, figures: dict[str, jax.Array], images: int) -> None:
         """Adds a step."""
         self._figures.append(figures)
         self._images += images
+        now = self._now()
+        self._step_seconds.append(now - self._last_step)
+        self._last_step = now
 
     def so_far(self) -> dict[str, Any]:
-        """Loss of the step before the newest one, images a second, share of time waiting, and
-        the steps skipped since the run began."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
+        """Loss and skipped steps as of the step before the newest one; speed; waiting.
+
+        `images_per_second` and `waiting`, a share of the time, are of this window,
+        `seconds_per_step` of the last PACED steps; `skipped` counts since the run began.
+        """
+        seconds = max(self._now() - self._start, 1e-9)
         ready = self._figures[-2 if len(self._figures) > 1 else -1]
         return {
             "loss": float(ready["loss"][0]),
             "images_per_second": self._images / seconds,
             "waiting": self._waited / seconds,
+            "seconds_per_step": sum(self._step_seconds) / len(self._step_seconds),
             "skipped": int(ready["skipped"][0]),
         }
 
@@ -264,7 +293,7 @@ class Window:
             **self.so_far(),
             "loss": sum(losses) / len(losses),
             "gradient_norm": sum(norms) / len(norms),
-            "seconds": time.monotonic() - self._start,
+            "seconds": self._now() - self._start,
         }
-        self.__init__()
+        self._open()
         return values

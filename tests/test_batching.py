@@ -2,24 +2,21 @@
 
 import dataclasses
 import io
+import os
+import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from crnn_jax.data.batching import (
-    Batch,
-    PreparedSplit,
-    TrainingPlan,
-    bucket_width,
-    choose_buckets,
-    evaluation_batches,
-    training_batches,
-)
+from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.batching import TrainingPlan, evaluation_batches, training_batches
+from crnn_jax.data.buckets import bucket_width, choose_buckets, padding_share
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.data.sources import Split
+from crnn_jax.data.prepared import NOT_ALIGNABLE, Batch, PreparedSplit
+from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.text.alphabet import Alphabet
 
@@ -245,10 +242,71 @@ def test_the_cache_changes_nothing_but_the_readings(split: Split) -> None:
     assert_same_batches(batches[:2], [batches[2]] * 2)
 
 
-def test_a_damaged_picture_is_named(split: Split) -> None:
-    broken = dataclasses.replace(split, read=lambda index: b"" if index == 4 else split.read(index))
+@dataclasses.dataclass(frozen=True)
+class Damaged:
+    """Reads as another does, but for some pictures."""
+
+    read: Callable[[int], bytes]
+    places: tuple[int, ...]
+
+    def __call__(self, index: int) -> bytes:
+        return b"" if index in self.places else self.read(index)
+
+
+def damaged(split: Split, *places: int) -> Split:
+    return dataclasses.replace(split, read=Damaged(split.read, places))
+
+
+def test_damaged_pictures_are_noted(split: Split) -> None:
+    broken = prepared(damaged(split, 4, 7))
+    assert list(broken.failures) == [4, 7] and "4.png" in broken.failures[4]
+    assert (broken.widths[4], *broken.sizes[4], broken.digests[4]) == (8, 0, 0, b"")
+    assert broken.sizes[5].tolist() == [WIDTHS[5], 32]
     with pytest.raises(DataError, match=r"4\.png"):
-        prepared(broken)
+        broken.batch(np.array([3, 4]), (96,))
+
+
+def test_black_pictures_stand_for_damaged_ones(split: Split) -> None:
+    whole = prepared(split).batch(np.arange(6), (96,))
+    broken = PreparedSplit(
+        damaged(split, 4), ALPHABET, Preprocessing(channels=1), 0, "test", max_unread=0.5
+    ).batch(np.arange(6), (96,))
+    assert broken["unread"].tolist() == [False] * 4 + [True, False]
+    assert not broken["images"][4].any() and broken["widths"][4] == 8
+    assert broken["label_lengths"][4] == NOT_ALIGNABLE
+    rest = [0, 1, 2, 3, 5]
+    for key in ("images", "widths", "labels", "label_lengths"):
+        np.testing.assert_array_equal(broken[key][rest], whole[key][rest])
+
+
+def test_labels_that_cannot_be_learnt(split: Split) -> None:
+    """An unseen character, and a thousand characters, which would make all labels as long."""
+    labels = ("abx", "ab", "a" * 1000, "", "abcabcabc", *split.labels[5:])
+    pictures = prepared(dataclasses.replace(split, labels=labels))
+    assert pictures.label_lengths[:5].tolist() == [NOT_ALIGNABLE, 2, NOT_ALIGNABLE, 0, 9]
+    assert pictures.labels.shape == (len(WIDTHS), 9)
+    assert pictures.alignable.tolist() == [False, True, False] + [True] * 8
+
+
+def test_a_selection_is_not_read_again(split: Split) -> None:
+    assert isinstance(split.read, Read)
+    pictures = prepared(split)
+    split.read.readings.clear()
+    chosen = pictures.select([5, 0, 2])
+    assert chosen.split.names == ("5.png", "0.png", "2.png") and len(chosen) == 3
+    assert chosen.labels.shape == (3, 2)  # the longest of these
+    batch = chosen.batch(np.array([0, 2]), (96,))
+    again = pictures.batch(np.array([5, 2]), (96,))
+    for key in ("images", "widths", "label_lengths"):
+        np.testing.assert_array_equal(batch[key], again[key])
+    assert not split.read.readings
+    noted = PreparedSplit(damaged(split, 2, 5), ALPHABET, Preprocessing(), 0, "test")
+    assert list(noted.select([0, 5]).failures) == [1]
+
+
+def test_padding_share() -> None:
+    # 10 of 16, 16 of 16, 30 of 40, and 41 of 48 beyond the buckets: 97 of 120.
+    assert padding_share(np.array([10, 16, 30, 41]), (16, 40)) == pytest.approx(1 - 97 / 120)
 
 
 def test_preprocessing_decides_the_widths(split: Split) -> None:
@@ -291,8 +349,77 @@ def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
     buckets = choose_buckets(pictures.widths, 2)
     plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
     expected = [pictures.batch(plan[step], buckets) for step in range(len(plan))]
-    tail = list(training_batches(pictures, plan, buckets, 4, workers))
+    unchanged = Augmentation()
+    tail = list(training_batches(pictures, plan, buckets, unchanged, 4, workers))
     assert_same_batches(tail, expected[4:])
     if not workers:
-        assert_same_batches(list(training_batches(pictures, plan, buckets, 0, 0)), expected)
-        assert not list(training_batches(pictures, plan, buckets, len(plan), 0))
+        assert_same_batches(
+            list(training_batches(pictures, plan, buckets, unchanged, 0, 0)), expected
+        )
+        assert not list(training_batches(pictures, plan, buckets, unchanged, len(plan), 0))
+
+
+def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
+    pictures = prepared(split)
+    buckets = choose_buckets(pictures.widths, 2)
+    plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
+    noisy = Augmentation(noise=1.0)
+    whole = list(training_batches(pictures, plan, buckets, noisy, 0, 0))
+    assert_same_batches(list(training_batches(pictures, plan, buckets, noisy, 4, 0)), whole[4:])
+    seen: dict[int, list[bytes]] = {}
+    for batch in whole:
+        plain = pictures.batch(batch["indices"], buckets)
+        for key in ("widths", "labels", "label_lengths"):
+            np.testing.assert_array_equal(batch[key], plain[key])
+        for index, image in zip(batch["indices"].tolist(), batch["images"], strict=True):
+            width = WIDTHS[index]
+            assert not image[:, width:].any()  # padding stays zero
+            seen.setdefault(index, []).append(image[:, :width].tobytes())
+    assert all(len(set(images)) == len(images) for images in seen.values())
+    assert max(map(len, seen.values())) > 1
+
+
+def vanishing(split: Split, places: tuple[int, ...], max_unread: float) -> PreparedSplit:
+    """Pictures that were there when they were first read, and are not any more."""
+    pictures = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_unread)
+    pictures.split = damaged(split, *places)
+    return pictures
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_vanishes_stops_training_by_name(split: Split, workers: int) -> None:
+    pictures = vanishing(split, (3,), 0.0)
+    plan = TrainingPlan(pictures.widths, (96,), 11, 2, seed=0)
+    with pytest.raises(DataError, match=r"3\.png"):
+        list(training_batches(pictures, plan, (96,), Augmentation(), 0, workers))
+
+
+def test_pictures_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
+    pictures = vanishing(split, (3, 8), 0.2)  # 2 of 11 are fewer
+    plan = TrainingPlan(pictures.widths, (96,), 11, 3, seed=0)
+    batches = list(training_batches(pictures, plan, (96,), Augmentation(), 0, 0))
+    assert [batch["unread"].sum() for batch in batches] == [2, 2, 2]
+    pictures = vanishing(split, (3, 8, 9), 0.2)
+    with pytest.raises(DataError, match=r"3 training pictures could not be read any more.*\.png"):
+        list(training_batches(pictures, plan, (96,), Augmentation(), 0, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly:
+    """Kills the process that reads a picture, unless it is the one that made this."""
+
+    read: Callable[[int], bytes]
+    parent: int
+
+    def __call__(self, index: int) -> bytes:
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.read(index)
+
+
+def test_a_worker_that_dies_is_an_error(split: Split) -> None:
+    deadly = dataclasses.replace(split, read=Deadly(split.read, os.getpid()))
+    pictures = PreparedSplit(deadly, ALPHABET, Preprocessing(channels=1), 0, "test")
+    plan = TrainingPlan(pictures.widths, (96,), 4, 2, seed=0)
+    with pytest.raises(DataError, match=r"processes that make batches failed.*data\.workers=0"):
+        list(training_batches(pictures, plan, (96,), Augmentation(), 0, 1))

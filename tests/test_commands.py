@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 from PIL import Image
 
@@ -145,3 +146,42 @@ def test_the_tiny_config_makes_its_own_pictures(tmp_path: Path) -> None:
     done = command("crnn_jax.main", "--config=configs/tiny.py", "--config.epochs=1", *data)
     assert done.returncode == 0, done.stderr
     assert "pictures: 243 train, 13 validation, 64 test" in done.stderr
+
+
+def test_a_second_start_compiles_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # which the tests set
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = platformdirs.user_cache_path("crnn_jax")
+    pictures = sorted((PICTURES / "images").iterdir())[:1]
+
+    def read() -> list[Path]:
+        done = command("crnn_jax.predict", f"--model={trained}", *map(str, pictures))
+        assert done.returncode == 0, done.stderr
+        return sorted(kept.rglob("*-cache"))
+
+    compiled = read()
+    assert compiled
+    assert read() == compiled
+
+
+def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
+    folder = copy_of_pictures(tmp_path)
+    done = command("crnn_jax.check_data", f"--dir={folder}", f"--sheet={tmp_path / 'sheet.png'}")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is wrong" in done.stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 500
+    shutil.copy(folder / "images" / "00000.png", folder / "again.png")
+    with (folder / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("again.png\t226md\n")
+    done = command("crnn_jax.check_data", f"--dir={folder}", "--json")
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["findings"][0]["kind"] == "in train and test"
+    (folder / "again.png").write_bytes(b"no picture")
+    # By config and overrides, as training is called.
+    named = ("--config=configs/tiny.py", "--config.data.source=folder")
+    done = command("crnn_jax.check_data", *named, f"--config.data.dir={folder}")
+    assert done.returncode == 1 and "error: unreadable picture: 1 test" in done.stdout
+    assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")

@@ -50,7 +50,7 @@ def test_the_seed_variant_is_the_tutorial() -> None:
     config = captcha.get_config("seed")
     assert (config.batch_size, config.epochs, config.eval_every) == (32, 75, 25)
     assert (config.optimizer.learning_rate, config.optimizer.boundaries) == (1e-3, ())
-    assert (config.optimizer.warmup_epochs, config.optimizer.clip_norm) == (0, 0)
+    assert (config.optimizer.warmup, config.optimizer.clip_norm) == (0, 0)
     assert (config.model.name, config.model.batch_norm) == ("crnn", "bgshih")
     assert config.model.momentum == 0.9  # PyTorch's 0.1, which counts the other share
     assert (config.data.channels, config.data.height) == (1, 32)
@@ -89,12 +89,18 @@ def test_every_field_has_a_comment() -> None:
         ("data.test_fraction", 1.0, "between 0 and 1"),
         ("data.validation_fraction", 1.5, "between 0 and 1"),
         ("data.workers", -1, "0 .*or more"),
+        ("data.on_unreadable", "map", "error or drop"),
+        ("data.on_empty_label", "keep", "error or drop"),
+        ("data.on_unseen", "skip", "error, drop or map"),
+        ("data.map_to", "??", "one character"),
+        ("data.max_dropped", 1.0, "below 1"),
         ("optimizer.learning_rate", 0.0, "above 0"),
         ("optimizer.learning_rate", float("nan"), "above 0"),
         ("optimizer.clip_norm", -1.0, "above 0, or 0"),
-        ("optimizer.warmup_epochs", -0.5, "0 or more"),
-        ("optimizer.boundaries", (14.0, 11.0), "rise"),
-        ("optimizer.boundaries", (11.0, 11.0), "rise"),
+        ("optimizer.warmup", -0.5, "share of the run"),
+        ("optimizer.boundaries", (0.9, 0.7), "rise"),
+        ("optimizer.boundaries", (0.7, 0.7), "rise"),
+        ("optimizer.boundaries", (5.5, 7.0), "shares of the run"),
         ("optimizer.factors", (0.3,), "2 boundaries"),
         ("init_parts", "head", "all or conv_stack"),
         ("freeze", "bilstm1", "'' .*conv_stack"),

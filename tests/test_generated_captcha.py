@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from crnn_jax.data import generated_captcha
-from crnn_jax.data.generated_captcha import CONFIGS, Source, load, render
+from crnn_jax.data.generated_captcha import CONFIGS, prepare, render
+from crnn_jax.data.sources.generated import load_generated
+from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import DataError
 
 TINY = CONFIGS["tiny"]
@@ -23,52 +25,48 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def splits(data_dir: Path) -> dict[str, Source]:
-    return {split: load("tiny", split, data_dir) for split in SIZES}
+def splits(data_dir: Path) -> dict[str, Split]:
+    return load_generated({"variant": "tiny", "dir": str(data_dir)})
 
 
-def test_examples_are_what_the_config_says(splits: dict[str, Source]) -> None:
+def test_examples_are_what_the_config_says(splits: dict[str, Split]) -> None:
     for split, source in splits.items():
         assert len(source) == SIZES[split]
-        assert [source[i]["text"] for i in range(len(source))] == TINY.texts()[split]
-        assert source[17]["name"] == f"{split}/00017"
-        assert source[-1] == source[len(source) - 1]
+        assert list(source.labels) == TINY.texts()[split]
+        assert source.names[17] == f"{split}/00017"
         for i in range(0, len(source), 16):
-            with Image.open(io.BytesIO(source[i]["image"])) as picture:
+            with Image.open(io.BytesIO(source.read(i))) as picture:
                 assert (picture.format, picture.mode) == ("PNG", "RGB")
-                assert picture.size == (40 * len(source[i]["text"]), 60)
+                assert picture.size == (40 * len(source.labels[i]), 60)
     assert "tensorflow" not in sys.modules
 
 
-def test_iterating_ends(splits: dict[str, Source]) -> None:
-    with pytest.raises(IndexError):
-        splits["test"][SIZES["test"]]
-
-
-def test_each_picture_can_be_drawn_again_alone(splits: dict[str, Source]) -> None:
+def test_each_picture_can_be_drawn_again_alone(splits: dict[str, Split]) -> None:
     # Backwards, so that a dependence on the order of drawing would show.
     for split, source in splits.items():
         for i in reversed(range(0, len(source), 8)):
-            assert source[i]["image"] == render(source[i]["text"], TINY.render_seed(split, i))
+            assert source.read(i) == render(source.labels[i], TINY.render_seed(split, i))
 
 
 def test_built_twice_gives_the_same_bytes(
-    splits: dict[str, Source], data_dir: Path, tmp_path: Path
+    splits: dict[str, Split], data_dir: Path, tmp_path: Path
 ) -> None:
     def files(root: Path) -> dict[str, bytes]:
         paths = root.rglob("*.array_record*")
         return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
-    load("tiny", "train", tmp_path)
+    prepare("tiny", tmp_path)
     assert len(files(tmp_path)) == len(splits)
     assert files(tmp_path) == files(data_dir)
 
 
 def test_built_once_is_reused(
-    splits: dict[str, Source], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    splits: dict[str, Split], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(generated_captcha.GeneratedCaptcha, "_generate_examples")
-    assert load("tiny", "test", data_dir)[0] == splits["test"][0]
+    again = load_generated({"variant": "tiny", "dir": str(data_dir)})["test"]
+    assert again.labels == splits["test"].labels
+    assert again.read(0) == splits["test"].read(0)
 
 
 def test_seed_decides_the_picture() -> None:
@@ -112,7 +110,5 @@ def test_texts(
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'upper'.*lower, cased, tiny"):
-        load("upper", "train", tmp_path)
-    with pytest.raises(DataError, match=r"'dev'.*train, test"):
-        load("lower", "dev", tmp_path)
+        prepare("upper", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ LAYERS = (
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
-    ("config", "experiment", "train", "evaluate"),
+    ("config", "dataset", "experiment", "train", "evaluate", "picture_sheet"),
     ("commands", "main", "predict", "check_data", "export", "report", "demo"),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,11 +1,6 @@
-"""Tests of the networks: against the paper's arithmetic, plain Flax, NumPy, and themselves padded.
+"""The networks: against the paper's arithmetic, plain Flax, and themselves padded."""
 
-Pictures are padded with random bytes throughout: what lies beyond a picture's width must count
-for nothing, in values, gradients and running statistics.
-"""
-
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,77 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax import lax
+from networks import (
+    CLASSES,
+    SMALL,
+    assert_trees_close,
+    bidirectional,
+    flax_cells,
+    jit,
+    max_pool,
+    normal,
+    padded,
+    picture,
+    random_variables,
+    small_model,
+)
 
 from crnn_jax import models
 from crnn_jax.errors import ConfigError
-from crnn_jax.models.batch_norm import MaskedBatchNorm
-from crnn_jax.models.bilstm import BiLSTM
-from crnn_jax.models.conv_stack import ConvStack, max_pool_2x1, max_pool_2x2, num_time_steps
-from crnn_jax.models.convolution import convolution
+from crnn_jax.models.conv_stack import ConvStack, num_time_steps
 from crnn_jax.models.crnn import normalize_images
-
-# Compilation is nearly all of the time these tests take, and this more than halves it.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-SMALL = {"channels": (4, 4, 8, 8, 8, 8, 8), "hidden": 8}
-CLASSES = 5
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def small_model(**settings: Any) -> nn.Module:
-    return models.create("crnn", CLASSES, {**SMALL, **settings})
-
-
-def random_variables(model: nn.Module, channels: int = 1, seed: int = 0) -> dict[str, Any]:
-    """Parameters and statistics in which nothing is 0 or 1, so that nothing goes unnoticed."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = path[-1].key
-        if name == "kernel":
-            values = rng.normal(size=leaf.shape) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
-        elif name in ("scale", "var"):
-            values = rng.uniform(0.5, 2, leaf.shape)
-        else:
-            values = rng.normal(size=leaf.shape) * 0.3
-        return jnp.asarray(values, leaf.dtype)
-
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.uint8)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images, jnp.array([32]))
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def picture(width: int, channels: int = 1) -> np.ndarray:
-    """The one picture there is of this width, uint8 (32, width, channels)."""
-    return np.random.default_rng(width).integers(0, 256, (32, width, channels), np.uint8)
-
-
-def padded(widths: Sequence[int], to: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of these widths with random bytes on their right, and the widths."""
-    garbage = np.random.default_rng(to)
-    images = garbage.integers(0, 256, (len(widths), 32, to, channels), np.uint8)
-    for image, width in zip(images, widths, strict=True):
-        image[:, :width] = picture(width, channels)
-    return images, np.array(widths, np.int32)
-
-
-def assert_trees_close(actual: Any, expected: Any, rtol: float) -> None:
-    """Each array within `rtol` of its largest element, and within a hundredth of that of all."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
-
-    def check(path: Any, a: jax.Array, b: jax.Array) -> None:
-        scale = max(float(jnp.abs(b).max()), largest / 100)
-        np.testing.assert_allclose(
-            a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path)
-        )
-
-    jax.tree_util.tree_map_with_path(check, actual, expected)
-
 
 # --- size ---
 
@@ -243,242 +186,6 @@ def test_scales_of_pixels(channels: int) -> None:
     # A blank picture has no contrast that could be raised.
     blank = np.full(images.shape, 200, np.uint8)
     assert abs(normalize(blank, mask, True)).max() < 1e-3
-
-
-# --- batch normalisation ---
-
-
-def normalize(
-    norm: nn.Module, variables: Any, x: jax.Array, *mask: jax.Array
-) -> tuple[jax.Array, Any]:
-    return norm.apply(variables, x, *mask, use_running_average=False, mutable=["batch_stats"])
-
-
-def norm_variables(features: int) -> dict[str, Any]:
-    return {
-        "params": {"scale": normal(features, seed=1), "bias": normal(features, seed=2)},
-        "batch_stats": {
-            "mean": normal(features, seed=3),
-            "var": np.exp(normal(features, seed=4)),
-        },
-    }
-
-
-def test_masked_batch_norm_without_padding_is_that_of_flax() -> None:
-    ours, flax = MaskedBatchNorm(momentum=0.9), nn.BatchNorm(momentum=0.9)
-    mask = jnp.ones((3, 1, 5, 1), bool)
-    cotangent = normal(3, 2, 5, 4, seed=9)
-
-    @partial(jit, static_argnums=0)
-    def step(masked: bool, variables: Any, x: jax.Array) -> Any:
-        def forward(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-            norm, more = (ours, (mask,)) if masked else (flax, ())
-            return normalize(norm, {**variables, "params": params}, x, *more)
-
-        y, pullback, changed = jax.vjp(forward, variables["params"], x, has_aux=True)
-        return y, pullback(cotangent), changed
-
-    variables = [norm_variables(4), norm_variables(4)]
-    batches = [normal(3, 2, 5, 4, seed=seed) * 2 + 1 for seed in range(3)]
-    for x in batches:
-        results = [step(masked, v, x) for masked, v in zip((True, False), variables, strict=True)]
-        assert_trees_close(results[0], results[1], rtol=1e-5)
-        variables = [{**v, **result[2]} for v, result in zip(variables, results, strict=True)]
-    x = batches[0]
-    inference = [
-        ours.apply(variables[0], x, mask, use_running_average=True),
-        flax.apply(variables[1], x, use_running_average=True),
-    ]
-    np.testing.assert_allclose(inference[0], inference[1], rtol=1e-5, atol=1e-6)
-    fresh = [ours.init(jax.random.key(0), x, mask, False), flax.init(jax.random.key(0), x, False)]
-    assert_trees_close(fresh[0], fresh[1], rtol=0)
-
-
-def test_masked_batch_norm_is_that_of_the_valid_part() -> None:
-    widths = (7, 3, 0, 5)
-    x = normal(4, 2, 7, 3) * 3 + 1
-    mask = np.arange(7)[None, None, :, None] < np.array(widths)[:, None, None, None]
-    variables = norm_variables(3)
-    y, changed = jit(partial(normalize, MaskedBatchNorm(momentum=0.8)))(variables, x, mask)
-
-    columns = [x[i, :, :width].reshape(-1, 3) for i, width in enumerate(widths)]
-    valid = np.concatenate(columns).astype(np.float64)
-    mean, var = valid.mean(0), valid.var(0)
-    params, stats = variables["params"], variables["batch_stats"]
-    for i, width in enumerate(widths):
-        expected = (x[i, :, :width] - mean) / np.sqrt(var + 1e-5)
-        expected = expected * params["scale"] + params["bias"]
-        np.testing.assert_allclose(y[i, :, :width], expected, rtol=1e-5, atol=1e-5)
-    changed = changed["batch_stats"]
-    np.testing.assert_allclose(changed["mean"], 0.8 * stats["mean"] + 0.2 * mean, rtol=1e-5)
-    np.testing.assert_allclose(changed["var"], 0.8 * stats["var"] + 0.2 * var, rtol=1e-5)
-
-
-def test_masked_batch_norm_on_four_devices_is_that_of_one() -> None:
-    widths = np.array([6, 6, 1, 2, 5, 1, 0, 0])  # the last device has padding alone
-    x = normal(8, 2, 6, 3) * 2 + 1
-    mask = np.arange(6)[None, None, :, None] < widths[:, None, None, None]
-    cotangent = np.where(mask, normal(8, 2, 6, 3, seed=9), 0)
-    variables = norm_variables(3)
-
-    def step(norm: nn.Module, variables: Any, x: Any, mask: Any, cotangent: Any) -> Any:
-        def forward(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-            return normalize(norm, {**variables, "params": params}, x, mask)
-
-        y, pullback, changed = jax.vjp(forward, variables["params"], x, has_aux=True)
-        params_gradient, x_gradient = pullback(cotangent)
-        return jnp.where(mask, y, 0), x_gradient, params_gradient, changed
-
-    def on_device(*arguments: Any) -> Any:
-        y, x_gradient, params_gradient, changed = step(
-            MaskedBatchNorm(axis_name="devices"), *arguments
-        )
-        return y, x_gradient, lax.psum(params_gradient, "devices"), changed
-
-    expected = jit(partial(step, MaskedBatchNorm()))(variables, x, mask, cotangent)
-    devices = jax.devices()[:4]
-    shards = [array.reshape(4, 2, *array.shape[1:]) for array in (x, mask, cotangent)]
-    pmapped = jax.pmap(on_device, axis_name="devices", in_axes=(None, 0, 0, 0), devices=devices)(
-        variables, *shards
-    )
-    y, x_gradient, params_gradient, changed = jax.tree.map(np.asarray, pmapped)
-    for device in range(4):
-        actual = (
-            y.reshape(x.shape),
-            x_gradient.reshape(x.shape),
-            *jax.tree.map(lambda leaf, device=device: leaf[device], (params_gradient, changed)),
-        )
-        assert_trees_close(actual, expected, rtol=1e-5)
-
-
-# --- recurrence ---
-
-
-def flax_cell(direction: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `nn.OptimizedLSTMCell` that are those of a direction of a BiLSTM."""
-    inputs = params[f"{direction}_input"]
-    recurrent = params[direction]["recurrent"]["kernel"]
-    cell: dict[str, Any] = {}
-    for place, gate in enumerate("ifgo"):
-        hidden = recurrent.shape[0]
-        columns = slice(place * hidden, (place + 1) * hidden)
-        cell[f"i{gate}"] = {"kernel": inputs["kernel"][:, columns]}
-        cell[f"h{gate}"] = {"kernel": recurrent[:, columns], "bias": inputs["bias"][columns]}
-    return cell
-
-
-def bidirectional(hidden: int, name: str) -> nn.Module:
-    """The layer as plain Flax has it; its cells are called <name>_forward and <name>_backward."""
-    return nn.Bidirectional(
-        nn.RNN(nn.OptimizedLSTMCell(hidden, name=f"{name}_forward")),
-        nn.RNN(nn.OptimizedLSTMCell(hidden, name=f"{name}_backward")),
-    )
-
-
-class FlaxBiLSTM(nn.Module):
-    """`bidirectional` as a module of its own."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        return bidirectional(self.hidden, "layer")(x, seq_lengths=lengths)
-
-
-def flax_cells(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{name}_{way}": flax_cell(way, params) for way in ("forward", "backward")}
-
-
-def test_bilstm_is_that_of_flax() -> None:
-    ours, flax = BiLSTM(4), FlaxBiLSTM(4)
-    lengths = jnp.array([6, 1, 3, 5])
-    x = normal(4, 6, 3)
-    valid = (jnp.arange(6)[None, :] < lengths[:, None])[..., None]
-    cotangent = jnp.where(valid, normal(4, 6, 8, seed=9), 0)
-    shapes = jax.eval_shape(ours.init, jax.random.key(0), x, lengths)["params"]
-    leaves, tree = jax.tree.flatten(shapes)
-    params = jax.tree.unflatten(
-        tree, [normal(*leaf.shape, seed=seed) for seed, leaf in enumerate(leaves)]
-    )
-
-    @partial(jit, static_argnums=0)
-    def run(module: nn.Module, params: Any) -> Any:
-        y, pullback = jax.vjp(lambda p, x: module.apply({"params": p}, x, lengths), params, x)
-        return jnp.where(valid, y, 0), pullback(cotangent)
-
-    y, (params_gradient, x_gradient) = run(ours, params)
-    actual = (y, (flax_cells("layer", params_gradient), x_gradient))
-    assert_trees_close(actual, run(flax, flax_cells("layer", params)), rtol=1e-5)
-
-
-# --- convolution and pooling ---
-
-
-def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *arguments: Any) -> Any:
-    """The value of a function, and the gradients that a gradient of its value leads to."""
-
-    @jit
-    def run(cotangent: jax.Array, *arguments: jax.Array) -> Any:
-        value, pullback = jax.vjp(function, *arguments)
-        return value, pullback(cotangent)
-
-    return run(cotangent, *arguments)
-
-
-@pytest.mark.parametrize("inputs", [1, 3, 16])
-@pytest.mark.parametrize(("side", "padding"), [(3, "SAME"), (2, "VALID")])
-def test_convolution_is_that_of_lax(side: int, padding: str, inputs: int) -> None:
-    x, kernel = normal(2, 5, 7, inputs), normal(side, side, inputs, 6, seed=1)
-    cotangent = normal(*((2, 5, 7, 6) if padding == "SAME" else (2, 4, 6, 6)), seed=2)
-
-    def reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    actual = value_and_pullback(lambda x, k: convolution(x, k, padding), cotangent, x, kernel)
-    expected = value_and_pullback(reference, cotangent, x, kernel)
-    assert_trees_close(actual, expected, rtol=1e-5)
-
-
-def max_pool(x: jax.Array, strides: tuple[int, int], border: int) -> jax.Array:
-    return nn.max_pool(x, (2, 2), strides, ((0, 0), (border, border)))
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 6), (4, 7), (3, 3)])
-def test_max_pools_are_those_of_flax(height: int, width: int) -> None:
-    x = normal(2, height, width, 3)
-    cotangent = normal(2, height // 2, width // 2, 3, seed=1)
-    actual = value_and_pullback(max_pool_2x2, cotangent, x)
-    expected = value_and_pullback(lambda x: max_pool(x, (2, 2), 0), cotangent, x)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-    cotangent = normal(2, height // 2, width + 1, 3, seed=2)
-    mask = jnp.ones((2, 1, width, 1), bool)
-    actual = value_and_pullback(lambda x: max_pool_2x1(x, mask), cotangent, x)
-    expected = value_and_pullback(lambda x: max_pool(x, (2, 1), 1), cotangent, x)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), actual, expected)
-
-
-def test_max_pool_2x1_of_padded_features_is_that_of_the_valid_part() -> None:
-    widths = (6, 2, 5)
-    x = normal(3, 4, 6, 2) - 1  # mostly negative, so that a border of zeros would show
-    cotangent = normal(3, 2, 7, 2, seed=1)
-    mask = np.arange(6)[None, None, :, None] < np.array(widths)[:, None, None, None]
-    # What comes of padding counts for nothing, in values and in gradients.
-    reach = np.arange(7)[None, None, :, None] <= np.array(widths)[:, None, None, None]
-    y, (gradient,) = value_and_pullback(
-        lambda x: max_pool_2x1(x, mask), np.where(reach, cotangent, 0), x
-    )
-    for i, width in enumerate(widths):
-        expected, (slope,) = value_and_pullback(
-            lambda x: max_pool(x, (2, 1), 1),
-            cotangent[i : i + 1, :, : width + 1],
-            x[i : i + 1, :, :width],
-        )
-        np.testing.assert_array_equal(y[i, :, : width + 1], expected[0])
-        np.testing.assert_allclose(gradient[i, :, :width], slope[0], rtol=1e-6)
-        assert not gradient[i, :, width:].any()
 
 
 # --- the whole network ---

@@ -1,4 +1,4 @@
-"""Labelled pictures from folders and builders, every refusal, and the seeded split."""
+"""What all sources of pictures share: seeded splits and the registry; LMDB and TFDS."""
 
 import multiprocessing
 import pickle
@@ -8,28 +8,15 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import lmdb
 import pytest
 
-from crnn_jax.data import sources
-from crnn_jax.data.sources import SOURCES, Split, folder, hold_out, load
+from crnn_jax.data.sources import SOURCES, load, load_splits
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.split import Split, hold_out
 from crnn_jax.errors import ConfigError, DataError
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
-
-
-def write(directory: Path, lines: str | bytes, file: str = "labels.tsv", pictures: int = 4) -> Path:
-    """A folder with the pictures 0.png, 1.png... whose bytes are their names."""
-    data = lines.encode() if isinstance(lines, str) else lines
-    (directory / file).write_bytes(data)
-    for index in range(pictures):
-        (directory / f"{index}.png").write_bytes(f"{index}.png".encode())
-    return directory
-
-
-def read_train(directory: Path, lines: str | bytes) -> Split:
-    write(directory, lines, "train.tsv")
-    write(directory, "0.png\tx\n", "test.tsv")
-    return folder(directory, 0.5, 0)["train"]
 
 
 def constant(index: int) -> bytes:
@@ -40,95 +27,8 @@ def split_of(*labels: str) -> Split:
     return Split(tuple(f"{index}.png" for index in range(len(labels))), labels, constant)
 
 
-# Folders
-
-
-def test_real_folder() -> None:
-    splits = load("folder", str(CAPTCHAS), "", 0.5, 0)
-    assert {name: len(split) for name, split in splits.items()} == {"train": 32, "test": 8}
-    train = splits["train"]
-    assert (train.names[0], train.labels[0]) == ("images/00000.png", "226md")
-    assert train.read(0) == (CAPTCHAS / "images/00000.png").read_bytes()
-    assert not set(train.names) & set(splits["test"].names)
-
-
-def test_labels_are_kept_to_the_letter(tmp_path: Path) -> None:
-    lines = "\ufeff0.png\t  a b \r\n\n   \n1.png\te\u0301\tx\n\r\n2.png\t \n3.png\ta\u2028b\x0c"
-    split = read_train(tmp_path, lines)
-    assert split.names == ("0.png", "1.png", "2.png", "3.png")
-    assert split.labels == ("  a b ", "\u00e9\tx", " ", "a\u2028b\x0c")
-
-
-def test_pictures_are_also_looked_for_in_images(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "9 ü.png").write_bytes(b"nine")
-    (tmp_path / "images" / "0.png").write_bytes(b"not this one")
-    split = read_train(tmp_path, "9 ü.png\ta\n0.png\tb\n")
-    assert split.names == ("9 ü.png", "0.png")
-    assert [split.read(0), split.read(1)] == [b"nine", b"0.png"]
-
-
-def test_labels_file_is_split(tmp_path: Path) -> None:
-    write(tmp_path, "".join(f"{i}.png\t{i // 2}\n" for i in range(40)), pictures=40)
-    splits = folder(tmp_path, 0.25, 7)
-    assert list(splits) == ["train", "test"]
-    assert (len(splits["train"]), len(splits["test"])) == (30, 10)
-    for split in splits.values():
-        assert [split.read(i).decode() for i in range(len(split))] == list(split.names)
-    assert folder(tmp_path, 0.25, 7)["test"] == splits["test"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "place", "problem", "remedy"),
-    [
-        ("0.png\ta\n1.png b\n", ":2", "no tab in '1.png b'", "write picture, tab, text"),
-        ("\n0.png\t\n", ":2", "no text for '0.png'", "write it after the tab"),
-        ("0.png\t\r\n", ":1", "no text for '0.png'", "write it after the tab"),
-        ("0.png\ta\n9.png\tb\n", ":2", "no picture '9.png'", "add it or remove the line"),
-        ("\ta\n", ":1", "no picture ''", "add it or remove the line"),
-        ("a\0b\tc\n", ":1", "no picture 'a\\x00b'", "add it or remove the line"),
-        ("/etc/passwd\ta\n", ":1", "'/etc/passwd' lies outside", "name it relative"),
-        ("x/../../0.png\ta\n", ":1", "'x/../../0.png' lies outside", "name it relative"),
-        ("0.png\ta\n1.png\tb\n0.png\tc\n", ":3", "'0.png' is listed already", "remove one line"),
-        ("0.png\ta\n./0.png\tc\n", ":2", "'./0.png' is listed already", "remove one line"),
-        (b"0.png\ta\n1.png\t\xe4\n", ":2", "not UTF-8", "save the file as UTF-8"),
-        (b"\xef\xbb\xbf0.png\ta\n\xe4", ":2", "not UTF-8", "save the file as UTF-8"),
-        ("", "", "the label file is empty", "add lines"),
-        ("\ufeff\n \n", "", "the label file is empty", "add lines"),
-    ],
-)
-def test_unusable_lines(
-    tmp_path: Path, lines: str | bytes, place: str, problem: str, remedy: str
-) -> None:
-    with pytest.raises(DataError) as caught:
-        read_train(tmp_path, lines)
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'train.tsv'}{place}: ")
-    assert problem in message and remedy in message and "\n" not in message
-
-
-def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder '.*nowhere'; check the path"):
-        folder(tmp_path / "nowhere", 0.5, 0)
-    with pytest.raises(DataError, match=r"neither train.tsv nor labels.tsv; add one"):
-        folder(tmp_path, 0.5, 0)
-    write(tmp_path, "0.png\ta\n", "train.tsv")
-    with pytest.raises(DataError, match=r"test.tsv' is missing beside train.tsv; add it"):
-        folder(tmp_path, 0.5, 0)
-
-
-def test_a_picture_that_vanishes(tmp_path: Path) -> None:
-    split = read_train(tmp_path, "0.png\ta\n")
-    (tmp_path / "0.png").unlink()
-    with pytest.raises(DataError, match=r"0.png' \(No such file or directory\); restore it"):
-        split.read(0)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
-def test_a_folder_needs_a_test_split(tmp_path: Path, fraction: float) -> None:
-    write(tmp_path, "0.png\ta\n1.png\tb\n")
-    with pytest.raises(ConfigError, match=rf"{fraction} from '.*labels.tsv'; set a fraction"):
-        folder(tmp_path, fraction, 0)
+def settings(source: str, directory: Path | str, **more: object) -> dict[str, object]:
+    return {"source": source, "dir": str(directory), "test_fraction": 0.25, **more}
 
 
 # Splitting
@@ -190,38 +90,143 @@ def test_select_of_a_selection() -> None:
     assert [split.read(0), split.read(1)] == [b"1", b"5"]
 
 
-# Builders and the registry
+def test_equal_pictures_stay_together() -> None:
+    # Chains, too: 0 and 1 have one text, 1 and 2 one picture, 2 and 3 one text.
+    labels = ("a", "a", "b", "b", *map(str, range(36)))
+    pictures = [b"0", b"1", b"1", *(str(index).encode() for index in range(3, 40))]
+
+    def read(index: int) -> bytes:
+        if index == 39:
+            raise DataError("damaged")
+        return pictures[index]
+
+    split = Split(tuple(map(str, range(40))), labels, read)
+    sides = set()
+    for seed in range(40):
+        rest, held = hold_out(split, 0.25, seed)
+        assert len(rest) + len(held) == 40 and len(held) == 10
+        together = [name in held.names for name in ("0", "1", "2", "3")]
+        assert len(set(together)) == 1
+        sides.add(together[0])
+    assert sides == {True, False}
+
+
+# Builders, databases and the registry
 
 
 def test_generated_captchas(tmp_path: Path) -> None:
-    splits = load("generated", str(tmp_path), "tiny", 0.5, 0)
+    splits = load(settings("generated", tmp_path, variant="tiny"), 0)
     assert {name: len(split) for name, split in splits.items()} == {"train": 256, "test": 64}
     test = splits["test"]
     assert test.names[17] == "test/00017" and test.labels[17].isdigit()
     assert test.read(17).startswith(b"\x89PNG")
     part = hold_out(test, 0.5, 0)[1]
-    real = folder(CAPTCHAS, 0.5, 0)["train"]
+    real = folder(CAPTCHAS)["train"]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(part.read, (3,)) == part.read(3)
         assert pool.apply(real.read, (3,)) == real.read(3)
     assert pickle.loads(pickle.dumps(real)) == real
+    # The same data set by its name.
+    named = settings("tfds", tmp_path, variant="generated_captcha/tiny")
+    named |= {"image_field": "image", "text_field": "text"}
+    again = load(named, 0)["test"]
+    assert (again.names, again.labels) == (test.names, test.labels)
+    assert again.read(5) == test.read(5)
+    for field in ("image_field", "text_field"):
+        with pytest.raises(
+            ConfigError, match=rf"no feature 'words'; set .*{field} to .*image, text"
+        ):
+            load(named | {field: "words"}, 0)
+    with pytest.raises(DataError, match=r"'image' .* no text; set .*text_field"):
+        load(named | {"text_field": "image"}, 0)
+    with pytest.raises(DataError, match=r"cannot open the data set 'no_such_set'.*data.variant"):
+        load(named | {"variant": "no_such_set"}, 0)
+
+
+def write_lmdb(directory: Path, samples: dict[bytes, bytes]) -> Path:
+    directory.mkdir(parents=True)
+    with lmdb.open(str(directory), map_size=1 << 24) as file, file.begin(write=True) as transaction:
+        for key, value in samples.items():
+            transaction.put(key, value)
+    return directory
+
+
+def lmdb_samples(split: Split) -> dict[bytes, bytes]:
+    samples = {b"num-samples": str(len(split)).encode()}
+    for index, label in enumerate(split.labels):
+        samples[b"image-%09d" % (index + 1)] = split.read(index)
+        samples[b"label-%09d" % (index + 1)] = label.encode()
+    return samples
+
+
+def test_lmdb(tmp_path: Path) -> None:
+    real = folder(CAPTCHAS)
+    for name, split in real.items():
+        write_lmdb(tmp_path / name, lmdb_samples(split))
+    splits = load(settings("lmdb", tmp_path), 0)
+    assert list(splits) == ["train", "test"]
+    for name, split in splits.items():
+        assert split.labels == real[name].labels
+        assert split.names[0] == "image-000000001"
+        assert all(split.read(i) == real[name].read(i) for i in range(len(split)))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(splits["train"].read, (3,)) == real["train"].read(3)
+    one = load(settings("lmdb", tmp_path / "train"), 0)
+    assert {name: len(split) for name, split in one.items()} == {"train": 24, "test": 8}
+    (tmp_path / "train" / "data.mdb").unlink()
+    assert list(load(settings("lmdb", tmp_path), 0)) == ["test"]
+
+
+def test_damaged_lmdb(tmp_path: Path) -> None:
+    samples = {b"num-samples": b"3", b"image-000000001": b"x"}
+    samples |= {b"label-000000001": "e\u0301".encode(), b"label-000000002": b" b "}
+    split = load(settings("lmdb", write_lmdb(tmp_path / "gaps", samples)), 0)
+    both = {n: t for part in split.values() for n, t in zip(part.names, part.labels, strict=True)}
+    assert both == {"image-000000001": "\xe9", "image-000000002": " b ", "image-000000003": ""}
+    part = next(part for part in split.values() if "image-000000002" in part.names)
+    with pytest.raises(DataError, match=r"no image-000000002, though num-samples counts it"):
+        part.read(part.names.index("image-000000002"))
+    for name, broken, message in (
+        ("latin", {b"num-samples": b"1", b"label-000000001": b"\xe4"}, "not UTF-8"),
+        ("empty", {b"num-samples": b"0"}, "no pictures under the key num-samples"),
+        ("other", {b"size": b"9"}, "no pictures under the key num-samples"),
+        ("word", {b"num-samples": b"many"}, "cannot read the LMDB database"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(settings("lmdb", write_lmdb(tmp_path / name, broken)), 0)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "data.mdb").write_bytes(b"no database at all" * 999)
+    with pytest.raises(DataError, match="cannot read the LMDB database"):
+        load(settings("lmdb", tmp_path / "torn"), 0)
+    with pytest.raises(DataError, match="is no LMDB database"):
+        load(settings("lmdb", tmp_path), 0)
 
 
 def test_a_folder_needs_neither_tfds_nor_jax() -> None:
     code = (
         "import sys; from crnn_jax.data.sources import load; "
-        f"load('folder', {str(CAPTCHAS)!r}, '', 0.1, 0); "
+        f"load({{'source': 'folder', 'dir': {str(CAPTCHAS)!r}}}, 0); "
         "assert not {'tensorflow_datasets', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CAPTCHAS.parents[2])
 
 
-def test_unknown_or_incomplete_sources() -> None:
-    assert list(SOURCES) == ["folder", "generated"]
+def test_validation_comes_from_the_training_pictures() -> None:
+    splits = load_splits(settings("folder", CAPTCHAS, validation_fraction=0.25), 0)
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 24,
+        "validation": 8,
+        "test": 8,
+    }
+    assert splits["test"] == folder(CAPTCHAS)["test"]
+
+
+def test_unknown_or_incomplete_sources(tmp_path: Path) -> None:
+    assert list(SOURCES) == ["folder", "generated", "lmdb", "tfds"]
     with pytest.raises(ConfigError, match=r"unknown data source 'web'; choose from folder, gen"):
-        load("web", None, "", 0.1, 0)
-    for directory in (None, ""):
-        with pytest.raises(ConfigError, match=r"'folder' .*--config\.data\.dir=DIR"):
-            load("folder", directory, "", 0.1, 0)
+        load(settings("web", ""), 0)
+    for source in ("folder", "lmdb"):
+        with pytest.raises(ConfigError, match=rf"'{source}' .*--config\.data\.dir=DIR"):
+            load(settings(source, ""), 0)
     with pytest.raises(DataError, match="'upper'"):
-        sources.generated_captcha("upper", None)
+        load(settings("generated", tmp_path, variant="upper"), 0)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -13,15 +14,15 @@ import pytest
 
 from configs import captcha
 from crnn_jax import models
-from crnn_jax.data import sources
-from crnn_jax.data.batching import PreparedSplit, device_arrays
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.train import make_train_step, train_and_evaluate
+from crnn_jax.train import Window, make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
 from crnn_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
 
@@ -103,7 +104,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
     # The rate is constant, so that the length of the run does not change its steps.
-    constant = {"optimizer.boundaries": (), "optimizer.factors": ()}
+    constant = {"optimizer.boundaries": (), "optimizer.factors": (), "optimizer.warmup": 0.0}
     long = train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "long")
     train_and_evaluate(small_config(epochs=2, **constant), tmp_path / "short")
     assert_equal(train_and_evaluate(small_config(epochs=4, **constant), tmp_path / "short"), long)
@@ -245,23 +246,60 @@ def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
         train_and_evaluate(small_config(batch_size=12), tmp_path)
 
 
-def test_schedule_is_piecewise_constant_in_epochs_after_a_warm_up() -> None:
+def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    window = Window()
+
+    def step(loss: float) -> None:
+        figures = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
+        window.add({key: jnp.array([value]) for key, value in figures.items()}, images=32)
+
+    with window.waiting():
+        spend(1.0)
+    with window.paused():  # the program is compiled
+        spend(60.0)
+    spend(1.0)
+    step(9.0)
+    with window.paused():  # an evaluation, between two records
+        spend(20.0)
+    spend(2.0)
+    step(7.0)
+    so_far = window.so_far()
+    assert so_far == {
+        "loss": 9.0,  # the newest step may be under way
+        "images_per_second": 64 / 4,
+        "waiting": 1 / 4,
+        "seconds_per_step": 2.0,
+        "skipped": 3,
+    }
+    assert window.close() == {**so_far, "loss": 8.0, "gradient_norm": 2.0, "seconds": 4.0}
+    spend(5.0)
+    step(1.0)
+    assert window.so_far()["images_per_second"] == 32 / 5
+    assert window.so_far()["seconds_per_step"] == 3.0
+
+
+def test_schedule_is_piecewise_constant_in_shares_of_the_run_after_a_warm_up() -> None:
     settings = {
         "learning_rate": 0.1,
-        "warmup_epochs": 0.5,
-        "boundaries": (2.0, 3.0),
+        "warmup": 0.125,
+        "boundaries": (0.5, 0.75),
         "factors": (0.5, 0.1),
     }
-    schedule = learning_rate_schedule(settings, steps_per_epoch=10, stretch=1.0)
+    schedule = learning_rate_schedule(settings, total_steps=40)
     rates = [float(schedule(step)) for step in range(40)]
     assert rates[:5] == sorted(rates[:5]) and 0 < rates[0] < 0.1
     np.testing.assert_allclose(rates[6:20], 0.1, rtol=1e-6)
     np.testing.assert_allclose(rates[20:30], 0.05, rtol=1e-6)
     np.testing.assert_allclose(rates[30:], 0.005, rtol=1e-6)
-    stretched = learning_rate_schedule(settings, steps_per_epoch=10, stretch=2.0)
-    assert float(stretched(39)) == pytest.approx(0.1) and float(stretched(41)) == pytest.approx(
-        0.05
-    )
+    longer = learning_rate_schedule(settings, total_steps=80)
+    np.testing.assert_allclose([longer(39), longer(41)], [0.1, 0.05], rtol=1e-6)
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
@@ -280,7 +318,7 @@ def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
     config = small_config(batch_size=32, epochs=200)
     config.model.channels = (16, 32, 32, 32, 48, 48, 48)
     config.model.hidden = 48
-    split = sources.folder(PICTURES, test_fraction=0.2, seed=0)["train"]
+    split = folder(PICTURES)["train"]
     alphabet = Alphabet.from_labels(split.labels)
     prepared = PreparedSplit(split, alphabet, Preprocessing(), 10**8, "train")
     settings = config.model.to_dict()

@@ -153,7 +153,7 @@ def test_plain_lines_are_few_and_on_stderr(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with writer(tmp_path) as out:
         for step in range(1, 502):
-            out.progress(step, 0.5, 1234.4, 0.023)
+            out.progress(step, 0.5, 1234.4, 0.023, seconds_per_step=0.1)
             now += 1 / 16
         out.metrics(500, 2, "validation", EVALUATION)
         out.metrics(500, 2, "train", {"loss": 1.0})
@@ -161,10 +161,10 @@ def test_plain_lines_are_few_and_on_stderr(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines() == [
-        "epoch 1/4  step 1/1000  loss 0.5  1234 images/s  waiting 2 %",
-        "epoch 1/4  step 161/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:52 left",
-        "epoch 2/4  step 321/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:42 left",
-        "epoch 2/4  step 481/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:32 left",
+        "epoch 1/4  step 1/1000  loss 0.5  1234 images/s  waiting 2 %  0:01:40 left",
+        "epoch 1/4  step 161/1000  loss 0.5  1234 images/s  waiting 2 %  0:01:24 left",
+        "epoch 2/4  step 321/1000  loss 0.5  1234 images/s  waiting 2 %  0:01:08 left",
+        "epoch 2/4  step 481/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:52 left",
         "epoch 2  step 500  validation  "
         + "exact match 91.25 %  caseless 92.00 %  CER 2.34 %  loss 0.412  (4.1 s)",
         "[red]中[/red] :smile: " + "long " * 40 + "end",
@@ -190,8 +190,8 @@ def test_a_terminal_has_a_live_line_below_the_others(
 ) -> None:
     with terminal(monkeypatch) as screen:
         with writer(tmp_path) as out:
-            out.progress(10, 0.5, 100.0, 0.0)
-            out.progress(11, 0.25, 100.0, 0.0)
+            out.progress(10, 0.5, 100.0, 0.0, 1.0)
+            out.progress(11, 0.25, 100.0, 0.0, 1.0)
             out.say("said")
         shown = os.read(screen, 1 << 16).decode()
     assert "said\r\n" in shown

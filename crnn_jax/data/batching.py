@@ -1,122 +1,16 @@
-"""Batches of padded pictures: which samples, how wide, in which order, loaded by grain."""
+"""Which samples share a batch, in which order; batches loaded by grain ahead of time."""
 
-import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.progress import track
 
-from crnn_jax.data.images import Preprocessing, pad_batch, prepare
-from crnn_jax.data.sources import Split
-from crnn_jax.errors import ConfigError
-from crnn_jax.text.alphabet import Alphabet
-
-MULTIPLE = 8  # of pixels in a bucket's width; conv features shrink by 4, vectors like 8
-
-
-class Batch(TypedDict):
-    """Arrays that cross to the device, and the samples they came from."""
-
-    images: np.ndarray  # (B, H, W, C) uint8
-    widths: np.ndarray  # (B,) int32, true widths in pixels
-    labels: np.ndarray  # (B, L) int32, zero-padded
-    label_lengths: np.ndarray  # (B,) int32
-    indices: np.ndarray  # (B,) int64, places in the split
-
-
-def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
-    """The arrays of a batch that a step uses: all but the places in the split."""
-    return {
-        "images": batch["images"],
-        "widths": batch["widths"],
-        "labels": batch["labels"],
-        "label_lengths": batch["label_lengths"],
-    }
-
-
-class PreparedSplit:
-    """A split as prepared pictures and encoded labels, by random access.
-
-    Pictures are decoded once and kept in memory as uint8 until `cache_bytes` are used; what does
-    not fit is decoded anew at each reading.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        alphabet: Alphabet,
-        preprocessing: Preprocessing,
-        cache_bytes: int,
-        name: str,
-    ) -> None:
-        self.split = split
-        self.preprocessing = preprocessing
-        self.labels, self.label_lengths = alphabet.encode_batch(split.labels, split.names)
-        self.cache: dict[int, np.ndarray] = {}
-        self.widths = np.zeros(len(split), np.int32)
-        self.cached_bytes = 0
-        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-        pictures = (
-            grain.MapDataset.range(len(split))
-            .map(self.picture)
-            .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
-        )
-        # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
-        # for colours, not for a log full of redrawn bars.
-        console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
-        shown = track(pictures, f"reading {name}", total=len(split), console=console)
-        for index, picture in enumerate(shown):
-            self.widths[index] = picture.shape[1]
-            if self.cached_bytes + picture.nbytes <= cache_bytes:
-                self.cache[index] = picture
-                self.cached_bytes += picture.nbytes
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Without the cache, of which each worker process would keep a copy.
-        return {**self.__dict__, "cache": {}}
-
-    def picture(self, index: int) -> np.ndarray:
-        """The prepared picture (H, W, C) uint8 at a place in the split."""
-        cached = self.cache.get(index)
-        if cached is not None:
-            return cached
-        return prepare(self.split.read(index), self.preprocessing, self.split.names[index])
-
-    def batch(self, indices: np.ndarray, buckets: Sequence[int]) -> Batch:
-        """The samples at `indices`, padded to the narrowest bucket width that holds them."""
-        pictures = [self.picture(int(index)) for index in indices]
-        widest = max(picture.shape[1] for picture in pictures)
-        images, widths = pad_batch(pictures, bucket_width(widest, buckets))
-        return Batch(
-            images=images,
-            widths=widths,
-            labels=self.labels[indices],
-            label_lengths=self.label_lengths[indices],
-            indices=indices,
-        )
-
-
-def choose_buckets(widths: np.ndarray, count: int) -> tuple[int, ...]:
-    """At most `count` bucket widths for `widths` (N,), each for about as many pictures."""
-    quantiles = np.quantile(widths, np.arange(1, count + 1) / count, method="higher")
-    return tuple(sorted({round_up(int(width)) for width in quantiles}))
-
-
-def bucket_width(width: int, buckets: Sequence[int]) -> int:
-    """The narrowest bucket that holds `width`; wider ones are rounded up to a multiple."""
-    return min((bucket for bucket in buckets if bucket >= width), default=round_up(width))
-
-
-def round_up(width: int) -> int:
-    """The next multiple of MULTIPLE."""
-    return -(-width // MULTIPLE) * MULTIPLE
+from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.buckets import bucket_width
+from crnn_jax.data.prepared import Batch, PreparedSplit
+from crnn_jax.errors import ConfigError, DataError
 
 
 class TrainingPlan:
@@ -191,24 +85,58 @@ def training_batches(
     prepared: PreparedSplit,
     plan: TrainingPlan,
     buckets: Sequence[int],
+    augmentation: Augmentation,
     first_step: int,
     workers: int,
 ) -> Iterator[Batch]:
     """The batches of all steps from `first_step` on, made ahead of time.
 
-    With `workers` 0 threads of this process make them; else so many processes do.
+    With `workers` 0 threads of this process make them; else so many processes do. Chance in a
+    picture's changes is a function of seed, step and picture, so a run that goes on sees the same.
+
+    Raises:
+        DataError: more than `prepared.max_unread` of the pictures could not be read any more, or a
+            process died.
     """
-    source: Any = plan  # it has the length and the items of a sequence, all that grain asks for
+
+    def batch_of(step: int) -> Batch:
+        def change(picture: np.ndarray, index: int) -> np.ndarray:
+            return augment(picture, augmentation, np.random.default_rng((plan.seed, step, index)))
+
+        return prepared.batch(plan[step], buckets, change if augmentation.active else None)
+
     dataset = (
-        grain.MapDataset.source(source)[first_step:]
-        .map(lambda indices: prepared.batch(indices, buckets))
+        grain.MapDataset.range(first_step, len(plan))
+        .map(batch_of)
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     )
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own; a notebook parses none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(dataset)
+    batches, seen, unread = iter(dataset), 0, 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not workers:
+                raise
+            raise DataError(
+                f"one of the {workers} processes that make batches failed: "
+                f"{' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
+            ) from error
+        seen += len(batch["indices"])
+        unread += int(batch["unread"].sum())
+        # Of an epoch at least, so that the first few pictures do not decide.
+        if unread > prepared.max_unread * max(seen, len(prepared)):
+            last = prepared.split.names[batch["indices"][batch["unread"]][-1]]
+            raise DataError(
+                f"{unread} training pictures could not be read any more, the last of them {last!r};"
+                " is their folder still there? The same command goes on from the last checkpoint"
+            )
+        yield batch
 
 
 def evaluation_batches(

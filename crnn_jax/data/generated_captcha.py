@@ -1,4 +1,4 @@
-"""The generated-captcha data set: drawn by the `captcha` library, stored and read with TFDS."""
+"""The generated-captcha data set: drawn by the `captcha` library, stored with TFDS."""
 
 import dataclasses
 import io
@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, ClassVar, SupportsIndex, TypedDict
+from typing import Any, ClassVar
 from unittest import mock
 
 import captcha.image
@@ -28,14 +28,6 @@ _MAX_WORKERS = 8
 _CHUNK = 32
 
 _secrets_lock = threading.Lock()
-
-
-class Example(TypedDict):
-    """One stored picture (encoded PNG) with its text and a name such as `train/00017`."""
-
-    image: bytes
-    text: str
-    name: str
 
 
 def render(text: str, seed: int) -> bytes:
@@ -157,42 +149,20 @@ class GeneratedCaptcha(tfds.core.GeneratorBasedBuilder):
                 yield index, {"image": io.BytesIO(image), "text": text}
 
 
-class Source:
-    """Random access to the stored examples of one split."""
+def prepare(variant: str, data_dir: epath.PathLike | None = None) -> tfds.core.DatasetBuilder:
+    """The builder of a variant, its pictures drawn first where `data_dir` does not hold them yet.
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
-        self._split = split
-        # TFDS's logging decorator hides the signature of as_data_source from pyright.
-        self._records = builder.as_data_source(
-            split,  # pyright: ignore[reportCallIssue]
-            decoders={"image": tfds.decode.SkipDecoding()},
-        )
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: SupportsIndex) -> Example:
-        position = range(len(self))[index]
-        record = self._records[position]
-        return {
-            "image": record["image"],
-            "text": record["text"].decode(),
-            "name": f"{self._split}/{position:05d}",
-        }
-
-
-def load(variant: str, split: str, data_dir: epath.PathLike | None = None) -> Source:
-    """Open one split, building the data set first where `data_dir` does not hold it yet."""
+    Raises:
+        DataError: there is no such variant, or drawing failed.
+    """
     if variant not in CONFIGS:
         raise DataError(f"unknown captcha variant {variant!r}: choose from {', '.join(CONFIGS)}")
-    if split not in ("train", "test"):
-        raise DataError(f"unknown captcha split {split!r}: choose from train, test")
     builder = GeneratedCaptcha(config=variant, data_dir=data_dir, file_format="array_record")
     try:
         builder.download_and_prepare()
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker drawing captchas died: if your script calls load() at top level, "
+            "a worker drawing captchas died: if your script calls this at top level, "
             'move the call under `if __name__ == "__main__":`'
         ) from error
-    return Source(builder, split)
+    return builder

@@ -224,6 +224,12 @@ class Alphabet:
         return path
 
 
+def may_belong(character: str) -> bool:
+    """Whether an alphabet may have `character`: no control character, for one."""
+    forbidden = unicodedata.category(character) in _FORBIDDEN_CATEGORIES
+    return not forbidden and character != BLANK_MARK
+
+
 def min_time_steps(indices: ArrayLike) -> int:
     """Return the least CTC time steps that can emit the label `indices` `(L,)`.
 

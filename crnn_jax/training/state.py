@@ -44,29 +44,23 @@ class TrainState(struct.PyTreeNode):
         )
 
 
-def learning_rate_schedule(
-    settings: Mapping[str, Any], steps_per_epoch: int, stretch: float
-) -> optax.Schedule:
+def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     """Piecewise constant, after a linear warm-up.
 
     Args:
-      settings: `learning_rate`; `boundaries` in epochs and as many `factors`, each of which
-        multiplies the rate from its boundary on; `warmup_epochs`.
-      steps_per_epoch: batches an epoch.
-      stretch: multiplies all epochs given.
+      settings: `learning_rate`; `boundaries` and as many `factors`, each of which multiplies the
+        rate from its boundary on; `warmup`. Boundaries and warm-up are shares of the run.
+      total_steps: steps of the run.
     """
-
-    def steps(epochs: float) -> int:
-        return round(epochs * stretch * steps_per_epoch)
 
     constant = optax.piecewise_constant_schedule(
         settings["learning_rate"],
         {
-            steps(boundary): factor
+            round(boundary * total_steps): factor
             for boundary, factor in zip(settings["boundaries"], settings["factors"], strict=True)
         },
     )
-    warmup = steps(settings["warmup_epochs"])
+    warmup = round(settings["warmup"] * total_steps)
     return lambda count: constant(count) * jnp.minimum(1.0, (count + 1) / (warmup + 1))
 
 

@@ -3,10 +3,8 @@
 import contextlib
 import json
 import math
-import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -79,9 +77,6 @@ class Writer:
                 redirect_stdout=False,
             )
             self._task = self._bar.add_task("compiling", total=total_steps, completed=first_step)
-        self._last_step_at: float | None = None
-        # Their median is not misled by steps that had to be compiled or followed an evaluation.
-        self._step_seconds: deque[float] = deque(maxlen=50)
         self._next_line = -math.inf
 
     def __enter__(self) -> Self:
@@ -102,7 +97,13 @@ class Writer:
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def progress(
-        self, step: int, loss: float, images_per_second: float, waiting: float, skipped: int = 0
+        self,
+        step: int,
+        loss: float,
+        images_per_second: float,
+        waiting: float,
+        seconds_per_step: float,
+        skipped: int = 0,
     ) -> None:
         """Shows how far the run is; to be called at every step.
 
@@ -111,12 +112,10 @@ class Writer:
           loss: training loss of late.
           images_per_second: training speed of late.
           waiting: share of the time spent waiting for data, in [0, 1].
+          seconds_per_step: from which the time left is estimated.
           skipped: steps without an update, as loss or gradient was not finite; shown if any.
         """
         now = time.monotonic()
-        if self._last_step_at is not None:
-            self._step_seconds.append(now - self._last_step_at)
-        self._last_step_at = now
         if not self._bar and now < self._next_line:
             return
         epochs = math.ceil(self._total_steps / self._steps_per_epoch)
@@ -126,9 +125,8 @@ class Writer:
         )
         if skipped:
             line += f"  {skipped} step(s) skipped, not finite"
-        if self._step_seconds:
-            seconds = statistics.median(self._step_seconds) * (self._total_steps - step)
-            line += f"  {timedelta(seconds=round(seconds))} left"
+        left = timedelta(seconds=round(seconds_per_step * (self._total_steps - step)))
+        line += f"  {left} left"
         if self._bar:
             self._bar.update(self._task, completed=step, description=line)
         else:

@@ -1,0 +1,230 @@
+"""Chance changes to training pictures: shape, light, dirt. Pillow and NumPy do the work.
+
+Pictures are small and prepared already, so a change takes Pillow tens of microseconds; the larger
+augmentation libraries would bring OpenCV along for no gain.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from crnn_jax.errors import ConfigError
+
+CELLS = 8  # of the mesh along a picture's width; enough for one wave to look smooth
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often each change is made, as shares of the pictures in [0, 1], and how strong.
+
+    Attributes:
+        strength: multiplies the reach of every change; 1 is what a reader hardly notices to what
+            costs an effort.
+        affine: shift, scale, rotation and shear.
+        perspective: the four corners move apart or together.
+        curve: the line of text bends in a wave.
+        blur: Gaussian.
+        noise: Gaussian, for each value.
+        contrast: contrast, brightness and colour balance.
+        invert: dark becomes light.
+        lines: lines and dots in colours of the picture.
+        erase: rectangles in the colour of the background.
+        jpeg: saved as JPEG of poor quality and read again.
+
+    Raises:
+        ConfigError: a value is outside its range.
+    """
+
+    strength: float = 1.0
+    affine: float = 0.0
+    perspective: float = 0.0
+    curve: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    contrast: float = 0.0
+    invert: float = 0.0
+    lines: float = 0.0
+    erase: float = 0.0
+    jpeg: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "strength":
+                if not 0 < value <= 3:
+                    raise ConfigError(f"augment.strength={value}: set it above 0, at most 3")
+            elif not 0 <= value <= 1:
+                raise ConfigError(
+                    f"augment.{field.name}={value}: the share of the pictures lies in 0 to 1"
+                )
+
+    @classmethod
+    def from_config(cls, settings: Mapping[str, Any]) -> Self:
+        """From the settings `augment` of a config."""
+        return cls(**settings)
+
+    @property
+    def active(self) -> bool:
+        """Whether any change is ever made."""
+        return any(getattr(self, field.name) for field in fields(self)[1:])
+
+
+def augment(
+    picture: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """Changes a prepared picture uint8 (H, W, C) by chance; the size stays.
+
+    The same generator state gives the same picture. Shape comes before light, light before dirt,
+    as in a picture's life: printed, lit, photographed, compressed.
+    """
+    chosen = {
+        field.name: rng.random() < getattr(augmentation, field.name)
+        for field in fields(augmentation)[1:]
+    }
+    strength = augmentation.strength
+    if chosen["affine"] or chosen["perspective"] or chosen["curve"]:
+        picture = _warp(picture, chosen, strength, rng)
+    for name, change in CHANGES.items():
+        if chosen[name]:
+            picture = change(picture, strength, rng)
+    return picture
+
+
+def _warp(
+    picture: np.ndarray, chosen: Mapping[str, bool], strength: float, rng: np.random.Generator
+) -> np.ndarray:
+    """One resampling through a mesh for all changes of shape, as each one softens the strokes."""
+    height, width = picture.shape[:2]
+    columns, rows = np.meshgrid(np.linspace(-1, 1, CELLS + 1), np.array([-1.0, 1.0]))
+    # Places to read from, (2, CELLS + 1) each, in units of half the height about the centre.
+    x, y = columns * (width / height), rows
+    if chosen["affine"]:
+        angle = rng.uniform(-1, 1) * strength * min(0.10, 0.5 * height / width)
+        shear = rng.uniform(-0.3, 0.3) * strength
+        scale_x, scale_y = np.exp(rng.uniform(-0.1, 0.1, 2) * strength)
+        x, y = scale_x * (x + shear * y), scale_y * y
+        x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+        shift = rng.uniform(-0.1, 0.1, 2) * strength
+        x, y = x + shift[0], y + shift[1]
+    if chosen["perspective"]:
+        tilt = rng.uniform(-0.15, 0.15, 2) * strength
+        depth = 1 + tilt[0] * columns + tilt[1] * rows
+        x, y = x / depth, y / depth
+    if chosen["curve"]:
+        wave = rng.uniform(0.5, 1.5) * np.pi * columns + rng.uniform(0, 2 * np.pi)
+        y = y + rng.uniform(-0.2, 0.2) * strength * np.sin(wave)
+    x, y = (x * height + width) / 2, (y + 1) * height / 2
+    edges = np.round(np.linspace(0, width, CELLS + 1)).astype(int)
+    mesh = [
+        (
+            (int(edges[i]), 0, int(edges[i + 1]), height),
+            # Corners in Pillow's order: upper left, lower left, lower right, upper right.
+            tuple(
+                float(value)
+                for row, column in ((0, i), (1, i), (1, i + 1), (0, i + 1))
+                for value in (x[row, column], y[row, column])
+            ),
+        )
+        for i in range(CELLS)
+        if edges[i] < edges[i + 1]
+    ]
+    image = _image(picture)
+    warped = image.transform(
+        image.size,
+        Image.Transform.MESH,
+        mesh,
+        Image.Resampling.BILINEAR,
+        fillcolor=_background(picture),
+    )
+    return _array(warped, picture)
+
+
+def _blur(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    radius = rng.uniform(0.2, 1.0) * strength
+    return _array(_image(picture).filter(ImageFilter.GaussianBlur(radius)), picture)
+
+
+def _contrast(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    gain = np.exp(rng.uniform(-0.4, 0.4) * strength)
+    shift = rng.uniform(-30, 30) * strength + rng.uniform(-15, 15, picture.shape[2]) * strength
+    return _clipped((picture - 127.5) * gain + 127.5 + shift)
+
+
+def _invert(picture: np.ndarray, _strength: float, _rng: np.random.Generator) -> np.ndarray:
+    return 255 - picture
+
+
+def _lines(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape[:2]
+    image = _image(picture)
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(1, 2 + round(2 * strength))):
+        x, y = rng.uniform(-0.1, 1.1, 2) * width, rng.uniform(0, 1, 2) * height
+        draw.line([(x[0], y[0]), (x[1], y[1])], _colour(picture, rng), int(rng.integers(1, 3)))
+    for _ in range(rng.integers(0, 1 + round(width / 8 * strength))):
+        place = (rng.uniform(0, width), rng.uniform(0, height))
+        draw.circle(place, rng.uniform(0.3, 1.0), _colour(picture, rng))
+    return _array(image, picture)
+
+
+def _erase(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape[:2]
+    changed = picture.copy()
+    # Narrower than a character, so that what is left still says which one it was.
+    for _ in range(rng.integers(1, 3)):
+        size = np.maximum(rng.uniform(0.1, 0.3, 2) * strength * height, 1).astype(int)
+        top, left = rng.integers(0, max(height - size[0], 1)), rng.integers(0, width)
+        changed[top : top + size[0], left : left + size[1]] = _background(picture)
+    return changed
+
+
+def _noise(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    deviation = rng.uniform(2, 16) * strength
+    return _clipped(picture + deviation * rng.standard_normal(picture.shape, np.float32))
+
+
+def _jpeg(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    quality = int(np.clip(95 - rng.uniform(20, 75) * strength, 5, 95))
+    data = io.BytesIO()
+    _image(picture).save(data, "JPEG", quality=quality)
+    return _array(Image.open(data, formats=("JPEG",)), picture)
+
+
+CHANGES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
+    "invert": _invert,
+    "contrast": _contrast,
+    "lines": _lines,
+    "erase": _erase,
+    "blur": _blur,
+    "noise": _noise,
+    "jpeg": _jpeg,
+}
+"""Changes of light and dirt, in the order they are made."""
+
+
+def _background(picture: np.ndarray) -> tuple[int, ...]:
+    """The median colour of the picture's border."""
+    border = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    return tuple(int(value) for value in np.median(np.concatenate(border), axis=0))
+
+
+def _colour(picture: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
+    """The colour of a place in the picture: dirt that looks like print is the hard one."""
+    row, column = rng.integers(picture.shape[0]), rng.integers(picture.shape[1])
+    return tuple(int(value) for value in picture[row, column])
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+
+
+def _array(image: Image.Image, like: np.ndarray) -> np.ndarray:
+    return np.array(image).reshape(like.shape)

@@ -1,0 +1,224 @@
+"""A split read and made ready: pictures as arrays, labels as indices, what failed by name."""
+
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar
+
+import grain
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from crnn_jax.data.buckets import bucket_width
+from crnn_jax.data.images import MIN_WIDTH, Preprocessing, decode, pad_batch
+from crnn_jax.data.sources.split import Split, digest
+from crnn_jax.errors import DataError
+from crnn_jax.text.alphabet import Alphabet
+
+T = TypeVar("T")
+
+_CHUNK = 32  # pictures that a thread reads in one go
+
+NOT_ALIGNABLE = 1 << 20
+"""Length of labels that cannot be learnt: no picture has as many time steps, so no loss."""
+
+
+class Batch(TypedDict):
+    """Arrays that cross to the device, and the samples they came from."""
+
+    images: np.ndarray  # (B, H, W, C) uint8
+    widths: np.ndarray  # (B,) int32, true widths in pixels
+    labels: np.ndarray  # (B, L) int32, zero-padded
+    label_lengths: np.ndarray  # (B,) int32
+    indices: np.ndarray  # (B,) int64, places in the split
+    unread: np.ndarray  # (B,) bool, the picture could not be read, a black one stands for it
+
+
+def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """The arrays of a batch that a step uses: not its places in the split, nor what is unread."""
+    return {
+        "images": batch["images"],
+        "widths": batch["widths"],
+        "labels": batch["labels"],
+        "label_lengths": batch["label_lengths"],
+    }
+
+
+class PreparedSplit:
+    """A split as prepared pictures and encoded labels, by random access.
+
+    Pictures are decoded once and kept in memory as uint8 until `cache_bytes` are used; what does
+    not fit is decoded anew at each reading.
+
+    Attributes:
+        failures: place in the split -> why its picture could not be read.
+        widths: (N,) int32, of the prepared pictures in pixels; MIN_WIDTH where there is none.
+        sizes: (N, 2) int32, widths and heights that the pictures came with; 0 where there is none.
+        digests: N strings of bytes, equal for equal pictures; empty where there is none.
+        labels: (N, L) int32, padded with 0.
+        label_lengths: (N,) int32; NOT_ALIGNABLE where a label has characters that the alphabet
+            lacks, or more of them than its picture has pixels.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        alphabet: Alphabet,
+        preprocessing: Preprocessing,
+        cache_bytes: int,
+        name: str,
+        max_unread: float = 0.0,
+    ) -> None:
+        """Reads all pictures; `name` is shown meanwhile.
+
+        With `max_unread` above 0 batches hold black pictures for those that cannot be read;
+        `training_batches` allows that share of them. With 0 they raise DataError.
+        """
+        self.split = split
+        self.preprocessing = preprocessing
+        self.max_unread = max_unread
+        self.cache: dict[int, np.ndarray] = {}
+        self.failures: dict[int, str] = {}
+        self.widths = np.full(len(split), MIN_WIDTH, np.int32)
+        self.sizes = np.zeros((len(split), 2), np.int32)
+        self.digests = [b""] * len(split)
+        self.cached_bytes = 0
+        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
+        # In chunks, as handing over one picture takes a quarter of the time of decoding it.
+        chunks = (
+            grain.MapDataset.range(0, len(split), _CHUNK)
+            .map(self._examine_chunk)
+            .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+        )
+        pictures = itertools.chain.from_iterable(chunks)
+        # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
+        # for colours, not for a log full of redrawn bars.
+        console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
+        shown = track(pictures, f"reading {name}", total=len(split), console=console)
+        for index, (picture, size, found, failure) in enumerate(shown):
+            if picture is None:
+                self.failures[index] = failure
+                continue
+            self.widths[index] = picture.shape[1]
+            self.sizes[index] = size
+            self.digests[index] = found
+            if self.cached_bytes + picture.nbytes <= cache_bytes:
+                self.cache[index] = picture
+                self.cached_bytes += picture.nbytes
+        self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the cache, of which each worker process would keep a copy.
+        return {**self.__dict__, "cache": {}}
+
+    def select(self, indices: Iterable[int]) -> Self:
+        """The samples at `indices`, in that order, without reading them again."""
+        kept = np.array(list(indices), int)
+        selected = copy.copy(self)
+        selected.split = self.split.select(kept.tolist())
+        selected.cache = _moved(self.cache, kept)
+        selected.failures = _moved(self.failures, kept)
+        selected.cached_bytes = sum(picture.nbytes for picture in selected.cache.values())
+        selected.widths, selected.sizes = self.widths[kept], self.sizes[kept]
+        selected.digests = [self.digests[index] for index in kept.tolist()]
+        selected.label_lengths = self.label_lengths[kept]
+        longest = selected.label_lengths.max(initial=0, where=selected.alignable)
+        selected.labels = self.labels[kept, :longest]
+        return selected
+
+    @property
+    def alignable(self) -> np.ndarray:
+        """(N,) bool: where label_lengths is not NOT_ALIGNABLE."""
+        return self.label_lengths < NOT_ALIGNABLE
+
+    def picture(self, index: int) -> np.ndarray | None:
+        """The prepared picture (H, W, C) uint8 at a place in the split.
+
+        None stands for one that cannot be read.
+
+        Raises:
+            DataError: it cannot be read, and `max_unread` is 0.
+        """
+        cached = self.cache.get(index)
+        if cached is not None:
+            return cached
+        examined = self._examine(index)
+        if examined.picture is None and not self.max_unread:
+            raise DataError(examined.failure)
+        return examined.picture
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        buckets: Sequence[int],
+        change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    ) -> Batch:
+        """The samples at `indices`, padded to the narrowest bucket width that holds them.
+
+        `change` maps each picture and its place in the split to what is used instead of it.
+        """
+        found = [self.picture(int(index)) for index in indices]
+        black = np.zeros((self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels), "u1")
+        pictures = [black if picture is None else picture for picture in found]
+        unread = np.array([picture is None for picture in found])
+        if change:
+            pictures = [
+                change(picture, int(index))
+                for picture, index in zip(pictures, indices, strict=True)
+            ]
+        widest = max(picture.shape[1] for picture in pictures)
+        images, widths = pad_batch(pictures, bucket_width(widest, buckets))
+        return Batch(
+            images=images,
+            widths=widths,
+            labels=self.labels[indices],
+            label_lengths=np.where(unread, np.int32(NOT_ALIGNABLE), self.label_lengths[indices]),
+            indices=indices,
+            unread=unread,
+        )
+
+    def _examine_chunk(self, start: int) -> "list[_Examined]":
+        return [self._examine(index) for index in range(start, len(self))[:_CHUNK]]
+
+    def _examine(self, index: int) -> "_Examined":
+        try:
+            data = self.split.read(index)
+            picture, size = decode(data, self.preprocessing, self.split.names[index])
+        except DataError as error:
+            return _Examined(None, (0, 0), b"", str(error))
+        return _Examined(picture, size, digest(data), "")
+
+
+class _Examined(NamedTuple):
+    """What there is to know of a picture file; see the attributes of PreparedSplit."""
+
+    picture: np.ndarray | None
+    size: tuple[int, int]
+    digest: bytes
+    failure: str
+
+
+def _moved(old: dict[int, T], kept: np.ndarray) -> dict[int, T]:
+    return {new: old[index] for new, index in enumerate(kept.tolist()) if index in old}
+
+
+def _encode(split: Split, alphabet: Alphabet, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    texts = [alphabet.normalize(label) for label in split.labels]
+    # A network has no more time steps than pixels. Without this bound, one label of a thousand
+    # characters would make the labels of all batches as long.
+    alignable = np.array(
+        [
+            len(text) <= width and not alphabet.unseen(text)
+            for text, width in zip(texts, widths, strict=True)
+        ],
+        bool,
+    )
+    labels, lengths = alphabet.encode_batch(
+        [text if ok else "" for text, ok in zip(texts, alignable, strict=True)], split.names
+    )
+    return labels, np.where(alignable, lengths, np.int32(NOT_ALIGNABLE))

@@ -1,0 +1,154 @@
+"""Folders of pictures; their texts are in label files, or in names of files or sub-folders."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crnn_jax.data.sources.label_files import ENDINGS, Row, read_rows
+from crnn_jax.data.sources.split import Split, nfc
+from crnn_jax.errors import ConfigError, DataError
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_PICTURES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+
+
+def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
+    """Read the folder `settings["dir"]`; see `folder`.
+
+    Raises:
+        ConfigError: no folder is set.
+        DataError: as `folder`.
+    """
+    if not settings["dir"]:
+        raise ConfigError("the data source 'folder' needs its folder; set --config.data.dir=DIR")
+    return folder(Path(settings["dir"]))
+
+
+def folder(directory: Path) -> dict[str, Split]:
+    """Read 'train' and 'test', 'test' alone, or 'all' from a folder of pictures.
+
+    'train' and 'test' come from the label files `train.tsv` and `test.tsv`, or else from the
+    sub-folders `train/` and `test/`. A folder with neither, and each of those sub-folders, has
+
+    - a label file `labels.tsv`, or else
+    - its texts in the names of its pictures (those of `images/` included): `text.png` or
+      `text_anything.png`; and of pictures that lie deeper, in the name of their sub-folder.
+
+    Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. Pictures in them are named
+    relative to the folder or to its `images/`. A picture that is missing is an error once it is
+    read.
+
+    Raises:
+        DataError: the folder or a label file is missing, or a line is unusable.
+    """
+    if not directory.is_dir():
+        raise DataError(f"there is no folder {str(directory)!r}; check the path")
+    train, test = (_part(directory, name) for name in ("train", "test"))
+    if train and test:
+        return {"train": train, "test": test}
+    if test:
+        return {"test": test}
+    if train:
+        raise DataError(
+            f"{str(directory)!r} has train pictures but none to test with; add test.tsv, or "
+            "rename train.tsv to labels.tsv to have a test split drawn from it"
+        )
+    return {"all": _whole(directory)}
+
+
+def _part(directory: Path, name: str) -> Split | None:
+    file = _label_file(directory, name)
+    if file:
+        return _from_rows(directory, file)
+    if (directory / name).is_dir() and not _label_file(directory, "labels"):
+        return _whole(directory / name)
+    return None
+
+
+def _whole(directory: Path) -> Split:
+    file = _label_file(directory, "labels")
+    return _from_rows(directory, file) if file else _from_names(directory)
+
+
+def _label_file(directory: Path, name: str) -> Path | None:
+    files = [file for ending in ENDINGS if (file := directory / (name + ending)).is_file()]
+    if len(files) > 1:
+        raise DataError(
+            f"{str(directory)!r} has both {files[0].name} and {files[1].name}; keep one of them"
+        )
+    return files[0] if files else None
+
+
+def _from_rows(directory: Path, file: Path) -> Split:
+    places: dict[Path, str] = {}  # picture -> the place that lists it
+    names: list[str] = []
+    labels: list[str] = []
+    for row in read_rows(file):
+        path = _find(directory, row)
+        if path in places:
+            raise DataError(
+                f"{row.place}: picture {row.name!r} is listed already at {places[path]}; "
+                "remove one line"
+            )
+        places[path] = row.place
+        names.append(row.name)
+        labels.append(nfc(row.label))
+    if not names:
+        raise DataError(f"{file}: the label file is empty; add lines of picture, tab, text")
+    return Split(tuple(names), tuple(labels), _Files(tuple(places)))
+
+
+def _find(directory: Path, row: Row) -> Path:
+    if Path(row.name).is_absolute() or ".." in Path(row.name).parts:
+        raise DataError(
+            f"{row.place}: picture {row.name!r} lies outside the folder; "
+            "move it there and name it relative to the folder"
+        )
+    paths = (directory / row.name, directory / "images" / row.name)
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _from_names(directory: Path) -> Split:
+    paths = sorted(_pictures(directory))
+    if not paths:
+        raise DataError(
+            f"the folder {str(directory)!r} has no pictures, and none of the label files "
+            "train.tsv and labels.tsv; add one with lines of picture, tab, text"
+        )
+    inside = [path.relative_to(directory) for path in paths]
+    return Split(
+        names=tuple(path.as_posix() for path in inside),
+        labels=tuple(nfc(_text(path)) for path in inside),
+        read=_Files(tuple(paths)),
+    )
+
+
+def _pictures(directory: Path) -> Iterable[Path]:
+    for path in directory.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+        if path.suffix.lower() in _PICTURES and not hidden and path.is_file():
+            yield path
+
+
+def _text(path: Path) -> str:
+    """The text that the place of a picture, relative to its folder, says it has."""
+    if path.parts[:-1] in ((), ("images",)):
+        return path.stem.split("_")[0]
+    return path.parts[-2]
+
+
+@dataclass(frozen=True)
+class _Files:
+    paths: tuple[Path, ...]
+
+    def __call__(self, index: int) -> bytes:
+        path = self.paths[index]
+        try:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(
+                f"cannot read picture {str(path)!r} ({reason}); "
+                "restore it, or take it out of the label file"
+            ) from error

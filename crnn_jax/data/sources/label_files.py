@@ -1,0 +1,127 @@
+"""Label files: which picture has which text, in lines of .tsv, .csv or .jsonl."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from crnn_jax.errors import DataError
+
+_NAMES = ("file_name", "filename", "file", "path", "image", "picture", "name")
+_LABELS = ("text", "label", "transcription", "words", "word")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture and its text as a label file has them.
+
+    Attributes:
+        place: `file:line`, for messages.
+        name: the picture's path, as written.
+        label: the text to the letter, spaces included; may be empty.
+    """
+
+    place: str
+    name: str
+    label: str
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the pictures and texts of a UTF-8 label file, by its ending.
+
+    - `.tsv`: lines of picture, tab, text; the text is all after the first tab.
+    - `.csv`: two columns, texts with commas in quotes. If the first line names columns, such as
+      `file_name` and `text`, those two count, wherever they stand.
+    - `.jsonl`: a JSON object a line, with such names as keys.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8, or a line is unusable.
+    """
+    return ENDINGS[file.suffix](file, _decode(file))
+
+
+def _tsv(file: Path, text: str) -> Iterator[Row]:
+    for place, line in _lines(file, text):
+        name, tab, label = line.partition("\t")
+        if not tab:
+            raise DataError(f"{place}: no tab in {line!r}; write picture, tab, text")
+        yield Row(place, name, label)
+
+
+def _csv(file: Path, text: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: tuple[int, int] | None = None  # those of picture and text
+    width = 2  # columns that each line has
+    while True:
+        place = f"{file}:{reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{place}: no CSV ({error}); write picture,text") from error
+        if not cells:
+            continue
+        if columns is None:
+            keys = [cell.strip().lower() for cell in cells]
+            name, label = _pick(keys, _NAMES), _pick(keys, _LABELS)
+            if name and label:
+                columns, width = (keys.index(name), keys.index(label)), len(keys)
+                continue
+            columns = 0, 1
+        if len(cells) != width:
+            raise DataError(
+                f"{place}: {len(cells)} column(s) instead of {width}; write picture,text, and a "
+                'text with commas in quotes: a.png,"one, two"'
+            )
+        yield Row(place, cells[columns[0]], cells[columns[1]])
+
+
+def _jsonl(file: Path, text: str) -> Iterator[Row]:
+    for place, line in _lines(file, text):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{place}: no JSON ({error}); write an object a line") from error
+        if isinstance(entry, dict):
+            name, label = _pick(entry, _NAMES), _pick(entry, _LABELS)
+            if name and label and isinstance(entry[name], str) and isinstance(entry[label], str):
+                yield Row(place, entry[name], entry[label])
+                continue
+        raise DataError(
+            f'{place}: no picture or no text in {line!r}; write {{"file_name": ..., "text": ...}}'
+        )
+
+
+ENDINGS = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}
+"""Ending of a label file -> function of (file, content)."""
+
+
+def _pick(keys: list[str] | dict[str, object], wanted: tuple[str, ...]) -> str | None:
+    return next((key for key in wanted if key in keys), None)
+
+
+def _decode(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the label file {str(file)!r} ({error.strerror}); check its rights"
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.object, as the position does not count a byte-order mark.
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{file}:{number}: not UTF-8; save the file as UTF-8") from error
+
+
+def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yield (file:line, content) of the lines that are not blank."""
+    # Not splitlines(): it would also break texts at form feeds and Unicode's line separators.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if line.strip(" "):
+            yield f"{file}:{number}", line

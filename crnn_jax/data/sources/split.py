@@ -1,0 +1,133 @@
+"""Labelled pictures behind one interface, `Split`, and dividing them by chance."""
+
+import hashlib
+import random
+import unicodedata
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from crnn_jax.errors import ConfigError, DataError
+
+_CHUNK = 256  # pictures that a thread hashes in one go
+
+
+@dataclass(frozen=True)
+class Split:
+    """N labelled pictures: names and texts in memory, encoded pictures read on demand.
+
+    Attributes:
+        names: N names that tell a user which picture is meant.
+        labels: N texts, NFC; empty where the source has none.
+        read: index in [0, N) -> the encoded picture; it raises DataError where there is none, and
+            can be pickled into worker processes.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    read: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, indices: Iterable[int]) -> "Split":
+        """Return the pictures at `indices`, in that order."""
+        indices = tuple(indices)
+        return Split(
+            names=tuple(self.names[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            read=_Selected(self.read, indices),
+        )
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divide `split` by chance, the same for the same seed: (rest, held out).
+
+    Pictures of equal text stay together, and so do pictures of equal bytes. Whole groups of them
+    are drawn as near to `fraction` as their order by chance allows: exactly where all differ,
+    else within half a group. The order of the pictures is kept; with `fraction` 0 none are held
+    out.
+
+    Raises:
+        ConfigError: `fraction` is outside [0, 1).
+        DataError: there are too few different texts, so that one side would be empty.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"cannot hold out a fraction of {fraction}; set it in [0, 1)")
+    drawn = _groups(split)
+    random.Random(seed).shuffle(drawn)
+    wanted = fraction * len(split)
+    held: set[int] = set()
+    too_large: list[list[int]] = []
+    for group in drawn:
+        if len(held) + len(group) <= wanted:
+            held.update(group)
+        else:
+            too_large.append(group)
+    missing = wanted - len(held)
+    smallest = min(too_large, key=len, default=[])
+    if len(smallest) - missing < missing:
+        held.update(smallest)
+    if fraction and not 0 < len(held) < len(split):
+        raise DataError(
+            f"{len(split)} pictures with {len(drawn)} different texts cannot be split at the "
+            f"fraction {fraction}; add pictures with other texts or change the fraction"
+        )
+    rest = (index for index in range(len(split)) if index not in held)
+    return split.select(rest), split.select(sorted(held))
+
+
+def digest(picture: bytes) -> bytes:
+    """16 bytes that are equal for pictures of equal bytes, and for no others."""
+    return hashlib.blake2b(picture, digest_size=16).digest()
+
+
+def nfc(text: str) -> str:
+    """`text` in Unicode's composed form, the one that labels have."""
+    return unicodedata.normalize("NFC", text)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    read: Callable[[int], bytes]
+    indices: tuple[int, ...]
+
+    def __call__(self, index: int) -> bytes:
+        return self.read(self.indices[index])
+
+
+def _groups(split: Split) -> list[list[int]]:
+    """The places of pictures that must not be parted, by the least text of each group."""
+    groups = {index: [index] for index in range(len(split))}
+    group_of = list(range(len(split)))
+    first: dict[str | bytes, int] = {}
+    for keys in ([nfc(label) for label in split.labels], _digests(split)):
+        for index, key in enumerate(keys):
+            if key is None:
+                continue
+            old, new = group_of[index], group_of[first.setdefault(key, index)]
+            if old != new:
+                # The smaller group moves, so that many equal pictures take no quadratic time.
+                old, new = sorted((old, new), key=lambda name: len(groups[name]))
+                for member in groups[old]:
+                    group_of[member] = new
+                groups[new] += groups.pop(old)
+    members = map(sorted, groups.values())
+    return sorted(members, key=lambda group: min(nfc(split.labels[index]) for index in group))
+
+
+def _digests(split: Split) -> list[bytes | None]:
+    """The digest of each picture; None for those that cannot be read."""
+
+    def of_chunk(start: int) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for index in range(start, min(start + _CHUNK, len(split))):
+            try:
+                found.append(digest(split.read(index)))
+            except DataError:
+                found.append(None)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        chunks = pool.map(of_chunk, range(0, len(split), _CHUNK))
+        return [one for chunk in chunks for one in chunk]

@@ -1,0 +1,212 @@
+"""The pictures that a config names: read, looked over by the doctor, cleaned by its policies."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from crnn_jax import models
+from crnn_jax.config import Config, check_config
+from crnn_jax.data import sources
+from crnn_jax.data.buckets import choose_buckets
+from crnn_jax.data.doctor import (
+    EMPTY,
+    SEVERITIES,
+    UNREADABLE,
+    UNSEEN,
+    Finding,
+    fits,
+    label_findings,
+    picture_findings,
+)
+from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.data.report import Report
+from crnn_jax.data.sources.split import Split
+from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.text.alphabet import Alphabet, may_belong
+
+# The settings that say what becomes of samples with such a finding: error, drop or map.
+POLICIES = {EMPTY: "on_empty_label", UNSEEN: "on_unseen", UNREADABLE: "on_unreadable"}
+
+Splits: TypeAlias = dict[str, PreparedSplit]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All that a run asks of its pictures; `splits` are train, validation and test."""
+
+    alphabet: Alphabet
+    preprocessing: Preprocessing
+    splits: Splits
+    buckets: tuple[int, ...]
+    findings: list[Finding]
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Reads the data to train with. Only training pictures are ever dropped.
+
+    Raises:
+      ConfigError, DataError: something cannot be used, and no policy says to go on without it.
+    """
+    splits = sources.load_splits(config.data, config.seed)
+    if "train" not in splits:
+        raise DataError(
+            f"data.dir={config.data.dir} has test pictures but none to train on; use --mode eval,"
+            " or add training pictures"
+        )
+    alphabet = choose_alphabet(config, splits)
+    of_labels = _judged(label_findings(splits, alphabet), config)
+    _enforce(of_labels, config)  # cheap, so all labels are checked before any picture
+    splits["train"] = _mapped(splits["train"], alphabet, config)
+    preprocessing = config_preprocessing(config)
+    prepared = _read(splits, alphabet, preprocessing, config)
+    of_pictures = _judged(_of_pictures(prepared, alphabet, preprocessing), config)
+    _enforce(of_pictures, config)
+    prepared["train"] = _cleaned(prepared["train"], alphabet, config)
+    buckets = choose_buckets(prepared["train"].widths, config.data.buckets)
+    return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_pictures])
+
+
+def load_test_split(
+    config: Config, alphabet: Alphabet, preprocessing: Preprocessing
+) -> PreparedSplit:
+    """Reads the data to evaluate a trained model with, every sample of it.
+
+    Raises:
+      ConfigError, DataError: something cannot be used, and no policy says to count it as wrong.
+    """
+    splits = {"test": sources.load(config.data, config.seed)["test"]}
+    _enforce(_judged(label_findings(splits, alphabet), config), config)
+    prepared = _read(splits, alphabet, preprocessing, config)
+    _enforce(_judged(_of_pictures(prepared, alphabet, preprocessing), config), config)
+    return prepared["test"]
+
+
+def check_dataset(config: Config) -> Report:
+    """Reads all the data and says what is wrong with it; nothing is dropped.
+
+    Raises:
+      ConfigError: a setting makes no sense.
+      DataError: there is no such data, or a label file cannot be understood.
+    """
+    check_config(config)
+    splits = sources.load_splits(config.data, config.seed)
+    alphabet = choose_alphabet(config, splits)
+    preprocessing = config_preprocessing(config)
+    prepared = _read(splits, alphabet, preprocessing, config)
+    findings = [
+        *label_findings(splits, alphabet),
+        *_of_pictures(prepared, alphabet, preprocessing),
+    ]
+    first = next(iter(prepared.values()))  # train, or the only one
+    buckets = choose_buckets(first.widths, config.data.buckets)
+    return Report(_judged(findings, config), prepared, alphabet, buckets)
+
+
+def config_preprocessing(config: Config) -> Preprocessing:
+    """The preprocessing that a config asks for."""
+    data = config.data
+    return Preprocessing(
+        height=data.height, channels=data.channels, width=data.width, max_width=data.max_width
+    )
+
+
+def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
+    """The alphabet that a config names, or else the characters of what is learnt from.
+
+    Without training pictures they are those of the test labels. Characters that no alphabet may
+    have are left out, for the doctor to find.
+    """
+    settings = config.alphabet
+    if settings.characters:
+        return Alphabet(settings.characters, settings.ignore_case)
+    if settings.file:
+        return Alphabet.from_file(settings.file, settings.ignore_case)
+    learnt = [splits[name] for name in ("train", "validation") if name in splits]
+    labels = (label for split in learnt or splits.values() for label in split.labels)
+    texts = ("".join(filter(may_belong, label)) for label in labels)
+    return Alphabet.from_labels(texts, settings.ignore_case)
+
+
+def _read(
+    splits: Mapping[str, Split], alphabet: Alphabet, preprocessing: Preprocessing, config: Config
+) -> Splits:
+    prepared: Splits = {}
+    room = config.data.cache_megabytes * 10**6
+    max_unread = config.data.max_dropped if config.data.on_unreadable == "drop" else 0.0
+    for name, split in splits.items():
+        prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name, max_unread)
+        room -= prepared[name].cached_bytes
+    return prepared
+
+
+def _of_pictures(
+    splits: Splits, alphabet: Alphabet, preprocessing: Preprocessing
+) -> Iterable[Finding]:
+    return picture_findings(splits, alphabet, preprocessing, models.num_time_steps)
+
+
+def _judged(findings: Iterable[Finding], config: Config) -> list[Finding]:
+    """The findings, the worst first; what a policy puts up with is a warning."""
+    judged = [
+        dataclasses.replace(finding, severity="warning")
+        if (policy := POLICIES.get(finding.kind)) and config.data[policy] != "error"
+        else finding
+        for finding in findings
+    ]
+    return sorted(judged, key=lambda one: SEVERITIES.index(one.severity), reverse=True)
+
+
+def _enforce(findings: Iterable[Finding], config: Config) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f" ({len(errors) - 1} more problem(s))" if len(errors) > 1 else ""
+        data = config.data
+        raise DataError(
+            f"{errors[0].message}: {errors[0].samples[0]}{more}; all are shown by python -m "
+            f"crnn_jax.check_data --config.data.source={data.source} --config.data.dir={data.dir}"
+        )
+
+
+def _mapped(split: Split, alphabet: Alphabet, config: Config) -> Split:
+    """The split with `map_to` in place of each character that the alphabet lacks."""
+    if config.data.on_unseen != "map":
+        return split
+    if alphabet.unseen(config.data.map_to):
+        raise ConfigError(
+            f"data.map_to={config.data.map_to!r} is not in the alphabet; set a character of it, or "
+            "'' to leave unseen characters out"
+        )
+    labels = (
+        alphabet.normalize(label).translate(
+            str.maketrans(dict.fromkeys(alphabet.unseen(label), config.data.map_to))
+        )
+        for label in split.labels
+    )
+    return dataclasses.replace(split, labels=tuple(labels))
+
+
+def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> PreparedSplit:
+    """The training samples that can be learnt from."""
+    refused = {
+        index
+        for index, label in enumerate(train.split.labels)
+        if index in train.failures or not label or alphabet.unseen(label)
+    }
+    if len(refused) > config.data.max_dropped * len(train):
+        raise DataError(
+            f"{len(refused)} of {len(train)} training pictures cannot be used, a share above"
+            f" data.max_dropped={config.data.max_dropped}; look at them with python -m"
+            " crnn_jax.check_data"
+        )
+    fitting = np.flatnonzero(fits(train, models.num_time_steps)).tolist()
+    kept = [index for index in fitting if index not in refused]
+    if not kept:
+        raise DataError(
+            "no training label fits into its picture's time steps (a quarter of its width at"
+            " height 32); are the labels those of these pictures?"
+        )
+    return train.select(kept)

@@ -1,0 +1,163 @@
+"""Chance changes to pictures, each against what its name promises."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.images import Preprocessing, prepare
+from crnn_jax.errors import ConfigError
+
+PICTURES = sorted((Path(__file__).parent / "data" / "captcha_keras_v2" / "images").iterdir())[:4]
+CHANGES = [field.name for field in fields(Augmentation)[1:]]
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def pictures(request: pytest.FixtureRequest) -> list[np.ndarray]:
+    preprocessing = Preprocessing(channels=request.param)
+    return [prepare(path.read_bytes(), preprocessing, path.name) for path in PICTURES]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def ruled(height: int = 32, width: int = 160) -> np.ndarray:
+    """A black line, three pixels thick, through the middle of a white picture."""
+    picture = np.full((height, width, 3), 255, np.uint8)
+    picture[height // 2 - 1 : height // 2 + 2] = 0
+    return picture
+
+
+def heights_of_the_line(picture: np.ndarray) -> np.ndarray:
+    """Of each column, the row of the ink's centre of mass."""
+    ink = 255.0 - picture.mean(-1)
+    ink = ink[:, ink.sum(0) > 100]
+    return (np.arange(len(ink))[:, None] * ink).sum(0) / ink.sum(0)
+
+
+def test_nothing_is_changed_when_nothing_is_asked_for(pictures: list[np.ndarray]) -> None:
+    assert not Augmentation().active
+    for picture in pictures:
+        np.testing.assert_array_equal(augment(picture, Augmentation(), rng()), picture)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_change_keeps_shape_and_type_and_depends_on_the_generator_alone(
+    change: str, pictures: list[np.ndarray]
+) -> None:
+    augmentation = Augmentation(**{change: 1.0})
+    assert augmentation.active
+    for picture in pictures:
+        before = picture.copy()
+        first, again = (augment(picture, augmentation, rng(1)) for _ in range(2))
+        np.testing.assert_array_equal(picture, before)  # cached pictures are not written to
+        np.testing.assert_array_equal(first, again)
+        assert first.shape == picture.shape and first.dtype == np.uint8
+        assert not np.array_equal(first, picture)
+        if change != "invert":
+            assert not np.array_equal(first, augment(picture, augmentation, rng(2)))
+
+
+def test_the_share_of_changed_pictures_is_the_one_asked_for() -> None:
+    picture = ruled()
+    augmentation = Augmentation(invert=0.3)
+    changed = [augment(picture, augmentation, rng(seed))[0, 0, 0] == 0 for seed in range(2_000)]
+    # Four standard deviations of a binomial with 2,000 draws at 0.3.
+    assert abs(np.mean(changed) - 0.3) < 4 * (0.3 * 0.7 / 2_000) ** 0.5
+
+
+def test_invert_is_its_own_inverse(pictures: list[np.ndarray]) -> None:
+    augmentation = Augmentation(invert=1.0)
+    for picture in pictures:
+        once = augment(picture, augmentation, rng())
+        np.testing.assert_array_equal(once.astype(int) + picture, 255)
+
+
+def test_a_curved_line_bends_and_stays_one_line() -> None:
+    augmentation = Augmentation(curve=1.0)
+    for seed in range(20):
+        rows = heights_of_the_line(augment(ruled(), augmentation, rng(seed)))
+        assert len(rows) == 160
+        # The wave's reach is a fifth of half the height, about the middle row.
+        assert np.abs(rows - 16).max() <= 0.2 * 16 + 1.0
+        assert np.abs(np.diff(rows)).max() < 1.0
+    bends = [np.ptp(heights_of_the_line(augment(ruled(), augmentation, rng(s)))) for s in range(20)]
+    assert max(bends) > 2
+
+
+def test_an_affine_change_keeps_a_line_straight() -> None:
+    for seed in range(20):
+        rows = heights_of_the_line(augment(ruled(), Augmentation(affine=1.0), rng(seed)))
+        # Columns at the ends may have left the picture in part.
+        rows = rows[8:-8]
+        places = np.arange(len(rows))
+        line = np.polyval(np.polyfit(places, rows, 1), places)
+        assert np.abs(rows - line).max() < 0.75
+
+
+def test_blur_keeps_the_mean_and_lowers_the_contrast(pictures: list[np.ndarray]) -> None:
+    for picture in pictures:
+        blurred = augment(picture, Augmentation(blur=1.0), rng())
+        assert abs(blurred.mean() - picture.mean()) < 2
+        assert blurred.std() < picture.std()
+
+
+def test_noise_has_the_stated_strength_and_no_bias() -> None:
+    gray = np.full((32, 400, 3), 128, np.uint8)
+    deviations = []
+    for seed in range(20):
+        noisy = augment(gray, Augmentation(noise=1.0), rng(seed)).astype(float)
+        assert abs(noisy.mean() - 128) < 0.5
+        deviations.append(noisy.std())
+    assert min(deviations) >= 2 and max(deviations) <= 16.5
+
+
+def test_erasing_leaves_all_else_alone_and_takes_no_whole_character() -> None:
+    picture = ruled()
+    for seed in range(20):
+        erased = augment(picture, Augmentation(erase=1.0), rng(seed))
+        changed = (erased != picture).any(-1)
+        assert (erased[changed] == 255).all()  # the colour of the border
+        assert changed.sum() <= 2 * 3 * 10  # two rectangles of at most 9 columns on three rows
+
+
+def test_strength_scales_the_reach() -> None:
+    reach = {
+        strength: np.mean(
+            [
+                np.abs(
+                    augment(
+                        ruled(), Augmentation(strength=strength, contrast=1.0), rng(seed)
+                    ).astype(int)
+                    - ruled()
+                ).mean()
+                for seed in range(10)
+            ]
+        )
+        for strength in (0.2, 1.0)
+    }
+    assert reach[0.2] < 0.5 * reach[1.0]
+
+
+@pytest.mark.parametrize("width", [8, 9, 31, 1024])
+def test_the_narrowest_and_the_widest_picture(width: int) -> None:
+    picture = np.full((32, width, 1), 200, np.uint8)
+    everything = Augmentation(strength=3.0, **dict.fromkeys(CHANGES, 1.0))
+    for seed in range(5):
+        assert augment(picture, everything, rng(seed)).shape == (32, width, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blur": 1.5}, r"augment\.blur=1\.5.*0 to 1"),
+        ({"jpeg": -0.1}, r"augment\.jpeg=-0\.1.*0 to 1"),
+        ({"strength": 0}, r"augment\.strength=0.*above 0"),
+    ],
+)
+def test_a_share_outside_its_range_is_named(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Augmentation.from_config(settings)

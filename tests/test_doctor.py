@@ -1,0 +1,288 @@
+"""The doctor against a set with one of each defect planted, and what training does about them."""
+
+import io
+import itertools
+import json
+import shutil
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import captcha
+from crnn_jax.data.report import Report
+from crnn_jax.dataset import check_dataset, load_dataset, load_test_split
+from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.models import num_time_steps
+from crnn_jax.picture_sheet import picture_sheet
+
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
+
+
+def config_for(directory: Path, **changes: object) -> ml_collections.ConfigDict:
+    config = captcha.get_config()
+    config.data.update(source="folder", dir=str(directory), validation_fraction=0.2)
+    config.data.update(max_dropped=0.5)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CAPTCHAS, tmp_path / "set"))
+
+
+def add(directory: Path, file: str, name: str, label: str, picture: bytes | None) -> None:
+    if picture is not None:
+        (directory / name).write_bytes(picture)
+    with (directory / file).open("a", encoding="utf-8") as lines:
+        lines.write(f"{name}\t{label}\n")
+
+
+def png(width: int, height: int, seed: int = 0) -> bytes:
+    shade = np.random.default_rng((width, height, seed)).integers(0, 256, 3).tolist()
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), tuple(shade)).save(file, "png")
+    return file.getvalue()
+
+
+def enormous() -> bytes:
+    """A PNG whose header says 100,000 x 1,000 pixels; nobody should try to decode it."""
+    header = struct.pack(">2I5B", 100_000, 1_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        data += struct.pack(">I", len(body)) + kind + body
+        data += struct.pack(">I", zlib.crc32(kind + body))
+    return data
+
+
+def first_picture(directory: Path) -> tuple[bytes, str]:
+    name, label = (directory / "train.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")
+    return (directory / name).read_bytes(), label
+
+
+def plant(directory: Path) -> None:
+    """Every defect, most in the test set, so that chance does not move them."""
+    whole, label = first_picture(directory)
+    add(directory, "test.tsv", "missing.png", "226md", None)
+    add(directory, "test.tsv", "truncated.png", "226md", whole[: len(whole) // 2])
+    add(directory, "test.tsv", "text.png", "226md", b"no picture")
+    add(directory, "test.tsv", "enormous.png", "226md", enormous())
+    add(directory, "test.tsv", "unseen.png", "2é€€", png(200, 50, 1))
+    add(directory, "test.tsv", "empty.png", "", png(200, 50, 2))
+    add(directory, "test.tsv", "long.png", "2" * 1000, png(200, 50, 3))
+    add(directory, "test.tsv", "repeats.png", "22222", png(40, 50))
+    add(directory, "test.tsv", "wide.png", "226md", png(100_000, 32))
+    add(directory, "test.tsv", "one_pixel_wide.png", "2", png(1, 40))
+    add(directory, "test.tsv", "low.png", "226md", png(60, 7))
+    add(directory, "test.tsv", "leak.png", label, whole)
+    add(directory, "test.tsv", "twice_a.png", "mdb", png(201, 50))
+    add(directory, "test.tsv", "twice_b.png", "mdb", png(201, 50))
+    add(directory, "test.tsv", "two_a.png", "mdb", png(202, 50))
+    add(directory, "test.tsv", "two_b.png", "mdc", png(202, 50))
+
+
+def offenders(report: Report) -> dict[str, set[str]]:
+    """Kind of finding -> names of the pictures it is about."""
+    found: dict[str, set[str]] = {}
+    for finding in report.findings:
+        names = {report.splits[split].split.names[index] for split, index in finding.places}
+        found.setdefault(finding.kind, set()).update(names)
+    return found
+
+
+def test_a_clean_set_gives_no_alarm(clean: Path) -> None:
+    report = check_dataset(config_for(clean))
+    assert (report.findings, report.severity) == ([], "note")
+    assert report.lines()[-1] == "nothing is wrong with them"
+
+
+def test_every_planted_defect_is_found_and_nothing_else(clean: Path) -> None:
+    plant(clean)
+    report = check_dataset(config_for(clean))
+    train = (clean / "train.tsv").read_text(encoding="utf-8").split("\t")[0]
+    assert offenders(report) == {
+        "unreadable picture": {"missing.png", "truncated.png", "text.png", "enormous.png"},
+        "unseen character": {"unseen.png"},
+        "empty label": {"empty.png"},
+        "label too long": {"long.png", "repeats.png"},
+        "very wide picture": {"wide.png"},
+        "very small picture": {"one_pixel_wide.png", "low.png"},
+        "in train and test": {"leak.png", train},
+        "duplicate": {"twice_a.png", "twice_b.png", "two_a.png", "two_b.png"},
+        "two labels": {"two_a.png", "two_b.png"},
+    }
+    assert report.severity == "error"
+    severities = {finding.kind: finding.severity for finding in report.findings}
+    assert Counter(severities.values()) == {"error": 3, "warning": 5, "note": 1}
+
+
+def test_the_report_names_what_a_person_needs(clean: Path) -> None:
+    plant(clean)
+    report = check_dataset(config_for(clean))
+    text = "\n".join(report.lines())
+    assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
+    # Five equal characters need nine time steps: brute force for the least width that has them.
+    least = next(width for width in itertools.count(8) if num_time_steps(width) >= 9)
+    assert f"repeats.png '22222' of 5 characters needs {least} px and has 26" in text
+    assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
+    assert "it has 100000 x 1000 pixels" in text
+    assert "test: two_a.png 'mdb' = test: two_b.png 'mdc'" in text
+    assert "alphabet: 19 characters 2345678bcdefgmnpwxy" in text
+    assert max(map(len, report.lines())) < 500
+
+
+def test_the_report_as_json(clean: Path) -> None:
+    plant(clean)
+    report = json.loads(json.dumps(check_dataset(config_for(clean)).to_dict()))
+    labels = [
+        line.split("\t")[1]
+        for file in ("train.tsv", "test.tsv")
+        for line in (clean / file).read_text(encoding="utf-8").splitlines()
+    ]
+    assert report["characters"] == dict(sorted(Counter("".join(labels)).items()))
+    assert report["splits"]["test"]["label_lengths"]["1000"] == 1
+    assert report["splits"]["test"]["pictures"] == 24
+    assert report["severity"] == "error" and report["alphabet"] == "2345678bcdefgmnpwxy"
+    samples = {finding["kind"]: finding["samples"] for finding in report["findings"]}
+    assert len(samples["unreadable picture"]) == 4
+    # 40 captchas of 128 px fill their bucket; the planted pictures are what pads.
+    assert report["buckets"] == [128] and 0 < report["padding_share"] < 0.2
+
+
+def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
+    def red(sheet: Image.Image) -> int:
+        return int((np.asarray(sheet) == (200, 0, 0)).all(-1).sum())
+
+    assert not red(picture_sheet(check_dataset(config_for(clean))))
+    add(clean, "test.tsv", "unseen.png", "2é", png(200, 50))
+    assert red(picture_sheet(check_dataset(config_for(clean)))) > 20
+
+
+def test_characters_no_alphabet_may_have_are_unseen(clean: Path) -> None:
+    add(clean, "train.tsv", "tab.png", "2\t2", png(200, 50))
+    report = check_dataset(config_for(clean))
+    assert offenders(report) == {"unseen character": {"tab.png"}}
+    assert report.alphabet.characters == "2345678bcdefgmnpwxy"
+
+
+def test_case_is_no_second_label_where_it_is_ignored(clean: Path) -> None:
+    add(clean, "test.tsv", "a.png", "mdb", png(200, 50))
+    add(clean, "test.tsv", "b.png", "MDB", png(200, 50))
+    assert "two labels" in offenders(
+        check_dataset(config_for(clean, **{"alphabet.characters": "2345678bcdefgmnpwxyMDB"}))
+    )
+    ignoring = config_for(clean, **{"alphabet.ignore_case": True})
+    assert offenders(check_dataset(ignoring)) == {"duplicate": {"a.png", "b.png"}}
+
+
+# Policies
+
+
+PLANTED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
+    "on_unreadable": ("bad.png", "226md", lambda: b"no picture"),
+    "on_empty_label": ("bad.png", "", lambda: png(200, 50)),
+    "on_unseen": ("bad.png", "2é", lambda: png(200, 50)),
+}
+
+
+@pytest.mark.parametrize("policy", PLANTED)
+@pytest.mark.parametrize("file", ["train.tsv", "test.tsv"])
+def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: str) -> None:
+    name, label, picture = PLANTED[policy]
+    known = {"alphabet.characters": "2345678bcdefgmnpwxy"}
+    before = load_dataset(config_for(clean, **known))
+    add(clean, file, name, label, picture())
+    with pytest.raises(DataError) as caught:
+        load_dataset(config_for(clean, **known))
+    message = str(caught.value)
+    assert "\n" not in message and name in message
+    assert f"--config.data.{policy}=drop" in message
+    assert (
+        f"python -m crnn_jax.check_data --config.data.source=folder --config.data.dir={clean}"
+        in (message)
+    )
+
+    dropping = config_for(clean, **known, **{f"data.{policy}": "drop"})
+    dataset = load_dataset(dropping)
+    assert [finding.severity for finding in dataset.findings] == ["warning"]
+    assert len(dataset.splits["test"]) == len(before.splits["test"]) + (file == "test.tsv")
+    assert name not in dataset.splits["train"].split.names
+    learnt = len(dataset.splits["train"]) + len(dataset.splits["validation"])
+    # A defect that chance put among the held-out pictures stays there, and counts as wrong.
+    held = name in dataset.splits["validation"].split.names
+    assert learnt == 32 + held
+    if file == "test.tsv":
+        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing)
+        assert len(test) == 9
+
+
+def test_more_than_a_share_is_an_error(clean: Path) -> None:
+    for index in range(6):
+        add(clean, "train.tsv", f"{index}.png", f"22{'bcdefg'[index]}", b"no picture")
+    config = config_for(clean, **{"data.on_unreadable": "drop", "data.max_dropped": 0.05})
+    with pytest.raises(DataError, match=r"training pictures cannot be used.*max_dropped=0\.05"):
+        load_dataset(config)
+
+
+def test_unseen_characters_are_mapped(clean: Path) -> None:
+    add(clean, "train.tsv", "new.png", "2é€m", png(200, 50))
+    characters = "2345678bcdefgmnpwxy?"
+    for to, expected in (("?", "2??m"), ("", "2m")):
+        config = config_for(
+            clean,
+            **{"data.on_unseen": "map", "data.map_to": to, "alphabet.characters": characters},
+        )
+        for seed in range(20):  # until chance leaves it to be learnt from
+            config.seed = seed
+            train = load_dataset(config).splits["train"].split
+            if "new.png" in train.names:
+                break
+        assert train.labels[train.names.index("new.png")] == expected
+    with pytest.raises(ConfigError, match=r"data.map_to='€' is not in the alphabet"):
+        config.data.map_to = "€"
+        load_dataset(config)
+
+
+def test_labels_that_do_not_fit_are_not_learnt_from(clean: Path) -> None:
+    add(clean, "train.tsv", "long.png", "2" * 1000, png(200, 50))
+    add(clean, "train.tsv", "narrow.png", "2345678", png(1, 40))
+    names = {"long.png", "narrow.png"}
+    dataset = load_dataset(config_for(clean))
+    train = dataset.splits["train"]
+    assert not names & set(train.split.names)
+    assert train.labels.shape[1] == 5
+    assert names == {
+        name for name in names if any(name in s for f in dataset.findings for s in f.samples)
+    }
+
+
+def test_no_label_fits(clean: Path) -> None:
+    lines = (clean / "train.tsv").read_text(encoding="utf-8").splitlines()
+    longer = "".join(f"{line}{'2345678bcdefgmnpwxy' * 3}\n" for line in lines)
+    (clean / "train.tsv").write_text(longer, encoding="utf-8")
+    with pytest.raises(DataError, match="no training label fits"):
+        load_dataset(config_for(clean))
+
+
+def test_a_test_set_alone_is_checked_but_not_trained_on(clean: Path) -> None:
+    (clean / "train.tsv").unlink()
+    report = check_dataset(config_for(clean))
+    assert list(report.splits) == ["test"] and report.severity == "note"
+    with pytest.raises(DataError, match="none to train on; use --mode eval"):
+        load_dataset(config_for(clean))
+
+
+def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
+    add(clean, "test.tsv", "a.png", "äöüßéèêàâîô", png(200, 50))
+    add(clean, "test.tsv", "b.png", "äô", png(200, 51))
+    (finding,) = check_dataset(config_for(clean)).findings
+    assert "'ä' U+00E4 (2), 'ô' U+00F4 (2), 'ö' U+00F6 (1)" in finding.message
+    assert "and 1 more; correct them" in finding.message and "'î'" not in finding.message

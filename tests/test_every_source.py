@@ -1,0 +1,277 @@
+"""Each source trains and evaluates on real captchas, as the writer of its format stores them."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import lmdb
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import registered
+
+from configs import captcha
+from crnn_jax.data.batching import evaluation_batches, training_batches
+from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.split import Split
+from crnn_jax.dataset import load_test_split
+from crnn_jax.evaluate import evaluate, make_eval_step
+from crnn_jax.experiment import Experiment
+from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.train import make_train_step
+from crnn_jax.training import parallel
+
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
+
+
+def config_for(source: str, directory: Path, **data: object) -> ml_collections.ConfigDict:
+    """A narrow network, that of tests/test_train.py."""
+    config = captcha.get_config()
+    config.model.update(name="crnn")
+    config.model.channels = (4, 8, 8, 8, 16, 16, 16)
+    config.model.hidden = 16
+    config.data.update(source=source, dir=str(directory), validation_fraction=0.2, buckets=1)
+    config.data.update(data)
+    config.update(batch_size=8, epochs=1, min_steps=0)
+    return config
+
+
+class Steps:
+    """One network for all: every source has the same shapes, so it is compiled once."""
+
+    def __init__(self) -> None:
+        self.experiment = Experiment.build(config_for("folder", CAPTCHAS))
+        model, optimizer = self.experiment.model, self.experiment.optimizer
+        self.state = parallel.replicate(self.experiment.scratch())
+        self.train_step = make_train_step(model, optimizer, seed=0)
+        self.eval_step = make_eval_step(model)
+
+    def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
+        variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+        alphabet = self.experiment.alphabet
+        metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
+        return {key: value for key, value in metrics.items() if key != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def steps() -> Iterator[Steps]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
+        yield Steps()
+
+
+def samples(split: Split) -> Iterator[tuple[str, str, bytes]]:
+    for index, (name, label) in enumerate(zip(split.names, split.labels, strict=True)):
+        yield Path(name).name, label, split.read(index)
+
+
+def write_tsv(directory: Path) -> dict[str, object]:
+    shutil.copytree(CAPTCHAS, directory)
+    return {"source": "folder"}
+
+
+def write_csv(directory: Path) -> dict[str, object]:
+    shutil.copytree(CAPTCHAS / "images", directory / "images")
+    for name, split in folder(CAPTCHAS).items():
+        with (directory / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("filename", "label"))
+            writer.writerows((picture, label) for picture, label, _ in samples(split))
+    return {"source": "folder"}
+
+
+def write_jsonl(directory: Path) -> dict[str, object]:
+    shutil.copytree(CAPTCHAS / "images", directory)
+    for name, split in folder(CAPTCHAS).items():
+        with (directory / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for picture, label, _ in samples(split):
+                file.write(json.dumps({"file_name": picture, "text": label}) + "\n")
+    return {"source": "folder"}
+
+
+def write_file_names(directory: Path) -> dict[str, object]:
+    for name, split in folder(CAPTCHAS).items():
+        (directory / name).mkdir(parents=True)
+        for picture, label, data in samples(split):
+            (directory / name / f"{label}_{picture}").write_bytes(data)
+    return {"source": "folder"}
+
+
+def write_sub_folders(directory: Path) -> dict[str, object]:
+    for name, split in folder(CAPTCHAS).items():
+        for picture, label, data in samples(split):
+            (directory / name / label).mkdir(parents=True, exist_ok=True)
+            (directory / name / label / picture).write_bytes(data)
+    return {"source": "folder"}
+
+
+def write_lmdb(directory: Path) -> dict[str, object]:
+    for name, split in folder(CAPTCHAS).items():
+        (directory / name).mkdir(parents=True)
+        with (
+            lmdb.open(str(directory / name), map_size=1 << 24) as file,
+            file.begin(write=True) as transaction,
+        ):
+            transaction.put(b"num-samples", str(len(split)).encode())
+            for number, (_, label, data) in enumerate(samples(split), 1):
+                transaction.put(b"image-%09d" % number, data)
+                transaction.put(b"label-%09d" % number, label.encode())
+    return {"source": "lmdb"}
+
+
+# Not registered, so that it is found by its name in the folder, as data sets from elsewhere are.
+with registered.skip_registration():
+
+    class RealCaptchas(tfds.core.GeneratorBasedBuilder):
+        """The captchas kept with the tests."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = None
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            picture = tfds.features.Image(shape=(50, 200, 1), encoding_format="png")
+            features = {"picture": picture, "words": tfds.features.Text()}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager: object) -> dict[str, Any]:
+            del dl_manager
+            return {name: self._generate_examples(name) for name in ("train", "test")}
+
+        def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+            for picture, label, data in samples(folder(CAPTCHAS)[name]):
+                yield picture, {"picture": io.BytesIO(data), "words": label}
+
+
+def write_tfds(directory: Path) -> dict[str, object]:
+    RealCaptchas(data_dir=directory, file_format="array_record").download_and_prepare()
+    return {
+        "source": "tfds",
+        "variant": "real_captchas",
+        "image_field": "picture",
+        "text_field": "words",
+    }
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_tsv,
+        write_csv,
+        write_jsonl,
+        write_file_names,
+        write_sub_folders,
+        write_lmdb,
+        write_tfds,
+    ],
+)
+def test_trains_a_step_and_evaluates(
+    write: Callable[[Path], dict[str, object]], tmp_path: Path, steps: Steps
+) -> None:
+    data = write(tmp_path / "data")
+    config = config_for(str(data.pop("source")), tmp_path / "data", **data)
+    experiment = Experiment.build(config)
+    assert experiment.alphabet == steps.experiment.alphabet
+    train = experiment.splits["train"]
+    batch = next(
+        training_batches(
+            train, experiment.plan, experiment.buckets, experiment.augmentation, 0, workers=0
+        )
+    )
+    # The step gives its first argument's memory away.
+    state = jax.tree.map(jax.numpy.copy, steps.state)
+    after, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    assert int(after.step[0]) == 1 and float(figures["loss"][0]) > 0
+    test = experiment.splits["test"]
+    assert sorted(test.split.labels) == sorted(folder(CAPTCHAS)["test"].labels)
+    expected = steps.evaluate(steps.experiment.splits["test"])
+    assert steps.evaluate(test) == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: Steps) -> None:
+    """On a folder with a test file alone."""
+    write_tsv(tmp_path / "data")
+    (tmp_path / "data" / "train.tsv").unlink()
+    shutil.copy(CAPTCHAS / "images" / "00000.png", tmp_path / "data" / "unseen.png")
+    with (tmp_path / "data" / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("missing.png\t226md\nalso_missing.png\t\nunseen.png\t2é\n")
+    policies = {"on_unreadable": "drop", "on_empty_label": "drop", "on_unseen": "drop"}
+    config = config_for("folder", tmp_path / "data", **policies)
+    known = steps.experiment
+    test = load_test_split(config, known.alphabet, known.preprocessing)
+    metrics = steps.evaluate(test)
+    before = steps.evaluate(known.splits["test"])
+    assert (before["count"], metrics["count"]) == (8, 11)
+    # An unreadable picture without a text is not right either, though nothing was read in it.
+    assert metrics["exact_match"] * 11 == pytest.approx(before["exact_match"] * 8)
+    assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
+
+
+def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
+    """Pictures that vanish in mid-epoch, a label of 1,000 characters, pictures 1 px wide."""
+    write_tsv(tmp_path / "data")
+    for index, label in enumerate(("2" * 1000, "2é", "")):
+        Image.new("RGB", (1, 50), (index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
+        with (tmp_path / "data" / "train.tsv").open("a", encoding="utf-8") as file:
+            file.write(f"{index}.png\t{label}\n")
+    split = folder(tmp_path / "data")["train"]
+    known = steps.experiment
+    prepared = PreparedSplit(split, known.alphabet, known.preprocessing, 0, "train", max_unread=0.5)
+    vanished = tmp_path / "data" / split.names[3]
+    vanished.unlink()
+    batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))
+    assert batch["unread"].tolist() == [False] * 3 + [True] + [False] * 4
+    state = jax.tree.map(jax.numpy.copy, steps.state)
+    state, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    assert np.isfinite(figures["loss"]).all() and np.isfinite(figures["gradient_norm"]).all()
+    assert int(figures["skipped_in_row"][0]) == 0
+    # The empty label counts: nothing but blanks is what is to be written for it.
+    losses = parallel.gather(
+        steps.eval_step(
+            {"params": steps.state.params, "batch_stats": steps.state.batch_stats},
+            parallel.shard(device_arrays(batch)),
+        )
+    )["losses"]
+    assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
+
+
+def test_a_picture_is_prepared_alike_everywhere(
+    monkeypatch: pytest.MonkeyPatch, steps: Steps
+) -> None:
+    """Training, evaluation and prediction see the same array, bit for bit."""
+    known = steps.experiment
+    train = known.splits["train"]
+    trained = next(
+        iter(training_batches(train, known.plan, (128,), known.augmentation, 0, workers=0))
+    )
+    evaluated = {
+        int(index): image
+        for batch, count in evaluation_batches(train, (128,), 8)
+        for index, image in zip(batch["indices"][:count], batch["images"], strict=False)
+    }
+    variables = parallel.unreplicate(
+        {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
+    )
+    model = TrainedModel(0, known.model, variables, known.alphabet, known.preprocessing, {})
+    recognizer = Recognizer(model)
+    seen: list[np.ndarray] = []
+
+    def best_path(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen.extend(images)
+        return np.zeros((len(images), 33), int), widths // 4, np.ones(len(images))
+
+    monkeypatch.setattr(recognizer, "_best_path", best_path)
+    recognizer([train.split.read(int(index)) for index in trained["indices"]])
+    for place, index in enumerate(trained["indices"]):
+        np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])
+        np.testing.assert_array_equal(trained["images"][place], seen[place])

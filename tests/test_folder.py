@@ -1,0 +1,241 @@
+"""Labelled pictures from folders: label files, file names, sub-folders, and every refusal."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from crnn_jax.data.sources import load
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.split import Split
+from crnn_jax.errors import DataError
+
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
+
+
+def write(directory: Path, lines: str | bytes, file: str = "labels.tsv", pictures: int = 4) -> Path:
+    """A folder with the pictures 0.png, 1.png... whose bytes are their names."""
+    data = lines.encode() if isinstance(lines, str) else lines
+    (directory / file).write_bytes(data)
+    for index in range(pictures):
+        (directory / f"{index}.png").write_bytes(f"{index}.png".encode())
+    return directory
+
+
+def read_train(directory: Path, lines: str | bytes) -> Split:
+    write(directory, lines, "train.tsv")
+    write(directory, "0.png\tx\n", "test.tsv")
+    return folder(directory)["train"]
+
+
+def settings(directory: Path) -> dict[str, object]:
+    return {"source": "folder", "dir": str(directory), "test_fraction": 0.25}
+
+
+def place(directory: Path, *names: str) -> Path:
+    """Pictures whose bytes are their names."""
+    for name in names:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return directory
+
+
+def texts(split: Split) -> dict[str, str]:
+    return dict(zip(split.names, split.labels, strict=True))
+
+
+# Label files
+
+
+def test_real_folder() -> None:
+    splits = load(settings(CAPTCHAS), 0)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 32, "test": 8}
+    train = splits["train"]
+    assert (train.names[0], train.labels[0]) == ("images/00000.png", "226md")
+    assert train.read(0) == (CAPTCHAS / "images/00000.png").read_bytes()
+    assert not set(train.names) & set(splits["test"].names)
+
+
+def test_labels_are_kept_to_the_letter(tmp_path: Path) -> None:
+    lines = "\ufeff0.png\t  a b \r\n\n   \n1.png\te\u0301\tx\n\r\n2.png\t \n3.png\ta\u2028b\x0c"
+    split = read_train(tmp_path, lines)
+    assert split.names == ("0.png", "1.png", "2.png", "3.png")
+    assert split.labels == ("  a b ", "\u00e9\tx", " ", "a\u2028b\x0c")
+
+
+def test_pictures_are_also_looked_for_in_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "9 ü.png").write_bytes(b"nine")
+    (tmp_path / "images" / "0.png").write_bytes(b"not this one")
+    split = read_train(tmp_path, "9 ü.png\ta\n0.png\tb\n")
+    assert split.names == ("9 ü.png", "0.png")
+    assert [split.read(0), split.read(1)] == [b"nine", b"0.png"]
+
+
+def test_labels_file_is_split(tmp_path: Path) -> None:
+    write(tmp_path, "".join(f"{i}.png\t{i // 2}\n" for i in range(40)), pictures=40)
+    splits = load(settings(tmp_path), 7)
+    assert list(splits) == ["train", "test"]
+    assert (len(splits["train"]), len(splits["test"])) == (30, 10)
+    for split in splits.values():
+        assert [split.read(i).decode() for i in range(len(split))] == list(split.names)
+    assert load(settings(tmp_path), 7) == splits
+
+
+@pytest.mark.parametrize(
+    ("lines", "place", "problem", "remedy"),
+    [
+        ("0.png\ta\n1.png b\n", ":2", "no tab in '1.png b'", "write picture, tab, text"),
+        ("/etc/passwd\ta\n", ":1", "'/etc/passwd' lies outside", "name it relative"),
+        ("x/../../0.png\ta\n", ":1", "'x/../../0.png' lies outside", "name it relative"),
+        ("0.png\ta\n1.png\tb\n0.png\tc\n", ":3", "'0.png' is listed already", "remove one line"),
+        ("0.png\ta\n./0.png\tc\n", ":2", "'./0.png' is listed already", "remove one line"),
+        (b"0.png\ta\n1.png\t\xe4\n", ":2", "not UTF-8", "save the file as UTF-8"),
+        (b"\xef\xbb\xbf0.png\ta\n\xe4", ":2", "not UTF-8", "save the file as UTF-8"),
+        ("", "", "the label file is empty", "add lines"),
+        ("\ufeff\n \n", "", "the label file is empty", "add lines"),
+    ],
+)
+def test_unusable_lines(
+    tmp_path: Path, lines: str | bytes, place: str, problem: str, remedy: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_train(tmp_path, lines)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'train.tsv'}{place}: ")
+    assert problem in message and remedy in message and "\n" not in message
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder '.*nowhere'; check the path"):
+        folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no pictures, and none of the label files"):
+        folder(tmp_path)
+    write(tmp_path, "0.png\ta\n", "train.tsv")
+    with pytest.raises(DataError, match=r"none to test with; add test.tsv, or rename"):
+        folder(tmp_path)
+    write(tmp_path, "0.png\ta\n", "train.csv")
+    with pytest.raises(DataError, match=r"both train.tsv and train.csv; keep one"):
+        folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["9.png", "", "a\0b"])
+def test_a_missing_picture_is_an_error_when_it_is_read(tmp_path: Path, name: str) -> None:
+    split = read_train(tmp_path, f"0.png\ta\n{name}\tb\n")
+    assert split.labels == ("a", "b") and split.read(0) == b"0.png"
+    with pytest.raises(DataError, match=r"cannot read picture '.*restore it, or take it out"):
+        split.read(1)
+
+
+def test_empty_texts_are_kept_for_the_doctor(tmp_path: Path) -> None:
+    assert read_train(tmp_path, "0.png\t\n1.png\t\r\n").labels == ("", "")
+
+
+def test_a_picture_that_vanishes(tmp_path: Path) -> None:
+    split = read_train(tmp_path, "0.png\ta\n")
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(DataError, match=r"0.png' \(No such file or directory\); restore it"):
+        split.read(0)
+
+
+def test_a_test_file_alone_is_enough_to_evaluate(tmp_path: Path) -> None:
+    write(tmp_path, "0.png\ta\n", "test.tsv")
+    assert {name: len(split) for name, split in load(settings(tmp_path), 0).items()} == {"test": 1}
+
+
+TEXTS = ("a", "  two words ", 'comma, "quotes"', "caf\u00e9", "l\u2028s", "")
+
+
+@pytest.mark.parametrize("header", [(), ("text", "width", "file_name"), ("Filename", "Label")])
+def test_csv_as_its_writer_writes_it(tmp_path: Path, header: tuple[str, ...]) -> None:
+    write(tmp_path, b"", "labels.tsv", pictures=len(TEXTS))
+    (tmp_path / "labels.tsv").unlink()
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([header] if header else [])
+        for index, text in enumerate(TEXTS):
+            writer.writerow(
+                (text, 7, f"{index}.png") if len(header) == 3 else (f"{index}.png", text)
+            )
+    split = folder(tmp_path)["all"]
+    assert split.labels == TEXTS
+    assert [split.read(i).decode() for i in range(len(split))] == list(split.names)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "problem"),
+    [
+        ("0.png,a\n1.png,one, two\n", 2, "3 column(s) instead of 2; write picture,text"),
+        ("0.png\n", 1, "1 column(s) instead of 2"),
+        ("text,file,more\na,0.png\n", 2, "2 column(s) instead of 3"),
+        ('0.png,a\n1.png,"b\n', 2, "no CSV"),
+    ],
+)
+def test_unusable_csv(tmp_path: Path, lines: str, line: int, problem: str) -> None:
+    write(tmp_path, lines, "labels.csv")
+    with pytest.raises(DataError) as caught:
+        folder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'labels.csv'}:{line}: {problem}")
+
+
+@pytest.mark.parametrize("keys", [("file_name", "text"), ("path", "label")])
+def test_json_lines(tmp_path: Path, keys: tuple[str, str]) -> None:
+    rows = [dict(zip(keys, (f"{i}.png", text), strict=True)) for i, text in enumerate(TEXTS)]
+    lines = "".join(json.dumps(row | {"width": 9}) + "\n" for row in rows)
+    write(tmp_path, lines, "labels.jsonl", pictures=len(TEXTS))
+    assert folder(tmp_path)["all"].labels == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"file_name": "0.png"', "no JSON"),
+        ('["0.png", "a"]', "no picture or no text"),
+        ('{"file_name": "0.png", "text": 5}', "no picture or no text"),
+        ('{"file_name": "0.png", "words": null}', "no picture or no text"),
+    ],
+)
+def test_unusable_json_lines(tmp_path: Path, line: str, problem: str) -> None:
+    write(tmp_path, '{"file_name": "0.png", "text": "a"}\n\n' + line, "labels.jsonl")
+    with pytest.raises(DataError) as caught:
+        folder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'labels.jsonl'}:3: {problem}")
+
+
+# File names and sub-folders
+
+
+def test_texts_in_file_names(tmp_path: Path) -> None:
+    place(tmp_path, "ab.png", "two words_1.JPG", "cafe\u0301_a_b.png", "images/x-y.webp", "_1.png")
+    place(tmp_path, "notes.txt", ".hidden_1.png", "__MACOSX/._ab.png")
+    split = folder(tmp_path)["all"]
+    assert texts(split) == {
+        "_1.png": "",
+        "ab.png": "ab",
+        "cafe\u0301_a_b.png": "caf\u00e9",
+        "images/x-y.webp": "x-y",
+        "two words_1.JPG": "two words",
+    }
+    assert [split.read(i).decode() for i in range(len(split))] == list(split.names)
+
+
+def test_texts_in_names_of_sub_folders(tmp_path: Path) -> None:
+    place(tmp_path, "stop/1.png", "stop/2.png", "give way/a_b.png")
+    assert texts(folder(tmp_path)["all"]) == {
+        "give way/a_b.png": "give way",
+        "stop/1.png": "stop",
+        "stop/2.png": "stop",
+    }
+
+
+def test_sub_folders_for_training_and_testing(tmp_path: Path) -> None:
+    place(tmp_path, "train/ab_1.png", "train/cd.png", "test/ab.png", "test/0.png")
+    splits = folder(tmp_path)
+    assert texts(splits["train"]) == {"ab_1.png": "ab", "cd.png": "cd"}
+    (tmp_path / "test" / "labels.tsv").write_text("0.png\tzero\n", encoding="utf-8")
+    assert texts(folder(tmp_path)["test"]) == {"0.png": "zero"}
+    # With a label file, sub-folders are but places.
+    (tmp_path / "labels.tsv").write_text("train/cd.png\tx\n", encoding="utf-8")
+    assert texts(folder(tmp_path)["all"]) == {"train/cd.png": "x"}
