@@ -22,6 +22,7 @@ from crnn_jax.training.checkpoint import UNFINISHED, Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 3  # of 8 of the pictures' training split
+ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 WAYS = ("saving", "running", "starting")
 BEGINNING = re.compile(r"device\(s\), (?:going on after step ([\d,]+)|from scratch)")
 
@@ -38,6 +39,8 @@ class Run:
             f"--config.data.dir={ROOT / 'tests' / 'data' / 'captcha_keras_v2'}",
             "--config.data.validation_fraction=0.2",
             "--config.batch_size=8",
+            # So that what is compiled does not depend on the length of the run.
+            "--config.optimizer.warmup=0.0",
             f"--config.epochs={epochs}",
             f"--config.eval_every={eval_every}",
             f"--workdir={self.workdir}",
@@ -45,7 +48,7 @@ class Run:
         self._environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_DEVICE}",
             # All starts but the first find everything compiled.
             "JAX_COMPILATION_CACHE_DIR": os.environ.get(
                 "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")

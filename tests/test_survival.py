@@ -70,9 +70,11 @@ def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
         *(sys.executable, "-m", "crnn_jax.main", "--config=configs/tiny.py"),
         *("--config.data.source=folder", f"--config.data.dir={PICTURES}"),
         *("--config.data.validation_fraction=0.2", "--config.batch_size=8"),
+        "--config.optimizer.warmup=0.0",
         *("--config.epochs=100000", "--config.eval_every=99999", f"--workdir={workdir}"),
     ]
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    one_device = "--xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {one_device}"}
     with log.open("w") as stderr:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr, text=True)
 

@@ -26,7 +26,8 @@ IDENTITY = ("alphabet", "model", "preprocessing")
 FIXED = (
     *("seed", "batch_size", "freeze", "optimizer.clip_norm"),
     *("data.source", "data.variant", "data.test_fraction", "data.validation_fraction"),
-    "data.buckets",
+    *("data.buckets", "data.on_unreadable", "data.on_empty_label", "data.on_unseen"),
+    "data.map_to",
 )
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,219 @@
+"""Damage by chance, seeded: whatever a file or a command line says, only our own errors escape.
+
+Pictures: 1,500 cases; label files: 1,500; manifests: 120; overrides of the config: 400.
+"""
+
+import contextlib
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from configs import captcha
+from crnn_jax import commands, models
+from crnn_jax.config import check_config
+from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.images import FORMATS, Preprocessing, prepare
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.dataset import config_preprocessing
+from crnn_jax.errors import CrnnError
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.training import parallel
+from crnn_jax.training.manifest import seal
+from crnn_jax.training.state import learning_rate_schedule, make_optimizer
+
+DATA = Path(__file__).parent / "data"
+CAPTCHA = DATA / "captcha_keras_v2" / "images" / "00027.png"
+CONFIG = Path(__file__).parents[1] / "configs" / "captcha.py"
+
+
+@contextlib.contextmanager
+def only_our_errors(case: object) -> Iterator[None]:
+    """Lets pass what works and what is refused in one line that says something."""
+    try:
+        yield
+    except CrnnError as error:
+        message = str(error)
+        assert len(message) > 20 and "\n" not in message, f"{case!r}: {message!r}"
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__} escaped from {case!r}: {error}") from error
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, doubled or put in."""
+    result = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 8, 40))):
+        start = rng.randrange(len(result) + 1)
+        end = min(len(result), start + rng.choice((1, 2, 4, 30)))
+        match rng.randrange(5):
+            case 0 if start < len(result):
+                result[start] ^= 1 << rng.randrange(8)
+            case 1:
+                result[start:end] = rng.randbytes(end - start)
+            case 2:
+                del result[start : max(end, rng.choice((end, len(result))))]
+            case 3:
+                result[start:start] = result[start:end]
+            case _:
+                result[start:end] = rng.choice((b"\0" * 4, b"\xff" * 4, b"\t\n", b'"', b"\xc3\xa9"))
+    return bytes(result)
+
+
+def test_pictures() -> None:
+    rng = random.Random(0)
+    originals = []
+    with Image.open(CAPTCHA) as picture:
+        for file_format in FORMATS:
+            file = io.BytesIO()
+            picture.convert("RGB").save(file, file_format)
+            originals.append(file.getvalue())
+    read = 0
+    for case in range(1500):
+        data = mutated(rng.choice(originals), rng)
+        with only_our_errors(case):
+            array = prepare(data, Preprocessing(), "x.png")
+            assert array.dtype == np.uint8 and array.shape[0] == 32
+            read += 1
+    assert 100 < read < 1400
+
+
+LABEL_FILES = {
+    ".tsv": "a.png\tone\nb.png\ttwo 2\nc.png\tthr\u00e9e\n",
+    ".csv": 'file_name,text\na.png,one\nb.png,"two, 2"\nc.png,thr\u00e9e\n',
+    ".jsonl": '{"file": "a.png", "text": "one"}\n{"file": "b.png", "text": "tw\\u00f6"}\n',
+}
+
+
+@pytest.mark.parametrize("ending", LABEL_FILES)
+def test_label_files(tmp_path: Path, ending: str) -> None:
+    rng = random.Random(1)
+    for name in ("a.png", "b.png", "c.png"):
+        shutil.copy(CAPTCHA, tmp_path / name)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}{ending}").write_bytes(LABEL_FILES[ending].encode())
+    assert len(folder(tmp_path)["train"]) >= 2
+    refused = 0
+    for case in range(500):
+        data = mutated(LABEL_FILES[ending].encode(), rng)
+        (tmp_path / f"train{ending}").write_bytes(data)
+        refused += 1
+        with only_our_errors(data):
+            split = folder(tmp_path)["train"]
+            assert all(split.read(index) for index in range(len(split)))
+            refused -= 1
+        del case
+    assert 20 < refused < 500
+
+
+# What may stand in a stranger's JSON instead of what belongs there.
+STRANGE = (
+    *(None, True, -1, 0, 3, 10**6, 10**30, 0.5, -1e300, float("nan"), float("inf")),
+    *("", "x", "../../etc", "\0", "a" * 5000, "\ud800"),
+    *([], [1], [[1]] * 7, [-1] * 7, [0] * 7, [10**9] * 7, {}, {"x": 1}, {"parent": None}),
+)
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """JSON with something changed somewhere: replaced, left out or added."""
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        key = rng.choice(sorted(value))
+        match rng.randrange(8):
+            case 0:
+                return {k: v for k, v in value.items() if k != key}
+            case 1:
+                new = rng.choice(("name", "parent", "dropout", "dtype", "axis_name", "x", ""))
+                return {**value, new: rng.choice(STRANGE)}
+            case _:
+                return {**value, key: changed(value[key], rng)}
+    return rng.choice(STRANGE)
+
+
+def test_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes changed at random, and well-formed, well-sealed ones of a stranger."""
+    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
+    rng = random.Random(2)
+    shutil.copytree(DATA / "checkpoints" / "format2", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "12" / "manifest" / "metadata"
+    original = path.read_bytes()
+    whole = json.loads(original)
+    del whole["digest"]
+    for case in range(120):
+        if case % 4 == 0:
+            path.write_bytes(mutated(original, rng))
+        else:
+            keys = ("model", "model", "alphabet", "preprocessing", rng.choice(sorted(whole)))
+            key = rng.choice(keys)
+            path.write_text(json.dumps(seal({**whole, key: changed(whole[key], rng)})))
+        with only_our_errors(path.read_bytes()[:2000]):
+            TrainedModel.load(tmp_path / "run")
+
+
+VALUES = (
+    *("0", "-1", "1", "2", "7", "1e999", "-1e999", "nan", "0.5", "1e-9", "99999999999999999999"),
+    *("", "x", "None", "True", "()", "(1,)", "(0.5,0.6)", "('a','b')", "[1", "(1,'x')", "{}"),
+    *("\0", "\u00e9", "a" * 3000, "=", "--", "__import__('os')"),
+)
+
+
+# ml_collections (1.1.0) loads the file in a way that Python has deprecated.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line to what is built of the config before any picture is read."""
+    rng = random.Random(3)
+    keys = sorted(key for key, _ in captcha.get_config().iteritems(preserve_field_references=False))
+    flat = flatten(captcha.get_config().to_dict())
+    built = 0
+    for case in range(400):
+        names = rng.sample(flat, rng.choice((1, 1, 2, 3)))
+        if case % 10 == 0:
+            names.append(
+                rng.choice((*keys, "x", "data.x", "model.", ".", "batch_size.x", "data..x"))
+            )
+        overrides = [f"--config.{name}={rng.choice(VALUES)}" for name in names]
+        command = ["main.py", f"--config={CONFIG}", *overrides]
+        values = flags.FlagValues()
+        monkeypatch.setattr(sys, "argv", command)  # config_flags looks for overrides here
+        monkeypatch.setattr(flags, "FLAGS", values)
+        holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+        with only_our_errors(overrides):
+            commands.read_flags(command)
+            build(holder.value)
+            built += 1
+    assert 20 < built < 400
+
+
+def flatten(config: dict[str, Any], start: str = "") -> list[str]:
+    names = []
+    for key, value in config.items():
+        names += flatten(value, f"{start}{key}.") if isinstance(value, dict) else [start + key]
+    return names
+
+
+def build(config: Any) -> None:
+    """What Experiment.build and its first state make of a config, but for pictures and values."""
+    check_config(config)
+    Augmentation.from_config(config.augment)
+    preprocessing = config_preprocessing(config)
+    settings = config.model.to_dict()
+    model = models.create(settings.pop("name"), 11, settings)
+    schedule = learning_rate_schedule(config.optimizer, 100)
+    optimizer = make_optimizer(schedule, config.optimizer.clip_norm, config.freeze != "")
+    images = jnp.zeros((1, preprocessing.height, 32, preprocessing.channels), jnp.uint8)
+
+    def start() -> Any:
+        variables: Any = model.init(jax.random.key(config.seed), images, jnp.array([32]))
+        return optimizer.init(variables["params"]), schedule(jnp.array(7))
+
+    jax.eval_shape(start)
