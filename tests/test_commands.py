@@ -23,7 +23,8 @@ SMALL = (
 
 
 def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    one_device = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": one_device, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,

@@ -86,11 +86,7 @@ def kernel_manager(directory: Path) -> jupyter_client.AsyncKernelManager:
 
 def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
     """The environment of a user: one device, and none of what the tests ask of JAX."""
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if key != "XLA_FLAGS" and not key.startswith("JAX_")
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return {
         **environment,
         # As CI systems and some kernels have it: colours are asked for where no terminal is.
@@ -98,6 +94,7 @@ def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
         "CRNN_JAX_CONFIG": "configs/tiny.py",
         "CRNN_JAX_WORKDIR": str(workdir),
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
         "TFDS_DATA_DIR": str(directory / "tfds"),
         "IPYTHONDIR": str(directory / "ipython"),
         "TMPDIR": str(directory),
