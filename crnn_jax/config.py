@@ -1,5 +1,6 @@
 """Checks the values of a config together, before anything is built from them."""
 
+import math
 from typing import Any, TypeAlias
 
 from crnn_jax.errors import ConfigError
@@ -33,6 +34,8 @@ def check_config(config: Config) -> None:
         config.model.batch_norm in BATCH_NORM_VARIANTS,
         f"is one of {', '.join(BATCH_NORM_VARIANTS)}",
     )
+    for key in ("model.momentum", "model.dropout"):
+        require(key, 0 <= _value(config, key) < 1, "is a share, 0 or more, below 1")
     require("model.dtype", config.model.dtype in ("float32", "bfloat16"), "is float32 or bfloat16")
     height = config.data.height
     require(
@@ -53,12 +56,14 @@ def check_config(config: Config) -> None:
     require("data.max_dropped", 0 <= config.data.max_dropped < 1, "is a share, 0 or more, below 1")
 
     optimizer = config.optimizer
-    require("optimizer.learning_rate", optimizer.learning_rate > 0, "must be above 0")
+    require("optimizer.learning_rate", 0 < optimizer.learning_rate < math.inf, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
     require("optimizer.warmup", 0 <= optimizer.warmup < 1, "is a share of the run, from 0 to 1")
+    require("optimizer.factors", _numbers(optimizer.factors), "are numbers")
     require(
         "optimizer.boundaries",
-        list(optimizer.boundaries) == sorted(set(optimizer.boundaries))
+        _numbers(optimizer.boundaries)
+        and list(optimizer.boundaries) == sorted(set(optimizer.boundaries))
         and all(0 < boundary < 1 for boundary in optimizer.boundaries),
         "must rise, as shares of the run between 0 and 1",
     )
@@ -72,6 +77,10 @@ def check_config(config: Config) -> None:
     require("freeze", config.freeze in ("", "conv_stack"), "is '' (nothing) or conv_stack")
     if problems:
         raise ConfigError("config: " + "; ".join(problems))
+
+
+def _numbers(values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _value(config: Config, key: str) -> Any:

@@ -21,10 +21,16 @@ from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.train import Window, make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
-from crnn_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
+from crnn_jax.training.state import (
+    TrainState,
+    apply_if_finite,
+    learning_rate_schedule,
+    make_optimizer,
+)
 
 PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
 CHANNELS = (4, 8, 8, 8, 16, 16, 16)
@@ -180,11 +186,27 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(start, name))
 
 
+def test_a_finite_gradient_that_makes_an_infinite_parameter_is_skipped() -> None:
+    params = {"w": jnp.array([3e38])}
+    state = TrainState(jnp.array(0), params, {}, (), jnp.array(0), jnp.array(0))
+    updated = state.replace(params=optax.apply_updates(params, {"w": jnp.array([1e38])}))
+    assert np.isinf(updated.params["w"]).all()
+    kept = apply_if_finite(state, updated, jnp.array(True))
+    assert (float(kept.params["w"][0]), int(kept.skipped)) == (np.float32(3e38), 1)
+
+
 def test_a_run_that_diverges_stops_and_names_the_pictures(tmp_path: Path) -> None:
     config = small_config(max_skipped=3, **{"optimizer.learning_rate": 1e30})
     config.optimizer.clip_norm = 0.0
     with pytest.raises(TrainingDiverged, match=r"3 steps in a row.*\.png.*learning_rate"):
         train_and_evaluate(config, tmp_path)
+    trained = [line for line in lines(tmp_path) if line["split"] == "train"]
+    assert [line["skipped"] for line in trained] == sorted(line["skipped"] for line in trained)
+    assert trained[-1]["skipped"] in (2, 3)
+    # What was saved on the way is what was there before the steps that were skipped.
+    for step in (tmp_path / "checkpoints").iterdir():
+        model = TrainedModel.load(tmp_path, int(step.name))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables))
 
 
 def test_figures_are_written_and_the_saved_model_gives_them_again(tmp_path: Path) -> None:

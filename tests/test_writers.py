@@ -191,11 +191,11 @@ def test_a_terminal_has_a_live_line_below_the_others(
     with terminal(monkeypatch) as screen:
         with writer(tmp_path) as out:
             out.progress(10, 0.5, 100.0, 0.0, 1.0)
-            out.progress(11, 0.25, 100.0, 0.0, 1.0)
+            out.progress(11, 0.25, 100.0, 0.0, 1.0, skipped=3)
             out.say("said")
         shown = os.read(screen, 1 << 16).decode()
     assert "said\r\n" in shown
-    assert "step 11/1000  loss 0.25" in shown
+    assert "step 11/1000  loss 0.25" in shown and "3 step(s) skipped, not finite" in shown
     assert shown.index("said") < shown.rindex("step 11/1000")
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
 
