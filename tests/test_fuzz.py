@@ -1,6 +1,8 @@
 """Damage by chance, seeded: whatever a file or a command line says, only our own errors escape.
 
-Pictures: 1,500 cases; label files: 1,500; manifests: 80; overrides of the config: 200.
+Pictures: 1,500 cases; label files: 1,500; LMDB databases: 200; manifests: 80; overrides of the
+config: 200. LMDB keeps no checksums and follows the pointers inside its pages, so that these are left
+whole: what is changed are keys and values, and where the file ends.
 """
 
 import contextlib
@@ -27,12 +29,14 @@ from crnn_jax.config import check_config
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import FORMATS, Preprocessing, prepare
 from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.lmdb_database import load_lmdb
 from crnn_jax.dataset import config_preprocessing
 from crnn_jax.errors import CrnnError
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training import parallel
 from crnn_jax.training.manifest import seal
 from crnn_jax.training.state import learning_rate_schedule, make_optimizer
+from tests.test_sources import write_lmdb
 
 DATA = Path(__file__).parent / "data"
 CAPTCHA = DATA / "captcha_keras_v2" / "images" / "00027.png"
@@ -115,6 +119,39 @@ def test_label_files(tmp_path: Path, ending: str) -> None:
             refused -= 1
         del case
     assert 20 < refused < 500
+
+
+def test_lmdb_databases(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    picture = CAPTCHA.read_bytes()
+    samples = {b"num-samples": b"3"}
+    for number in (1, 2, 3):
+        samples[b"image-%09d" % number] = picture
+        samples[b"label-%09d" % number] = "thr\u00e9e".encode()
+    read = 0
+    for case in range(200):
+        directory = tmp_path / f"{case}" / "test"
+        stored = dict(samples)
+        for _ in range(rng.randrange(3)):
+            key = rng.choice(list(stored))
+            if rng.random() < 0.3:
+                stored[mutated(key, rng)[:500] or b"x"] = stored.pop(key)
+            else:
+                stored[key] = mutated(stored[key], rng)
+        if rng.random() < 0.3:
+            stored[b"num-samples"] = rng.choice(
+                (b"-1", b"999999999999", b"4", b"1e3", b"\xff", b"")
+            )
+        write_lmdb(directory, stored)
+        file = directory / "data.mdb"
+        if rng.random() < 0.3:
+            file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)])
+        with only_our_errors(case):
+            split = load_lmdb({"dir": str(directory.parent)})["test"]
+            for index in range(len(split)):
+                prepare(split.read(index), Preprocessing(), split.names[index])
+            read += 1
+    assert 20 < read < 180
 
 
 # What may stand in a stranger's JSON instead of what belongs there.

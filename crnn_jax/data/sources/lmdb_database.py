@@ -43,8 +43,12 @@ def _is_database(directory: Path) -> bool:
 
 def _open(directory: Path) -> Split:
     try:
-        with _environment(directory).begin() as transaction:
+        environment = _environment(directory)
+        entries = environment.stat()["entries"]
+        with environment.begin() as transaction:
             count = int(transaction.get(b"num-samples") or -1)
+            if count > entries:
+                raise ValueError(f"num-samples says {count:,} where there are {entries:,} entries")
             texts = [transaction.get(b"label-%09d" % (i + 1)) or b"" for i in range(count)]
     except (lmdb.Error, ValueError) as error:
         raise DataError(f"cannot read the LMDB database {str(directory)!r}: {error}") from error
@@ -69,7 +73,14 @@ def _open(directory: Path) -> Split:
 def _environment(directory: Path) -> Any:
     """The open database: one in each process, as LMDB asks."""
     # Nobody writes: no locks, so that a read-only disk will do. Pictures are read in random order.
-    return lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
+    environment = lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
+    # LMDB maps the file into memory: to touch a page behind its end would kill the process.
+    size = (directory / "data.mdb").stat().st_size
+    whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < whole:
+        environment.close()
+        raise lmdb.CorruptedError(f"it is cut off, {size:,} of {whole:,} bytes are there")
+    return environment
 
 
 @dataclass(frozen=True)
