@@ -1,8 +1,8 @@
 """Damage by chance, seeded: whatever a file or a command line says, only our own errors escape.
 
 Pictures: 1,500 cases; label files: 1,500; LMDB databases: 200; manifests: 80; overrides of the
-config: 200. LMDB keeps no checksums and follows the pointers inside its pages, so that these are left
-whole: what is changed are keys and values, and where the file ends.
+config: 200. LMDB keeps no checksums and follows the pointers inside its pages, so that these are
+left whole: what is changed are keys and values, and where the file ends.
 """
 
 import contextlib
