@@ -142,6 +142,7 @@ def test_mistyped_key_is_refused(tmp_path: Path) -> None:
     assert_one_line(done, "'batchsize'", 'Did you mean "batch_size"', "--help")
 
 
+@pytest.mark.slow  # .ci/run does the same
 def test_the_tiny_config_makes_its_own_pictures(tmp_path: Path) -> None:
     data = (f"--config.data.dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}")
     done = command("crnn_jax.main", "--config=configs/tiny.py", "--config.epochs=1", *data)

@@ -108,6 +108,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
     # The rate is constant, so that the length of the run does not change its steps.
     constant = {"optimizer.boundaries": (), "optimizer.factors": (), "optimizer.warmup": 0.0}
