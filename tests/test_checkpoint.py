@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint, TrainingDiverged
 from crnn_jax.training.checkpoint import Checkpoints
@@ -331,6 +332,21 @@ def test_sizes_are_looked_at_before_anything_is_read(two: Path) -> None:
             file.truncate(2**40)  # a terabyte that takes no room
         with pytest.raises(DamagedCheckpoint, match=r"metadata cannot be read: 1,099,511,627,776"):
             checkpoints.manifest(2)
+
+
+def test_a_small_array_in_a_huge_chunk_is_not_unpacked(two: Path) -> None:
+    """Eight gigabytes of zeros in a few bytes more than the array of six numbers takes."""
+    store = {"driver": "ocdbt", "base": f"file://{two}/checkpoints/2/model/"}
+    files_of_model: Any = tensorstore.KvStore.open(store).result()
+    key = "params.head.kernel/.zarray"
+    layout = json.loads(bytes(files_of_model.read(key).result().value))
+    assert layout["chunks"] == layout["shape"] == [2, 3]
+    files_of_model.write(key, json.dumps({**layout, "chunks": [2, 10**9]}).encode()).result()
+    with (
+        Checkpoints(two) as checkpoints,
+        pytest.raises(DamagedCheckpoint, match=r"params/head/kernel has chunks beyond it"),
+    ):
+        checkpoints.restore(2, state_at(0))
 
 
 # What may change

@@ -6,6 +6,7 @@ pickled. A step counts as saved when Orbax has renamed its folder and all has be
 """
 
 import logging
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -205,6 +206,10 @@ class Checkpoints:
             handler = ocp.PyTreeCheckpointHandler()
             found = {item: handler.metadata(epath.Path(folder / item)).tree for item in like}
             check_forms(flatten(like), flatten(found), place)
+            for path, array in flatten(found).items():
+                # A chunk is unpacked whole: a small array may not be said to lie in a huge one.
+                if math.prod(array.storage.chunk_shape) > max(1, math.prod(array.shape)):
+                    raise DamagedCheckpoint(f"{place} is damaged: {path} has chunks beyond it")
             blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
             restored = self._orbax.restore(
                 folder,
