@@ -6,6 +6,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import platformdirs
 from absl import flags
@@ -55,7 +56,6 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         return read_flags(arguments)
     except CrnnError as error:
         _fail(error)
-        raise
 
 
 def read_flags(arguments: Sequence[str]) -> list[str]:
@@ -82,6 +82,6 @@ def read_flags(arguments: Sequence[str]) -> list[str]:
         ) from error
 
 
-def _fail(error: CrnnError) -> None:
+def _fail(error: CrnnError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import lmdb
 import ml_collections
 import numpy as np
 import pytest
@@ -29,6 +28,8 @@ from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
+from tests.test_sources import lmdb_samples
+from tests.test_sources import write_lmdb as write_database
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
@@ -116,15 +117,7 @@ def write_sub_folders(directory: Path) -> dict[str, object]:
 
 def write_lmdb(directory: Path) -> dict[str, object]:
     for name, split in folder(CAPTCHAS).items():
-        (directory / name).mkdir(parents=True)
-        with (
-            lmdb.open(str(directory / name), map_size=1 << 24) as file,
-            file.begin(write=True) as transaction,
-        ):
-            transaction.put(b"num-samples", str(len(split)).encode())
-            for number, (_, label, data) in enumerate(samples(split), 1):
-                transaction.put(b"image-%09d" % number, data)
-                transaction.put(b"label-%09d" % number, label.encode())
+        write_database(directory / name, lmdb_samples(split))
     return {"source": "lmdb"}
 
 
