@@ -54,6 +54,15 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
+    """A run of `small_config` on one device: its workdir, which nobody writes to, and its end."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
+        workdir = tmp_path_factory.mktemp("whole")
+        return workdir, train_and_evaluate(small_config(), workdir)
+
+
 @pytest.fixture
 def eight_devices(one_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "devices", jax.local_devices)
@@ -74,9 +83,8 @@ def lines(workdir: Path) -> list[dict[str, float | str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_path: Path) -> None:
     # The stop lies inside an epoch: a signal that arrives while step 5 of 12 is under way.
-    whole = train_and_evaluate(small_config(), tmp_path / "whole")
     import signal
 
     import crnn_jax.train as module
@@ -95,15 +103,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         return wrapped
 
     module.make_train_step = interrupting  # pyright: ignore
+    # What a shell starts in the background ignores Ctrl-C, and so would this.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(small_config(), tmp_path / "stopped")
     finally:
         module.make_train_step = make
+        signal.signal(signal.SIGINT, earlier)
     assert lines(tmp_path / "stopped")[-1]["step"] == 5
     resumed = train_and_evaluate(small_config(), tmp_path / "stopped")
     assert int(resumed.step) == 12
-    assert_equal(whole, resumed)
+    assert_equal(whole[1], resumed)
     steps = [line["step"] for line in lines(tmp_path / "stopped") if line["split"] == "train"]
     assert steps == list(range(1, 13))
 
@@ -210,17 +221,19 @@ def test_a_run_that_diverges_stops_and_names_the_pictures(tmp_path: Path) -> Non
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables))
 
 
-def test_figures_are_written_and_the_saved_model_gives_them_again(tmp_path: Path) -> None:
-    train_and_evaluate(small_config(), tmp_path)
-    written = lines(tmp_path)
+def test_figures_are_written_and_the_saved_model_gives_them_again(
+    whole: tuple[Path, TrainState],
+) -> None:
+    workdir, _ = whole
+    written = lines(workdir)
     assert [line["step"] for line in written if line["split"] == "validation"] == [3, 6, 9, 12]
     test = written[-1]
     assert test["split"] == "test" and test["count"] == 8
-    again = evaluate_workdir(small_config(), tmp_path)
+    again = evaluate_workdir(small_config(), workdir)
     for key in ("exact_match", "exact_match_caseless", "cer", "one_minus_ned", "count"):
         assert again[key] == pytest.approx(test[key], rel=1e-5)
     # One picture at a time, by the other way in.
-    recognizer = Recognizer.load(tmp_path)
+    recognizer = Recognizer.load(workdir)
     names = [line.split("\t") for line in (PICTURES / "test.tsv").read_text().splitlines()]
     read = [recognizer([(PICTURES / name).read_bytes()])[0] for name, _ in names]
     right = sum(one.text == label for one, (_, label) in zip(read, names, strict=True))
@@ -228,13 +241,15 @@ def test_figures_are_written_and_the_saved_model_gives_them_again(tmp_path: Path
     assert all(0 <= one.confidence <= 1 for one in read)
 
 
-def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(tmp_path: Path) -> None:
-    origin = train_and_evaluate(small_config(epochs=2), tmp_path / "origin")
+def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(
+    whole: tuple[Path, TrainState], tmp_path: Path
+) -> None:
+    workdir, origin = whole
     config = small_config(
-        init_from=str(tmp_path / "origin"), init_parts="conv_stack", freeze="conv_stack", seed=1
+        init_from=str(workdir), init_parts="conv_stack", freeze="conv_stack", seed=1
     )
     tuned = train_and_evaluate(config, tmp_path / "tuned")
-    best = Recognizer.load(tmp_path / "origin").model
+    best = Recognizer.load(workdir).model
     for collection in ("params", "batch_stats"):
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -244,7 +259,7 @@ def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(tmp_pa
     assert differs(tuned.params["head"], origin.params["head"])
     assert differs(tuned.params["bilstm1"], best.variables["params"]["bilstm1"])
 
-    everything = small_config(init_from=str(tmp_path / "origin"), epochs=1)
+    everything = small_config(init_from=str(workdir), epochs=1)
     everything.optimizer.learning_rate = 1e-12
     carried = train_and_evaluate(everything, tmp_path / "all")
     jax.tree.map(
@@ -254,9 +269,10 @@ def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(tmp_pa
     )
 
 
-def test_a_model_of_another_shape_cannot_be_carried_over(tmp_path: Path) -> None:
-    train_and_evaluate(small_config(epochs=1), tmp_path / "origin")
-    config = small_config(init_from=str(tmp_path / "origin"))
+def test_a_model_of_another_shape_cannot_be_carried_over(
+    whole: tuple[Path, TrainState], tmp_path: Path
+) -> None:
+    config = small_config(init_from=str(whole[0]))
     config.model.hidden = 8
     message = r"holds another model: .* and \(8,\) here; set config\.model"
     with pytest.raises(CheckpointError, match=message):
