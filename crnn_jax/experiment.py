@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.dataset import load_dataset
 from crnn_jax.errors import CheckpointError
-from crnn_jax.evaluate import EvalStep, Evaluation, evaluate
+from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
@@ -125,10 +126,14 @@ class Experiment:
         state = state.replace(**variables)
         return state, f"{parts} from step {origin.step} of {self.config.init_from}"
 
-    def evaluate(self, eval_step: EvalStep, variables: Any, split: str) -> Evaluation:
+    @cached_property
+    def _eval_step(self) -> EvalStep:
+        return make_eval_step(self.model)  # one, so that each width is compiled once
+
+    def evaluate(self, variables: Any, split: str) -> Evaluation:
         """Reads a split with replicated variables; see `crnn_jax.evaluate.evaluate`."""
         return evaluate(
-            eval_step,
+            self._eval_step,
             variables,
             self.splits[split],
             self.alphabet,

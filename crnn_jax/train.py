@@ -16,7 +16,7 @@ from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import TrainingDiverged
-from crnn_jax.evaluate import Evaluation, make_eval_step
+from crnn_jax.evaluate import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import SCORE, Checkpoints
@@ -118,7 +118,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                     lambda step: (step, checkpoints.restore_model(step, like)),
                 )
                 variables = parallel.replicate(variables)
-                result = experiment.evaluate(make_eval_step(experiment.model), variables, "test")
+                result = experiment.evaluate(variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
                 show_pictures(writer, best, splits["test"], result)
     stop.deliver()
@@ -131,10 +131,11 @@ def begin(
     """The state a run begins with, and a line that says where it comes from."""
     steps = checkpoints.newest_first()
     if steps:
+        like = jax.eval_shape(experiment.scratch)
 
         def restore(step: int) -> TrainState:
             check_same(workdir, checkpoints.manifest(step), experiment.manifest())
-            return checkpoints.restore(step, experiment.scratch())
+            return checkpoints.restore(step, like)
 
         state = checkpoints.first_whole(steps, restore)
         origin = f"going on after step {int(state.step):,}"
@@ -157,7 +158,6 @@ def run(
     """Takes the steps that are left, or those until a stop is asked for; the state on the host."""
     config, plan, train = experiment.config, experiment.plan, experiment.splits["train"]
     train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
-    eval_step = make_eval_step(experiment.model)
     first_step = int(parallel.unreplicate(state.step))
     batches = training_batches(
         train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
@@ -199,7 +199,7 @@ def run(
                 score = None
                 if not stopping:
                     variables = {"params": state.params, "batch_stats": state.batch_stats}
-                    result = experiment.evaluate(eval_step, variables, "validation")
+                    result = experiment.evaluate(variables, "validation")
                     score = result.metrics[SCORE]
                     writer.metrics(step, epoch, "validation", result.metrics)
                     show_pictures(writer, step, experiment.splits["validation"], result)

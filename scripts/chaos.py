@@ -120,8 +120,8 @@ def main() -> int:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     epochs = -(-arguments.steps // STEPS_PER_EPOCH)
-    # A killed start gets on by two saves at most before it is killed; there are three for each.
-    eval_every = max(1, epochs // (3 * arguments.kills))
+    # Enough saves that the run is not over before the last kill: one in three kills lets one pass.
+    eval_every = max(1, epochs // (2 * arguments.kills))
     with tempfile.TemporaryDirectory(prefix="crnn_jax_chaos_") as scratch:
         undisturbed = Run(Path(scratch), "undisturbed", epochs, eval_every)
         killed = Run(Path(scratch), "killed", epochs, eval_every)

@@ -130,7 +130,7 @@ class Checkpoints:
             raise FileNotFoundError(2, "it has vanished", str(self.directory))
         self._clear()  # again, as threads of a save that failed may have gone on writing
         step = int(state.step)
-        model, training = _items(state)
+        model, training = jax.tree.map(np.asarray, _items(state))
         arrays = flatten({"model": model, "training": training})
         sealed = seal({**manifest, "score": score, "arrays": describe(arrays)})
         try:
@@ -274,6 +274,6 @@ def _reason(error: Exception) -> str:
 
 
 def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    saved = jax.tree.map(np.asarray, serialization.to_state_dict(state))
-    model = {key: saved.pop(key) for key in ("params", "batch_stats")}
-    return model, saved
+    tree = serialization.to_state_dict(state)
+    model = {key: tree.pop(key) for key in ("params", "batch_stats")}
+    return model, tree

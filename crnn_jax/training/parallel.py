@@ -54,8 +54,12 @@ def pmap(function: Callable[..., Any], donate_first: bool = False) -> Callable[.
 
 
 def replicate(tree: Tree) -> Tree:
-    """A copy of the arrays on every local device, along a new leading axis."""
-    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices())
+    """A copy of the arrays on every local device, along a new leading axis.
+
+    Placed over the axis AXIS, as results of `pmap` are: otherwise a step that takes its own result
+    would be compiled once more for that.
+    """
+    copy = jax.pmap(lambda _, tree: tree, AXIS, in_axes=(0, None), devices=devices())
     return copy(jnp.arange(len(devices())), tree)
 
 

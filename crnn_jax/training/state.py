@@ -31,17 +31,22 @@ class TrainState(struct.PyTreeNode):
         seed: int,
     ) -> "TrainState":
         """A fresh state for pictures of `shape` (H, W, C), initialised from the seed."""
-        images = jnp.zeros((1, *shape), jnp.uint8)
-        variables = jax.jit(model.init)(jax.random.key(seed), images, jnp.array([shape[1]]))
-        zero = jnp.zeros((), jnp.int32)
-        return cls(
-            step=zero,
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
-            skipped=zero,
-            skipped_in_row=zero,
-        )
+
+        @jax.jit  # all in one program, which is kept from one start to the next
+        def create(key: jax.Array) -> "TrainState":
+            images = jnp.zeros((1, *shape), jnp.uint8)
+            variables = model.init(key, images, jnp.array([shape[1]]))
+            zero = jnp.zeros((), jnp.int32)
+            return cls(
+                step=zero,
+                params=variables["params"],
+                batch_stats=variables.get("batch_stats", {}),
+                opt_state=optimizer.init(variables["params"]),
+                skipped=zero,
+                skipped_in_row=zero,
+            )
+
+        return create(jax.random.key(seed))
 
 
 def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
