@@ -133,7 +133,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     # Steps between two lines of training figures.
     config.log_every = 50
-    # Epochs between two evaluations on the validation pictures, and two checkpoints.
+    # Epochs between two evaluations on the validation pictures, and two checkpoints; where
+    # `min_steps` makes the run longer, these are made longer alike.
     config.eval_every = 1
     # Newest checkpoints kept; the best is kept besides.
     config.keep = 2

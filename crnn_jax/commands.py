@@ -28,8 +28,10 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
         project = logging.getLogger("crnn_jax")
         project.addHandler(warnings)
         project.propagate = False
-        # Python would wait for the end of a compilation before it raises KeyboardInterrupt.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Python would wait for the end of a compilation before it raises KeyboardInterrupt. Where
+        # Ctrl-C is not for this process, as in the background of a script, it stays so.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         keep_what_is_compiled()
         try:
             main(arguments)

@@ -162,7 +162,8 @@ def run(
     batches = training_batches(
         train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
     )
-    evaluation_interval = config.eval_every * plan.steps_per_epoch
+    # A small set's run is made longer by min_steps, and so are its pauses between evaluations.
+    evaluation_interval = max(1, config.eval_every * len(plan) // config.epochs)
     window = Window()
     compiled: set[int] = set()
     previous: dict[str, jax.Array] = {}

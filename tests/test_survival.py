@@ -34,6 +34,14 @@ PATIENCE = 300  # seconds until a test gives a process up; it decides nothing el
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard even where the tests were started with it ignored, as in a background."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
@@ -165,7 +173,12 @@ def test_earlier_handlers_are_put_back() -> None:
         with StopRequest():
             assert signal.getsignal(signal.SIGINT) is not earlier[signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is earlier[signal.SIGINT]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with StopRequest() as stop:  # under nohup
+            signal.raise_signal(signal.SIGINT)
+            assert stop.received is None
     finally:
+        signal.signal(signal.SIGINT, earlier[signal.SIGINT])
         signal.signal(signal.SIGTERM, earlier[signal.SIGTERM])
 
 
@@ -271,31 +284,69 @@ def test_saved_on_four_devices_evaluated_on_one_and_eight(
         assert result == pytest.approx(results[0], rel=1e-5)
 
 
+def before_each_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
+    """Has `act` called with 0, 1, ... before the steps of the run that follows."""
+    make = train.make_train_step
+
+    def making(*arguments: Any) -> Any:
+        step, count = make(*arguments), itertools.count()
+
+        def wrapped(*arguments: Any) -> Any:
+            act(next(count))
+            return step(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(train, "make_train_step", making)
+
+
+@posix
+def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
+    trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second epoch on no file can become larger than 100 kB."""
+    import resource
+
+    devices(monkeypatch, 4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int) -> None:
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+
+    with monkeypatch.context() as context:
+        before_each_step(context, fill)
+        try:
+            # A figure, a picture or the checkpoint, whichever comes first to the limit.
+            with pytest.raises((CheckpointError, ConfigError), match="start the same command") as e:
+                train.train_and_evaluate(small_config(epochs=2), tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    began: list[int] = []
+    before_each_step(monkeypatch, began.append)
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
+    assert began == [0, 1, 2]  # of the six steps, the first three were not taken again
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+
+
 def test_a_clock_that_jumps_changes_nothing(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step the clock is put forward a week, or back."""
     devices(monkeypatch, 4)
-    now, week, steps = time.time, 7 * 24 * 3600, itertools.count()
-    offset = 0.0
-    make = train.make_train_step
+    now, week, jumps = time.time, 7 * 24 * 3600, [0]
 
-    def jumping(*arguments: Any) -> Any:
-        step = make(*arguments)
+    def jump(step: int) -> None:
+        jumps.append(week * (1, -1, 2, 0)[step % 4])
 
-        def wrapped(*arguments: Any) -> Any:
-            nonlocal offset
-            offset = week * (1, -1, 2, 0)[next(steps) % 4]
-            return step(*arguments)
-
-        return wrapped
-
-    monkeypatch.setattr(train, "make_train_step", jumping)
-    monkeypatch.setattr(time, "time", lambda: now() + offset)
+    before_each_step(monkeypatch, jump)
+    monkeypatch.setattr(time, "time", lambda: now() + jumps[-1])
     state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert next(steps) == 6 and all(0 <= line["seconds"] < PATIENCE for line in lines)
+    assert len(jumps) == 7 and all(0 <= line["seconds"] < PATIENCE for line in lines)
 
 
 def test_a_workdir_that_vanishes_is_one_line(

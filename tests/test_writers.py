@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -122,6 +123,32 @@ def test_tensorboard_has_scalars_and_pictures(tmp_path: Path) -> None:
 def reddish(sheet: Image.Image) -> bool:
     pixels = np.asarray(sheet).astype(int)
     return bool(((pixels[..., 0] > 180) & (pixels[..., 1] < 60)).any())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")
+def test_a_full_disk_is_an_error_and_lets_the_process_end(tmp_path: Path) -> None:
+    """The second sheet fits, its event does not. A thread with a queue would wait for room."""
+    code = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from crnn_jax.training.writers import Writer
+
+workdir = Path({str(tmp_path)!r})
+picture = np.random.default_rng(0).integers(0, 255, (32, 400, 3), np.uint8)
+with Writer(workdir, 1000, 250, 0) as out:
+    out.pictures(1, [picture], ["a"], ["b"])
+    size = (workdir / "predictions.png").stat().st_size
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 2, hard))
+    out.pictures(2, [picture], ["a"], ["b"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("OSError: [Errno 27] File too large\n"), done.stderr
+    assert "events" in done.stderr and "Thread" not in done.stderr
 
 
 def test_errors_are_red_on_the_sheet() -> None:

@@ -10,8 +10,9 @@ from typing import Any, Self
 class StopRequest:
     """A context in which SIGTERM and Ctrl-C are remembered instead of acted upon.
 
-    A second signal acts at once, as the handlers that were there before are put back. `deliver`
-    lets the remembered signal do what it would have done.
+    One that is ignored, as `nohup` and the background of a script have it, is ignored still. A
+    second signal acts at once, as the handlers that were there before are put back. `deliver` lets
+    the remembered signal do what it would have done.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,8 @@ class StopRequest:
         # Python allows handlers in the main thread alone; elsewhere the caller owns the signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._earlier[number] = signal.signal(number, self._remember)
         return self
 

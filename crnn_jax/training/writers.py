@@ -18,7 +18,8 @@ from flax import traverse_util
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+
+from crnn_jax.training.events import EventFile
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
@@ -60,11 +61,7 @@ class Writer:
         _forget_after(workdir / "metrics.jsonl", first_step)
         # Line buffering: a killed run keeps every metric it has shown.
         self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        # A queue without bound (0): a full disk ends the thread that empties it, and the run is to
-        # fail with an error at its next save, not to wait for room in the queue.
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1, max_queue=0, flush_secs=10
-        )
+        self._events = EventFile(workdir / "tensorboard", first_step + 1)
         self._console = Console(stderr=True, force_jupyter=False)
         self._bar: Progress | None = None
         # CI systems make rich believe in a terminal (FORCE_COLOR), so the stream is asked as well.
@@ -88,7 +85,7 @@ class Writer:
         if self._bar:
             self._bar.stop()
         # What ends the run is said, not that its last figures have no room either.
-        for file in (self._tensorboard, self._lines):
+        for file in (self._events, self._lines):
             with contextlib.suppress(OSError) if error else contextlib.nullcontext():
                 file.close()
 
@@ -149,7 +146,8 @@ class Writer:
         self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
         for key, value in rounded.items():
             if value is not None:
-                self._tensorboard.add_scalar(f"{split}/{key}", value, step)
+                self._events.scalar(f"{split}/{key}", value, step)
+        self._events.flush()
         if split != "train":
             words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
             self.say("  ".join([f"epoch {epoch:g}  step {step}  {split}", *words]))
@@ -164,7 +162,8 @@ class Writer:
         """Shows pictures, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
         sheet = contact_sheet(images, texts, references)
         sheet.save(self._workdir / "predictions.png")
-        self._tensorboard.add_image("predictions", np.asarray(sheet), step, dataformats="HWC")
+        self._events.image("predictions", np.asarray(sheet), step)
+        self._events.flush()
 
     def _epoch(self, step: int) -> int:
         return max(1, math.ceil(step / self._steps_per_epoch))
