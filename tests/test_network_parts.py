@@ -14,8 +14,8 @@ from networks import assert_trees_close, bidirectional, flax_cells, jit, max_poo
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
-from crnn_jax.models.conv_stack import max_pool_2x1, max_pool_2x2
 from crnn_jax.models.convolution import convolution
+from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # --- batch normalisation ---
 

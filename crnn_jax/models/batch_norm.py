@@ -1,5 +1,7 @@
 """Batch normalisation over the valid part of padded, variable-width features."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,7 +20,11 @@ class MaskedBatchNorm(nn.BatchNorm):
 
     @nn.compact
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: jax.Array, mask: jax.Array, use_running_average: bool | None = None
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        use_running_average: bool | None = None,
+        pool: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
         """Normalises features `x` (B, H, W, C) over all axes but the last.
 
@@ -26,9 +32,12 @@ class MaskedBatchNorm(nn.BatchNorm):
           x: features; where the mask is false they must be finite, and count for nothing.
           mask: (B, 1, W, 1) booleans, true at valid positions.
           use_running_average: normalise by the running statistics and leave them as they are.
+          pool: a max pool of the normalised features. It is done before they are scaled, with the
+            same values and a fraction of the arithmetic; the statistics are of all features.
 
         Returns:
-          Normalised features (B, H, W, C) in the compute dtype. Padding is not zeroed here.
+          Normalised features in the compute dtype, (B, H, W, C) unless they were pooled. Padding is
+          not zeroed here.
         """
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -63,11 +72,14 @@ class MaskedBatchNorm(nn.BatchNorm):
                 running_mean.value = momentum * running_mean.value + (1 - momentum) * mean
                 running_var.value = momentum * running_var.value + (1 - momentum) * var
 
+        dtype = self.dtype or x.dtype
+        x = x.astype(dtype)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
-        dtype = self.dtype or x.dtype
+        if pool is not None:
+            # Where the factor is negative, the largest comes of the smallest.
+            sign = jnp.where(scale < 0, -1.0, 1.0)
+            x = pool(x * sign.astype(dtype)[None, None, None])
+            factor = factor * sign
         # rank made explicit: implicit promotion is an error in the tests
-        return (
-            x.astype(dtype) * factor.astype(dtype)[None, None, None]
-            + shift.astype(dtype)[None, None, None]
-        )
+        return x * factor.astype(dtype)[None, None, None] + shift.astype(dtype)[None, None, None]

@@ -1,6 +1,7 @@
 """The convolution stack of the CRNN: a picture becomes a sequence of column features."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import linen as nn
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.convolution import conv_general_dilated
+from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # Which of the seven convolutions (counted from 1) are followed by batch normalisation.
 BATCH_NORM_VARIANTS = {
@@ -27,33 +29,6 @@ def num_time_steps(width: int) -> int:
 def output_height(height: int) -> int:
     """Height of the feature map for pictures `height` pixels high; the stack needs 1."""
     return height // 16 - 1
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Max pool 2x2, stride 2, of (B, H, W, C); odd last rows and columns are dropped.
-
-    Written as maxima of strided slices: on a CPU the gradient of `nn.max_pool` (a
-    select-and-scatter) took 88 ms where this takes 6 (batch 32 of 32 x 100 x 64).
-    """
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    x = x[:, :height, :width]
-    rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
-
-
-def max_pool_2x1(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Max pool 2x2, stride (2, 1), width padding 1, of (B, H, W, C): (B, H // 2, W + 1, C).
-
-    Positions outside the mask (B, 1, W, 1) count as minus infinity, as a border of padding does.
-    """
-    height = x.shape[1] // 2 * 2
-    rows = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
-    lowest = jnp.finfo(x.dtype).min
-    rows = jnp.where(mask, rows, lowest)
-    border = ((0, 0), (0, 0), (1, 0), (0, 0))
-    left = jnp.pad(rows, border, constant_values=lowest)
-    right = jnp.pad(rows, [b[::-1] for b in border], constant_values=lowest)
-    return jnp.maximum(left, right)
 
 
 def width_mask(widths: jax.Array, width: int) -> jax.Array:
@@ -93,22 +68,21 @@ class ConvStack(nn.Module):
             )(x)
             widths = widths - 1 if last else widths
             mask = width_mask(widths, x.shape[2])
+            pool_2x1 = partial(max_pool_2x1, mask=mask)
+            # Pooled before it is normalised and rectified, not after: what increases steadily
+            # can change places with a maximum, and has a half or a quarter of the work behind it.
+            pool = {1: max_pool_2x2, 2: max_pool_2x2, 4: pool_2x1, 6: pool_2x1}.get(layer)
             if layer in normalized:
                 x = MaskedBatchNorm(
                     momentum=self.momentum,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     name=f"norm{layer}",
-                )(x, mask, use_running_average=not train)
+                )(x, mask, use_running_average=not train, pool=pool)
+            elif pool:
+                x = pool(x)
             x = nn.leaky_relu(x, 0.2) if self.leaky else nn.relu(x)
-            if layer in (4, 6):
-                x = max_pool_2x1(x, mask)
-                widths = widths + 1
-                mask = width_mask(widths, x.shape[2])
-            x = jnp.where(mask, x, 0)
-            if layer in (1, 2):
-                # A last odd column pools with padding here and is beyond the halved width.
-                x = max_pool_2x2(x)
-                widths = widths // 2
-                x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
+            # A last odd column of 2x2 pools with padding and is beyond the halved width.
+            widths = widths // 2 if layer in (1, 2) else widths + 1 if layer in (4, 6) else widths
+            x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         return x, widths

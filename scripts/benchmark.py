@@ -1,0 +1,247 @@
+"""Measures training, inference, the input pipeline and decoding, beside PyTorch if asked to.
+
+    pip install ".[bench]"
+    python scripts/benchmark.py train --vs torch
+    python scripts/benchmark.py infer --vs torch
+    python scripts/benchmark.py input
+    python scripts/benchmark.py decode
+
+Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Figures
+are medians; the spread is the distance of the outer quartiles as a share of the median.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from pipeline import measure_decoding, measure_input
+from rich.console import Console
+from rich.table import Table
+from timing import Timing, take_turns
+from workload import LEARNING_RATE, SEED, Workload
+
+from crnn_jax.train import make_train_step
+from crnn_jax.training import parallel
+
+OURS = "crnn_jax fp32"  # what bf16 reads as well is not known; on CPUs without it, it is slower
+TRIAL_ROUNDS = 3  # each PyTorch setting, before the best of them meet crnn_jax
+INFERENCE_BATCHES = (1, 32, 256)
+TOLERANCE = 1e-4  # of logits in fp32
+
+Program = Callable[[], object]
+
+
+def our_training_step(workload: Workload) -> Program:
+    """The step of `crnn_jax.main`, on all devices; at each call it goes on from the last state."""
+    network = workload.network()
+    step = make_train_step(network, workload.optimizer(), SEED)
+    state = parallel.replicate(workload.state(network))
+    batch = workload.batch()
+
+    def run() -> None:
+        nonlocal state
+        state, figures = step(state, parallel.shard(batch))
+        jax.block_until_ready((state, figures))
+
+    return run
+
+
+def our_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray]:
+    """The logits of the workload's batch."""
+    apply = jax.jit(workload.network().apply)
+    batch = workload.batch()
+    return lambda: np.asarray(apply(variables, batch["images"], batch["widths"])[0])
+
+
+def fresh_variables(workload: Workload) -> dict[str, Any]:
+    """Parameters and statistics on the host."""
+    state = workload.state(workload.network())
+    return jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, Program]:
+    """Programs, each made and called once; one that fails here is named and left out."""
+    programs: dict[str, Program] = {}
+    for name, make in makers.items():
+        try:
+            program = make()
+            program()
+        except Exception as error:  # torch.compile raises what its compilers raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{name} does not run here: {reason[:120]}", file=sys.stderr)
+        else:
+            programs[name] = program
+    return programs
+
+
+def duel(ours: Program, theirs: Mapping[str, Program], rounds: int) -> dict[str, Timing]:
+    """All of theirs are tried; then ours and the best of theirs, in fp32 and at all, take turns."""
+    trials = take_turns(theirs, TRIAL_ROUNDS) if theirs else {}
+    finalists: dict[str, Program] = {OURS: ours}
+    for group in ({n: t for n, t in trials.items() if "bf16" not in n}, trials):
+        if group:
+            best = min(group, key=lambda name: group[name].median)
+            finalists[best] = theirs[best]
+    return {**trials, **take_turns(finalists, rounds)}
+
+
+def figures(timings: Mapping[str, Timing], workload: Workload) -> dict[str, Any]:
+    """Images a second of each program, and how many times the others' best ours are."""
+    programs = {
+        name: {
+            "milliseconds": 1e3 * timing.median,
+            "images_per_second": workload.batch_size / timing.median,
+            "spread": timing.spread,
+            "calls": len(timing.seconds),
+        }
+        for name, timing in timings.items()
+    }
+    result: dict[str, Any] = {"batch_size": workload.batch_size, "programs": programs}
+    theirs = {name: timing.median for name, timing in timings.items() if name != OURS}
+    if theirs:
+        fp32 = min(median for name, median in theirs.items() if "bf16" not in name)
+        result["ratio_fp32"] = fp32 / timings[OURS].median
+        result["ratio_best"] = min(theirs.values()) / timings[OURS].median
+        result["ratio_best_of"] = OURS
+    return result
+
+
+def difference(workload: Workload) -> float:
+    """The largest difference of logits between both frameworks with the same weights, in fp32.
+
+    Raises:
+      SystemExit: it is larger than TOLERANCE: they do not compute the same, so no time compares.
+    """
+    import pytorch_crnn
+
+    variables = fresh_variables(workload)
+    theirs = pytorch_crnn.inference(
+        variables, workload.batch()["images"], pytorch_crnn.VARIANTS["PyTorch fp32 channels_last"]
+    )()
+    largest = float(np.abs(our_inference(workload, variables)() - theirs).max())
+    if not largest <= TOLERANCE:
+        sys.exit(
+            f"error: logits differ by {largest:.1e}, so that times do not compare; make"
+            " scripts/pytorch_crnn.py compute what crnn_jax does"
+        )
+    return largest
+
+
+def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
+    """Measures training steps of the workload."""
+    if not vs_torch:
+        return figures(take_turns({OURS: our_training_step(workload)}, rounds), workload)
+    import pytorch_crnn
+
+    largest = difference(workload)
+    theirs = settings_that_run(
+        {
+            name: partial(
+                pytorch_crnn.training_step,
+                fresh_variables(workload),
+                workload.batch(),
+                settings,
+                LEARNING_RATE,
+            )
+            for name, settings in pytorch_crnn.VARIANTS.items()
+        }
+    )
+    timings = duel(our_training_step(workload), theirs, rounds)
+    return {**figures(timings, workload), "logits_differ_by": largest}
+
+
+def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
+    """Measures the way from pictures to logits."""
+    variables = fresh_variables(workload)
+    ours = our_inference(workload, jax.device_put(variables))
+    if not vs_torch:
+        return figures(take_turns({OURS: ours}, rounds), workload)
+    import pytorch_crnn
+
+    largest = difference(workload)
+    images = workload.batch()["images"]
+    theirs = settings_that_run(
+        {
+            name: partial(pytorch_crnn.inference, variables, images, settings)
+            for name, settings in pytorch_crnn.VARIANTS.items()
+        }
+        | {"onnxruntime fp32": partial(pytorch_crnn.onnx_inference, variables, images)}
+    )
+    return {**figures(duel(ours, theirs, rounds), workload), "logits_differ_by": largest}
+
+
+def plain_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each name, a column for each figure."""
+    table = Table("", title=title)
+    for name in next(iter(rows.values())):
+        table.add_column(name.replace("_", " "), justify="right")
+    for name, row in rows.items():
+        table.add_row(
+            name, *(f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in row.values())
+        )
+    return table
+
+
+def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Table | str]:
+    """What is shown of a comparison, the fastest first."""
+    size = f"{workload.height} x {workload.width}, batch {workload.batch_size}"
+    programs = result["programs"]
+    rows = {
+        name: programs[name] for name in sorted(programs, key=lambda n: programs[n]["milliseconds"])
+    }
+    lines: list[Table | str] = [plain_table(f"{what}, {workload.model}, {size}", rows)]
+    if "ratio_fp32" in result:
+        lines.append(
+            f"ratio_fp32 {result['ratio_fp32']:.2f}, ratio_best {result['ratio_best']:.2f}"
+            f" ({result['ratio_best_of']}); logits differ by {result['logits_differ_by']:.1e}"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measures crnn_jax.")
+    parser.add_argument("what", choices=["train", "infer", "input", "decode"])
+    parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")
+    parser.add_argument("--model", default="crnn", help="crnn or crnn_half")
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
+    parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
+    arguments = parser.parse_args()
+    if arguments.vs and arguments.what not in ("train", "infer"):
+        parser.error(f"--vs is for train and infer, not for {arguments.what}")
+    console = Console()
+    workload = Workload(arguments.model, width=arguments.width)
+    vs_torch = arguments.vs == "torch"
+    result: dict[str, Any] = {}
+    if arguments.what == "train":
+        result = compare_training(workload, vs_torch, arguments.rounds)
+        console.print(*report("train", workload, result), sep="\n")
+    elif arguments.what == "infer":
+        for batch_size in INFERENCE_BATCHES:
+            workload = Workload(arguments.model, batch_size, arguments.width)
+            of_batch = compare_inference(workload, vs_torch, arguments.rounds)
+            result[str(batch_size)] = of_batch
+            console.print(*report("infer", workload, of_batch), sep="\n")
+    elif arguments.what == "input":
+        result = measure_input(workload.batch_size)
+        training = take_turns({OURS: our_training_step(workload)}, TRIAL_ROUNDS)[OURS]
+        for source in result.values():
+            source["times_training"] = (
+                source["images_per_second"] * training.median / workload.batch_size
+            )
+        console.print(plain_table("input, without training", result))
+    else:
+        result = {"greedy": measure_decoding(workload, arguments.rounds)}
+        console.print(plain_table(f"decode, batch {workload.batch_size}", result))
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

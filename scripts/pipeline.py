@@ -1,0 +1,87 @@
+"""Measures what surrounds the network: batches made of picture files, and text made of logits."""
+
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from timing import take_turns
+from workload import LETTERS, SEED, Workload
+
+from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.batching import TrainingPlan, training_batches
+from crnn_jax.data.buckets import choose_buckets
+from crnn_jax.data.generated_captcha import render
+from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.models import num_time_steps
+from crnn_jax.text.alphabet import Alphabet
+
+PICTURES = 2_000
+BUCKETS = 4
+CACHE = 2 << 30  # bytes
+CACHED_EPOCHS = 5
+
+
+def write_captchas(directory: Path) -> None:
+    """PICTURES of 4 to 8 characters, each named after its text."""
+    rng = random.Random(SEED)
+    for index in range(PICTURES):
+        text = "".join(rng.choices(LETTERS, k=rng.randint(4, 8)))
+        (directory / f"{text}_{index}.png").write_bytes(render(text, index))
+
+
+def forget(directory: Path) -> None:
+    """Has the system drop what it keeps in memory of the files, so that they are read anew."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is not yet written is not dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def peak_memory() -> float:
+    """The most that this process has had in memory so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, else kilobytes
+
+
+def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
+    """Images a second of the pipeline alone, from files that no memory holds and from the cache."""
+    result: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="crnn_jax_benchmark_") as scratch:
+        directory = Path(scratch)
+        write_captchas(directory)
+        split = folder(directory)["all"]
+        for source, cache, epochs in (("cold files", 0, 1), ("cache", CACHE, CACHED_EPOCHS)):
+            prepared = PreparedSplit(split, Alphabet(LETTERS), Preprocessing(), cache, source)
+            buckets = choose_buckets(prepared.widths, BUCKETS)
+            plan = TrainingPlan(prepared.widths, buckets, batch_size, epochs, SEED)
+            forget(directory)
+            start = time.perf_counter()
+            batches = training_batches(prepared, plan, buckets, Augmentation(), 0, workers=0)
+            images = sum(len(batch["images"]) for batch in batches)
+            result[source] = {
+                "images_per_second": images / (time.perf_counter() - start),
+                "peak_memory_mb": peak_memory(),
+            }
+    return result
+
+
+def measure_decoding(workload: Workload, rounds: int) -> dict[str, float]:
+    """Images a second of greedy decoding: logits on the host to text."""
+    rng = np.random.default_rng(SEED)
+    count, steps = workload.batch_size, num_time_steps(workload.width)
+    logits = rng.normal(size=(count, steps, len(LETTERS) + 1)).astype(np.float32)
+    logits[..., 0] += rng.choice([0, 8], (count, steps), p=[0.3, 0.7])  # most of a line is blank
+    alphabet, lengths = Alphabet(LETTERS), np.full(count, steps)
+    timing = take_turns(
+        {"greedy": lambda: alphabet.decode_batch(logits.argmax(-1), lengths)}, rounds
+    )["greedy"]
+    return {"images_per_second": count / timing.median, "spread": timing.spread}

@@ -1,0 +1,56 @@
+"""The benchmark: both frameworks compute the same, and figures follow from times."""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import padded, random_variables, small_model
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import benchmark
+import timing
+from workload import Workload
+
+
+def test_programs_take_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+
+    def slow(name: str) -> None:
+        time.sleep(timing.TURN_SECONDS)  # so that a turn is one call
+        calls.append(name)
+
+    timings = timing.take_turns({name: partial(slow, name) for name in "ab"}, rounds=2, warm_up=1)
+    assert "".join(calls) == "ab" + "abab"
+    assert all(len(timings[name].seconds) == 2 for name in "ab")
+    assert timings["a"].median >= timing.TURN_SECONDS
+
+
+def test_ratios_are_over_the_best_of_the_others() -> None:
+    seconds = {
+        benchmark.OURS: (0.4, 0.5, 0.6),
+        "PyTorch fp32 default layout": (1.0, 1.0, 1.0),
+        "PyTorch fp32 channels_last": (0.6, 0.6, 9.0),
+        "PyTorch bf16 default layout": (0.25, 0.25, 0.25),
+    }
+    timings = {name: timing.Timing(values) for name, values in seconds.items()}
+    result = benchmark.figures(timings, Workload(batch_size=10))
+    assert result["ratio_fp32"] == pytest.approx(1.2)
+    assert result["ratio_best"] == pytest.approx(0.5)
+    assert result["programs"][benchmark.OURS]["images_per_second"] == pytest.approx(20)
+
+
+def test_pytorch_has_the_same_logits() -> None:
+    pytest.importorskip("torch", reason="of the extra bench")
+    import pytorch_crnn
+
+    model = small_model()
+    variables = random_variables(model)
+    images, widths = padded((64, 64), 64)
+    logits, _ = model.apply(variables, images, widths)
+    for name in ("PyTorch fp32 default layout", "PyTorch fp32 channels_last"):
+        theirs = pytorch_crnn.inference(variables, images, pytorch_crnn.VARIANTS[name])()
+        np.testing.assert_allclose(theirs, logits, atol=1e-4)
