@@ -84,6 +84,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.height = 32
     # 1 for gray, 3 for colour.
     config.data.channels = 3
+    # Dark becomes light: for light text on dark, where a model has learnt dark text on light.
+    config.data.invert = False
     # 0 keeps each picture's ratio; else all are squashed to this width.
     config.data.width = 0
     # Wider pictures are squashed to this width.

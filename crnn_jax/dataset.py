@@ -110,7 +110,11 @@ def config_preprocessing(config: Config) -> Preprocessing:
     """The preprocessing that a config asks for."""
     data = config.data
     return Preprocessing(
-        height=data.height, channels=data.channels, width=data.width, max_width=data.max_width
+        height=data.height,
+        channels=data.channels,
+        width=data.width,
+        max_width=data.max_width,
+        invert=data.invert,
     )
 
 

@@ -18,6 +18,7 @@ from tensorflow_datasets.core import registered
 
 from configs import captcha
 from crnn_jax.data.batching import evaluation_batches, training_batches
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
@@ -238,11 +239,12 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
     assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
 
 
+@pytest.mark.parametrize("invert", [False, True])
 def test_a_picture_is_prepared_alike_everywhere(
-    monkeypatch: pytest.MonkeyPatch, steps: Steps
+    monkeypatch: pytest.MonkeyPatch, steps: Steps, invert: bool
 ) -> None:
     """Training, evaluation and prediction see the same array, bit for bit."""
-    known = steps.experiment
+    known = Experiment.build(config_for("folder", CAPTCHAS, invert=invert))
     train = known.splits["train"]
     trained = next(
         iter(training_batches(train, known.plan, (128,), known.augmentation, 0, workers=0))
@@ -255,7 +257,9 @@ def test_a_picture_is_prepared_alike_everywhere(
     variables = parallel.unreplicate(
         {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
     )
-    model = TrainedModel(0, known.model, variables, known.alphabet, known.preprocessing, {})
+    saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
+    assert saved.invert == invert
+    model = TrainedModel(0, known.model, variables, known.alphabet, saved, {})
     recognizer = Recognizer(model)
     seen: list[np.ndarray] = []
 
