@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from configs import captcha
+from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.report import Report
 from crnn_jax.dataset import check_dataset, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models import num_time_steps
-from crnn_jax.picture_sheet import picture_sheet
+from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
@@ -164,6 +165,24 @@ def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
     assert not red(picture_sheet(check_dataset(config_for(clean))))
     add(clean, "test.tsv", "unseen.png", "2é", png(200, 50))
     assert red(picture_sheet(check_dataset(config_for(clean)))) > 20
+
+
+def test_the_augmented_sheet_has_a_row_for_a_picture(clean: Path) -> None:
+    """Turned from dark to light, the versions are the negatives of the first of the row."""
+    report = check_dataset(config_for(clean))
+    sheet = np.asarray(augmented_sheet(report, Augmentation(invert=1.0), 0)).astype(int)
+    prepared = [report.splits["train"].picture(place) for place in range(0, 24, 2)]
+    height, width = len(sheet) // 12, sheet.shape[1] // 6
+    for row, picture in enumerate(prepared):
+        assert picture is not None
+        doubled = np.asarray(Image.fromarray(picture).resize((2 * 128, 2 * 32))).astype(int)
+        for column in range(6):
+            cell = sheet[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
+            expected = 255 - doubled if column else doubled
+            np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
+    (clean / "train.tsv").unlink()
+    with pytest.raises(DataError, match="no training pictures to change"):
+        augmented_sheet(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
 
 
 def test_characters_no_alphabet_may_have_are_unseen(clean: Path) -> None:
