@@ -17,11 +17,13 @@ from PIL import Image
 
 from configs import captcha
 from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
 from crnn_jax.dataset import check_dataset, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models import num_time_steps
 from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
+from crnn_jax.text.alphabet import Alphabet
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
@@ -295,8 +297,17 @@ def test_a_test_set_alone_is_checked_but_not_trained_on(clean: Path) -> None:
     (clean / "train.tsv").unlink()
     report = check_dataset(config_for(clean))
     assert list(report.splits) == ["test"] and report.severity == "note"
-    with pytest.raises(DataError, match="none to train on; use --mode eval"):
+    with pytest.raises(DataError, match="no train pictures; use --mode eval"):
         load_dataset(config_for(clean))
+
+
+def test_nothing_to_test_with(clean: Path) -> None:
+    (clean / "test.tsv").unlink()
+    with pytest.raises(DataError, match=r"no test pictures; add .*rename train.tsv to labels.tsv"):
+        load_dataset(config_for(clean))
+    known = Alphabet("2345678bcdefgmnpwxy")
+    with pytest.raises(DataError, match="no test pictures"):
+        load_test_split(config_for(clean), known, Preprocessing())
 
 
 def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:

@@ -159,6 +159,7 @@ def test_plain_lines_are_few_and_on_stderr(
             now += 1 / 16
         out.metrics(500, 2, "validation", EVALUATION)
         out.metrics(500, 2, "train", {"loss": 1.0})
+        out.metrics(500, 2, "test", {"cer": 0.5, "cer/a": 0.1, "exact_match/a b": 0.5})
         out.say("[red]中[/red] :smile: " + "long " * 40 + "end")
     output = capsys.readouterr()
     assert output.out == ""
@@ -169,6 +170,7 @@ def test_plain_lines_are_few_and_on_stderr(
         "epoch 2/4  step 481/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:52 left",
         "epoch 2  step 500  validation  "
         + "exact match 91.25 %  caseless 92.00 %  CER 2.34 %  loss 0.412  (4.1 s)",
+        "epoch 2  step 500  test  CER 50.00 %  a b 50.00 %",
         "[red]中[/red] :smile: " + "long " * 40 + "end",
     ]
 

@@ -34,6 +34,7 @@ _WORDS = (
     ("loss", "loss {:.3g}", 1),
     ("seconds", "({:.1f} s)", 1),
 )
+_OF_A_PART = "exact_match/"  # the name of a mixture's part follows, whose exact match it is
 _PLAIN_LINE_EVERY = 10.0  # seconds
 
 
@@ -151,6 +152,11 @@ class Writer:
         self._events.flush()
         if split != "train":
             words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
+            words += [
+                f"{key.removeprefix(_OF_A_PART)} {100 * value:.2f} %"
+                for key, value in values.items()
+                if key.startswith(_OF_A_PART)
+            ]
             self.say("  ".join([f"epoch {epoch:g}  step {step}  {split}", *words]))
 
     def pictures(
