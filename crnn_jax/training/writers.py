@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crnn_jax.training.events import EventFile
-
 from crnn_jax.training.sheet import contact_sheet
 
 _FIRST_KEYS = (
