@@ -54,7 +54,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
-    # scene-text sets are shipped; tfds: a data set of TensorFlow Datasets; mixture: all of `parts`.
+    # scene-text sets are shipped; parquet: files in `dir`, as on Hugging Face; tfds: a data set of
+    # TensorFlow Datasets; mixture: all of `parts`.
     config.data.source = "generated"
     # Where the pictures are. With generated and tfds: where data sets are kept (default
     # ~/tensorflow_datasets).
@@ -62,7 +63,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
     # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # With tfds: the names of the features that hold the picture and its text.
+    # With tfds and parquet: the features, or columns, that hold the picture and its text.
     config.data.image_field = "image"
     config.data.text_field = "text"
     # With mixture: the settings of each part by its name. What a part does not set is as in `data`;

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -122,6 +124,18 @@ def write_lmdb(directory: Path) -> dict[str, object]:
     return {"source": "lmdb"}
 
 
+def write_parquet(directory: Path) -> dict[str, object]:
+    (directory / "data").mkdir(parents=True)
+    for name, split in folder(CAPTCHAS).items():
+        rows = [
+            {"picture": {"bytes": data, "path": picture}, "words": label}
+            for picture, label, data in samples(split)
+        ]
+        file = directory / "data" / f"{name}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=10)
+    return {"source": "parquet", "image_field": "picture", "text_field": "words"}
+
+
 # Not registered, so that it is found by its name in the folder, as data sets from elsewhere are.
 with registered.skip_registration():
 
@@ -183,6 +197,7 @@ def write_mixture(directory: Path) -> dict[str, object]:
         write_file_names,
         write_sub_folders,
         write_lmdb,
+        write_parquet,
         write_tfds,
         write_mixture,
     ],

@@ -10,6 +10,7 @@ from typing import Any
 from crnn_jax.data.sources.folder import load_folder
 from crnn_jax.data.sources.generated import load_generated
 from crnn_jax.data.sources.lmdb_database import load_lmdb
+from crnn_jax.data.sources.parquet import load_parquet
 from crnn_jax.data.sources.split import Split, hold_out, join
 from crnn_jax.data.sources.tfds_builder import load_tfds
 from crnn_jax.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any]], dict[str, Split]]] = {
     "folder": load_folder,
     "generated": load_generated,
     "lmdb": load_lmdb,
+    "parquet": load_parquet,
     "tfds": load_tfds,
 }
 MIXTURE = "mixture"
