@@ -54,7 +54,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
-    # scene-text sets are shipped; tfds: a data set of TensorFlow Datasets.
+    # scene-text sets are shipped; parquet: files in `dir`, as on Hugging Face; tfds: a data set of
+    # TensorFlow Datasets; mixture: all of `parts`.
     config.data.source = "generated"
     # Where the pictures are. With generated and tfds: where data sets are kept (default
     # ~/tensorflow_datasets).
@@ -62,9 +63,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
     # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # With tfds: the names of the features that hold the picture and its text.
+    # With tfds and parquet: the features, or columns, that hold the picture and its text.
     config.data.image_field = "image"
     config.data.text_field = "text"
+    # With mixture: the settings of each part by its name. What a part does not set is as in `data`;
+    # it can set source, dir, variant, image_field, text_field, test_fraction (0.0: it is learnt
+    # from only), validation_fraction (0.0: it does not choose the best checkpoint) and weight: how
+    # often its pictures are learnt from, in proportion to the weights of the other parts; 1.0 if
+    # not set. With 0.0 it is evaluated only.
+    config.data.parts = ml_collections.ConfigDict()
     # Data without a test set of its own is split: this share of it is the test set.
     config.data.test_fraction = 0.2
     # This share of the training pictures is left out of training and chooses the best checkpoint.
@@ -84,6 +91,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.height = 32
     # 1 for gray, 3 for colour.
     config.data.channels = 3
+    # Dark becomes light: for light text on dark, where a model has learnt dark text on light.
+    config.data.invert = False
     # 0 keeps each picture's ratio; else all are squashed to this width.
     config.data.width = 0
     # Wider pictures are squashed to this width.

@@ -2,7 +2,8 @@
 
     python -m crnn_jax.check_data --dir DIR
 
-looks through a folder, and with `--config` and its overrides through the data of a config. The
+looks through a folder, and with `--config` and its overrides through the data of a config;
+`--show_augmented` draws what the config's `augment` makes of the training pictures. The
 exit code is 0 if nothing is wrong, 2 if there are warnings, 1 if there are errors.
 """
 
@@ -10,11 +11,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from crnn_jax.commands import run_command
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXIT_CODES = {"note": 0, "warning": 2, "error": 1}
 RECIPE = Path(__file__).parents[1] / "configs" / "captcha.py"
@@ -23,22 +28,46 @@ CONFIG = config_flags.DEFINE_config_file("config", str(RECIPE), "The recipe.", l
 DIR = flags.DEFINE_string("dir", None, "A folder; short for the source folder and its data.dir.")
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with every offender.")
 SHEET = flags.DEFINE_string("sheet", None, "Where to put a PNG of pictures with their labels.")
+SHOW_AUGMENTED = flags.DEFINE_string(
+    "show_augmented", None, "Where to put a PNG of training pictures, each as augment changes it."
+)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the report to standard output."""
     del arguments
+    from crnn_jax.data.augment import Augmentation
     from crnn_jax.dataset import check_dataset
-    from crnn_jax.picture_sheet import picture_sheet
+    from crnn_jax.errors import ConfigError
+    from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
 
     config = CONFIG.value
+    augmentation = Augmentation.from_config(config.augment)
+    if SHOW_AUGMENTED.value and not augmentation.active:
+        raise ConfigError(
+            "the config changes no pictures: all shares of config.augment are 0; set one, such as"
+            " --config.augment.affine=0.5"
+        )
     if DIR.value:
         config.data.update(source="folder", dir=DIR.value)
     report = check_dataset(config)
     print(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
     if SHEET.value:
-        picture_sheet(report).save(SHEET.value)
+        _save(picture_sheet(report), SHEET.value)
+    if SHOW_AUGMENTED.value:
+        _save(augmented_sheet(report, augmentation, config.seed), SHOW_AUGMENTED.value)
     sys.exit(EXIT_CODES[report.severity])
+
+
+def _save(sheet: "Image.Image", path: str) -> None:
+    from crnn_jax.errors import DataError
+
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path!r} ({error.strerror}); name a file in a folder that is there"
+        ) from error
 
 
 if __name__ == "__main__":

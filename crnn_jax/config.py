@@ -3,6 +3,7 @@
 import math
 from typing import Any, TypeAlias
 
+from crnn_jax.data.sources import MIXTURE, PART_SETTINGS, SOURCES, parts_of
 from crnn_jax.errors import ConfigError
 from crnn_jax.models import MODELS
 from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
@@ -46,6 +47,7 @@ def check_config(config: Config) -> None:
     require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (colour)")
     for key in ("data.test_fraction", "data.validation_fraction"):
         require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")
+    _check_parts(config.data, problems)
     require("data.workers", config.data.workers >= 0, "must be 0 (threads) or more (processes)")
 
     for key in ("data.on_unreadable", "data.on_empty_label"):
@@ -77,6 +79,26 @@ def check_config(config: Config) -> None:
     require("freeze", config.freeze in ("", "conv_stack"), "is '' (nothing) or conv_stack")
     if problems:
         raise ConfigError("config: " + "; ".join(problems))
+
+
+def _check_parts(data: Any, problems: list[str]) -> None:
+    if data.source != MIXTURE:
+        return
+    if not any(part["weight"] for part in parts_of(data).values()):
+        problems.append("data.parts: a mixture needs a part with a weight; see configs/captcha.py")
+    for name, part in data.parts.items():
+        key = f"data.parts.{name}"
+        if unknown := set(part) - set(PART_SETTINGS):
+            problems.append(
+                f"{key}.{min(unknown)}: is not for a part to set; it has {', '.join(PART_SETTINGS)}"
+            )
+        if part.get("source") not in SOURCES:
+            problems.append(f"{key}.source={part.get('source')!r}: is one of {', '.join(SOURCES)}")
+        if not (_numbers([weight := part.get("weight", 1.0)]) and 0 <= weight < math.inf):
+            problems.append(f"{key}.weight={weight!r}: must be above 0, or 0 to evaluate only")
+        for fraction in ("test_fraction", "validation_fraction"):
+            if not (_numbers([value := part.get(fraction, 0.0)]) and 0 <= value < 1):
+                problems.append(f"{key}.{fraction}={value!r}: is a share, 0 or more, below 1")
 
 
 def _numbers(values: Any) -> bool:

@@ -31,6 +31,14 @@ from crnn_jax.text.alphabet import Alphabet, may_belong
 # The settings that say what becomes of samples with such a finding: error, drop or map.
 POLICIES = {EMPTY: "on_empty_label", UNSEEN: "on_unseen", UNREADABLE: "on_unreadable"}
 
+# What can be done where a split is missing.
+ADD = {
+    "train": "use --mode eval, or add training pictures",
+    "validation": "set a part's validation_fraction above 0",
+    "test": "add test pictures, such as a test.tsv, or have some drawn from the others: rename"
+    " train.tsv to labels.tsv, or set a part's test_fraction above 0",
+}
+
 Splits: TypeAlias = dict[str, PreparedSplit]
 
 
@@ -52,11 +60,8 @@ def load_dataset(config: Config) -> Dataset:
       ConfigError, DataError: something cannot be used, and no policy says to go on without it.
     """
     splits = sources.load_splits(config.data, config.seed)
-    if "train" not in splits:
-        raise DataError(
-            f"data.dir={config.data.dir} has test pictures but none to train on; use --mode eval,"
-            " or add training pictures"
-        )
+    for name in ("train", "validation", "test"):
+        _require(name, splits, config)
     alphabet = choose_alphabet(config, splits)
     of_labels = _judged(label_findings(splits, alphabet), config)
     _enforce(of_labels, config)  # cheap, so all labels are checked before any picture
@@ -78,7 +83,9 @@ def load_test_split(
     Raises:
       ConfigError, DataError: something cannot be used, and no policy says to count it as wrong.
     """
-    splits = {"test": sources.load(config.data, config.seed)["test"]}
+    splits = sources.load(config.data, config.seed)
+    _require("test", splits, config)
+    splits = {"test": splits["test"]}
     _enforce(_judged(label_findings(splits, alphabet), config), config)
     prepared = _read(splits, alphabet, preprocessing, config)
     _enforce(_judged(_of_pictures(prepared, alphabet, preprocessing), config), config)
@@ -106,11 +113,28 @@ def check_dataset(config: Config) -> Report:
     return Report(_judged(findings, config), prepared, alphabet, buckets)
 
 
+def _require(name: str, splits: Mapping[str, Split], config: Config) -> None:
+    if name not in splits:
+        raise DataError(f"the data of {_flags(config)} have no {name} pictures; {ADD[name]}")
+
+
+def _flags(config: Config) -> str:
+    """What to give check_data, to see the same data."""
+    data = config.data
+    if data.source == sources.MIXTURE:
+        return "--config (that of the mixture)"
+    return f"--config.data.source={data.source} --config.data.dir={data.dir}"
+
+
 def config_preprocessing(config: Config) -> Preprocessing:
     """The preprocessing that a config asks for."""
     data = config.data
     return Preprocessing(
-        height=data.height, channels=data.channels, width=data.width, max_width=data.max_width
+        height=data.height,
+        channels=data.channels,
+        width=data.width,
+        max_width=data.max_width,
+        invert=data.invert,
     )
 
 
@@ -164,10 +188,9 @@ def _enforce(findings: Iterable[Finding], config: Config) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         more = f" ({len(errors) - 1} more problem(s))" if len(errors) > 1 else ""
-        data = config.data
         raise DataError(
             f"{errors[0].message}: {errors[0].samples[0]}{more}; all are shown by python -m "
-            f"crnn_jax.check_data --config.data.source={data.source} --config.data.dir={data.dir}"
+            f"crnn_jax.check_data {_flags(config)}"
         )
 
 

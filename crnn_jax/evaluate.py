@@ -15,6 +15,7 @@ from crnn_jax.config import Config, check_config
 from crnn_jax.data.batching import evaluation_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_test_split
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -24,6 +25,9 @@ from crnn_jax.training.losses import ctc_loss
 
 # What "is read" in a picture that cannot be: a character of no alphabet, so that it is never right.
 UNREAD = "\0"
+
+# The metrics of each part of a mixture; the others are of the whole alone.
+OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
 
 EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
 
@@ -95,7 +99,20 @@ def evaluate(
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
-    return Evaluation({**metrics.compute(), "seconds": seconds}, texts)
+    of_parts = _of_parts(prepared.split, texts, alphabet)
+    return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts)
+
+
+def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[str, float]:
+    """Of a mixture, the metrics of each part on what was read; their names end with `/part`."""
+    read: dict[str, list[tuple[str, str]]] = {}
+    for part, text, label in zip(split.parts, texts, split.labels, strict=False):
+        read.setdefault(part, []).append((text, alphabet.normalize(label)))
+    metrics = {
+        part: TextMetrics.from_texts(*zip(*pairs, strict=True)).compute()
+        for part, pairs in read.items()
+    }
+    return {f"{key}/{part}": metrics[part][key] for key in OF_PARTS for part in metrics}
 
 
 def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:

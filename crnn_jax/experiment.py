@@ -17,6 +17,8 @@ from crnn_jax.data.batching import TrainingPlan
 from crnn_jax.data.doctor import Finding
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.data.report import sizes_of_parts
+from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.errors import CheckpointError
 from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
@@ -61,9 +63,15 @@ class Experiment:
         augmentation = Augmentation.from_config(config.augment)
         parallel.check_batch_size(config.batch_size)
         dataset = load_dataset(config)
-        epochs = run_length(config, len(dataset.splits["train"]))
+        train = dataset.splits["train"]
         plan = TrainingPlan(
-            dataset.splits["train"].widths, dataset.buckets, config.batch_size, epochs, config.seed
+            train.widths,
+            dataset.buckets,
+            config.batch_size,
+            run_length(config, len(train)),
+            config.seed,
+            train.split.parts,
+            {name: part["weight"] for name, part in parts_of(config.data).items()},
         )
         settings = config.model.to_dict()
         description = {"name": settings.pop("name"), "settings": settings}
@@ -146,6 +154,7 @@ class Experiment:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return [
             f"pictures: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
+            *sizes_of_parts(self.splits),
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
             *(
                 f"warning: {finding.message}; the first: {finding.samples[0]}"

@@ -1,12 +1,19 @@
-"""A sheet of pictures with their labels, to see what the doctor looked at."""
+"""Sheets of pictures: what the doctor looked at, and what augmentation makes of it."""
+
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
+from crnn_jax.data.augment import Augmentation, augment, drawn_changes
 from crnn_jax.data.report import Report
-from crnn_jax.training.writers import contact_sheet
+from crnn_jax.errors import DataError
+from crnn_jax.training.sheet import contact_sheet
+
+T = TypeVar("T")
 
 EVENLY, OFFENDERS = 40, 5  # pictures: from all over the data, and of each finding
+AUGMENTED, VERSIONS = 12, 5  # training pictures, and versions of each
 WIDEST = 280  # pixels shown of a picture
 
 
@@ -30,6 +37,38 @@ def picture_sheet(report: Report) -> Image.Image:
         for name, index in finding.places[:OFFENDERS]:
             add(name, index, finding.kind)
     everything = [(name, i) for name, split in report.splits.items() for i in range(len(split))]
-    for name, index in everything[:: max(1, len(everything) // EVENLY)][:EVENLY]:
+    for name, index in _evenly(everything, EVENLY):
         add(name, index, "")
     return contact_sheet(pictures, texts, references)
+
+
+def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Image.Image:
+    """Training pictures as prepared, a row for each, and what its first steps would make of them.
+
+    Beneath stand the label, and the names of the changes.
+
+    Raises:
+      DataError: there are no training pictures that can be read.
+    """
+    train = report.splits.get("train")
+    readable = [i for i in range(len(train)) if i not in train.failures] if train else []
+    if not train or not readable:
+        raise DataError("there are no training pictures to change; add some, or leave the sheet")
+    pictures: list[np.ndarray] = []
+    texts: list[str] = []
+    for index in _evenly(readable, AUGMENTED):
+        picture = train.picture(index)
+        assert picture is not None
+        pictures.append(picture[:, :WIDEST])
+        texts.append(train.split.labels[index])
+        for step in range(VERSIONS):
+            key = (seed, step, index)
+            changed = augment(picture, augmentation, np.random.default_rng(key))
+            pictures.append(changed[:, :WIDEST])
+            names = drawn_changes(augmentation, np.random.default_rng(key))
+            texts.append(", ".join(names) or "unchanged")
+    return contact_sheet(pictures, texts, texts, columns=1 + VERSIONS)
+
+
+def _evenly(places: list[T], count: int) -> list[T]:
+    return places[:: max(1, len(places) // count)][:count]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.augment import Augmentation, augment, drawn_changes
 from crnn_jax.data.images import Preprocessing, prepare
 from crnn_jax.errors import ConfigError
 
@@ -36,6 +36,18 @@ def heights_of_the_line(picture: np.ndarray) -> np.ndarray:
     ink = 255.0 - picture.mean(-1)
     ink = ink[:, ink.sum(0) > 100]
     return (np.arange(len(ink))[:, None] * ink).sum(0) / ink.sum(0)
+
+
+def test_the_changes_named_are_those_made(pictures: list[np.ndarray]) -> None:
+    both = Augmentation(invert=0.5, curve=0.5, strength=0.01)  # so weak that nothing is bent
+    named = set()
+    for seed in range(40):
+        changed = augment(pictures[0], both, rng(seed))
+        names = drawn_changes(both, rng(seed))
+        named.add(tuple(names))
+        expected = 255 - pictures[0] if "invert" in names else pictures[0]
+        np.testing.assert_allclose(changed.astype(int), expected.astype(int), rtol=0, atol=8)
+    assert named == {(), ("curve",), ("invert",), ("curve", "invert")}
 
 
 def test_nothing_is_changed_when_nothing_is_asked_for(pictures: list[np.ndarray]) -> None:

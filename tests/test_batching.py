@@ -194,6 +194,15 @@ def test_a_step_is_the_same_whatever_was_asked_before() -> None:
     assert [longer[step].tolist() for step in range(len(plan))] == expected
 
 
+def test_the_order_of_a_seed_is_written_down() -> None:
+    """So that no change of the code makes a run go on with other pictures than it began with."""
+    plan = TrainingPlan(np.arange(10, 30, dtype=np.int32), (16, 32), 4, 2, seed=7)
+    assert [plan[step].tolist() for step in range(len(plan))] == [
+        *([15, 17, 10, 19], [7, 9, 8, 14], [5, 2, 4, 12], [0, 6, 1, 3], [16, 13, 18, 11]),
+        *([9, 7, 16, 10], [12, 13, 17, 14], [15, 19, 8, 11], [6, 4, 3, 5], [0, 2, 1, 18]),
+    ]
+
+
 def test_chance_alone_leaves_samples_out() -> None:
     count, batch_size, epochs = 31, 16, 120
     plan = make_plan(np.sort(random_widths(count)), batch_size, epochs)

@@ -366,6 +366,25 @@ def test_differences_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         check_same(tmp_path, MANIFEST, changed)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"real": {"dir": "a", "weight": 2.0}}, r"real\.weight was 1\.0 and is now 2\.0"),
+        ({"real": {"dir": "a", "weight": 1.0, "source": "lmdb"}}, r"real\.source was None"),
+        ({"more": {"dir": "b"}, "real": {"dir": "a", "weight": 1.0}, "x": {"source": "lmdb"}}, "x"),
+        ({}, r"real\.weight was 1\.0 and is now None"),
+    ],
+)
+def test_the_parts_of_a_mixture_stay(tmp_path: Path, change: Any, message: str) -> None:
+    def with_parts(parts: dict[str, Any]) -> dict[str, Any]:
+        return {**MANIFEST, "config": {**MANIFEST["config"], "data": {"parts": parts}}}
+
+    saved = with_parts({"real": {"dir": "a", "weight": 1.0}})
+    with pytest.raises(CheckpointError, match=rf"another config: data\.parts\.{message}"):
+        check_same(tmp_path, saved, with_parts(change))
+    check_same(tmp_path, saved, with_parts({"real": {"dir": "moved", "weight": 1.0}}))
+
+
 def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # A setting that the program has learnt since says nothing.
     changed = {**MANIFEST, "config": {**MANIFEST["config"], "epochs": 9, "brand_new": 1}}

@@ -187,3 +187,17 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     done = command("crnn_jax.check_data", *named, f"--config.data.dir={folder}")
     assert done.returncode == 1 and "error: unreadable picture: 1 test" in done.stdout
     assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")
+
+
+def test_the_doctor_shows_what_augmentation_does(tmp_path: Path) -> None:
+    sheet = f"--show_augmented={tmp_path / 'sheet.png'}"
+    noisy = "--config.augment.noise=1.0"
+    done = command("crnn_jax.check_data", f"--dir={PICTURES}", sheet, noisy)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert min(image.size) > 500
+    done = command("crnn_jax.check_data", f"--dir={PICTURES}", sheet)
+    assert_one_line(done, "set one, such as --config.augment.affine=0.5")
+    lost = f"--show_augmented={tmp_path / 'no' / 'sheet.png'}"
+    done = command("crnn_jax.check_data", f"--dir={PICTURES}", lost, noisy)
+    assert done.returncode == 1 and "a folder that is there" in done.stderr.splitlines()[-1]

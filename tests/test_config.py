@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from configs import captcha
 from crnn_jax.commands import read_flags
 from crnn_jax.config import check_config
+from crnn_jax.data.sources import parts_of
 from crnn_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -117,6 +118,50 @@ def test_a_bad_value_is_named_with_its_remedy(key: str, value: Any, remedy: str)
         check_config(changed(**{key: value}))
     message = str(error.value)
     assert re.fullmatch(rf"config: {re.escape(f'{key}={value!r}')}: .*{remedy}.*", message)
+
+
+WORDS = {"source": "folder", "dir": "words"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, r"data\.parts: a mixture needs a part"),
+        ({"a": {**WORDS, "weight": 0.0}}, r"data\.parts: a mixture needs a part with a weight"),
+        (
+            {"a": {**WORDS, "height": 32}},
+            r"data\.parts\.a\.height: is not for a part .*source, dir",
+        ),
+        ({"a": {"dir": "x"}}, r"data\.parts\.a\.source=None: is one of folder, generated"),
+        ({"a": {"source": "mixture"}}, r"data\.parts\.a\.source='mixture': is one of folder"),
+        ({"a": {**WORDS, "weight": -1.0}}, r"data\.parts\.a\.weight=-1\.0: must be above 0"),
+        ({"a": {**WORDS, "weight": "x"}}, r"data\.parts\.a\.weight='x': must be"),
+        ({"a": {**WORDS, "weight": float("inf")}}, r"data\.parts\.a\.weight=inf: must be"),
+        ({"a": {**WORDS, "test_fraction": 1.0}}, r"data\.parts\.a\.test_fraction=1\.0: is a share"),
+    ],
+)
+def test_parts_that_cannot_be_used(parts: dict[str, Any], message: str) -> None:
+    config = captcha.get_config()
+    config.data.update(source="mixture", parts=parts)
+    with pytest.raises(ConfigError, match=rf"^config: {message}[^;]*(; see [^;]*)?$"):
+        check_config(config)
+
+
+def test_parts_that_can_be_used_and_overridden() -> None:
+    config = captcha.get_config()
+    config.data.source = "mixture"
+    config.data.parts = {
+        "real": {**WORDS, "validation_fraction": 0.1},
+        "drawn": {"source": "generated", "weight": 2.0, "test_fraction": 0.0},
+    }
+    config.lock()
+    config.update_from_flattened_dict({"data.parts.drawn.weight": 3})
+    check_config(config)
+    assert {name: part["weight"] for name, part in parts_of(config.data).items()} == {
+        "drawn": 3.0,
+        "real": 1.0,
+    }
+    assert parts_of(config.data)["drawn"]["variant"] == config.data.variant
 
 
 @pytest.mark.parametrize("height", range(32, 48))

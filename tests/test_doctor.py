@@ -16,11 +16,14 @@ import pytest
 from PIL import Image
 
 from configs import captcha
+from crnn_jax.data.augment import Augmentation
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
 from crnn_jax.dataset import check_dataset, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models import num_time_steps
-from crnn_jax.picture_sheet import picture_sheet
+from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
+from crnn_jax.text.alphabet import Alphabet
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
@@ -166,6 +169,24 @@ def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
     assert red(picture_sheet(check_dataset(config_for(clean)))) > 20
 
 
+def test_the_augmented_sheet_has_a_row_for_a_picture(clean: Path) -> None:
+    """Turned from dark to light, the versions are the negatives of the first of the row."""
+    report = check_dataset(config_for(clean))
+    sheet = np.asarray(augmented_sheet(report, Augmentation(invert=1.0), 0)).astype(int)
+    prepared = [report.splits["train"].picture(place) for place in range(0, 24, 2)]
+    height, width = len(sheet) // 12, sheet.shape[1] // 6
+    for row, picture in enumerate(prepared):
+        assert picture is not None
+        doubled = np.asarray(Image.fromarray(picture).resize((2 * 128, 2 * 32))).astype(int)
+        for column in range(6):
+            cell = sheet[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
+            expected = 255 - doubled if column else doubled
+            np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
+    (clean / "train.tsv").unlink()
+    with pytest.raises(DataError, match="no training pictures to change"):
+        augmented_sheet(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
+
+
 def test_characters_no_alphabet_may_have_are_unseen(clean: Path) -> None:
     add(clean, "train.tsv", "tab.png", "2\t2", png(200, 50))
     report = check_dataset(config_for(clean))
@@ -276,8 +297,17 @@ def test_a_test_set_alone_is_checked_but_not_trained_on(clean: Path) -> None:
     (clean / "train.tsv").unlink()
     report = check_dataset(config_for(clean))
     assert list(report.splits) == ["test"] and report.severity == "note"
-    with pytest.raises(DataError, match="none to train on; use --mode eval"):
+    with pytest.raises(DataError, match="no train pictures; use --mode eval"):
         load_dataset(config_for(clean))
+
+
+def test_nothing_to_test_with(clean: Path) -> None:
+    (clean / "test.tsv").unlink()
+    with pytest.raises(DataError, match=r"no test pictures; add .*rename train.tsv to labels.tsv"):
+        load_dataset(config_for(clean))
+    known = Alphabet("2345678bcdefgmnpwxy")
+    with pytest.raises(DataError, match="no test pictures"):
+        load_test_split(config_for(clean), known, Preprocessing())
 
 
 def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -18,6 +20,7 @@ from tensorflow_datasets.core import registered
 
 from configs import captcha
 from crnn_jax.data.batching import evaluation_batches, training_batches
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
@@ -60,7 +63,7 @@ class Steps:
         variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
         alphabet = self.experiment.alphabet
         metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
-        return {key: value for key, value in metrics.items() if key != "seconds"}
+        return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,18 @@ def write_lmdb(directory: Path) -> dict[str, object]:
     return {"source": "lmdb"}
 
 
+def write_parquet(directory: Path) -> dict[str, object]:
+    (directory / "data").mkdir(parents=True)
+    for name, split in folder(CAPTCHAS).items():
+        rows = [
+            {"picture": {"bytes": data, "path": picture}, "words": label}
+            for picture, label, data in samples(split)
+        ]
+        file = directory / "data" / f"{name}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=10)
+    return {"source": "parquet", "image_field": "picture", "text_field": "words"}
+
+
 # Not registered, so that it is found by its name in the folder, as data sets from elsewhere are.
 with registered.skip_registration():
 
@@ -156,6 +171,23 @@ def write_tfds(directory: Path) -> dict[str, object]:
     }
 
 
+def write_mixture(directory: Path) -> dict[str, object]:
+    """Half of the training pictures in a folder, half in a database, a third part to test with."""
+    for name, split in folder(CAPTCHAS).items():
+        if name == "train":
+            write_database(directory / "half" / "train", lmdb_samples(split.select(range(16))))
+            split = split.select(range(16, 32))
+        shutil.copytree(CAPTCHAS / "images", directory / name)
+        lines = [f"{picture}\t{label}\n" for picture, label, _ in samples(split)]
+        (directory / name / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    parts = {
+        "rest": {"source": "folder", "dir": str(directory / "train"), "weight": 0.5},
+        "half": {"source": "lmdb", "dir": str(directory / "half")},
+        "judge": {"source": "folder", "dir": str(directory / "test")},
+    }
+    return {"source": "mixture", "parts": parts}
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -165,7 +197,9 @@ def write_tfds(directory: Path) -> dict[str, object]:
         write_file_names,
         write_sub_folders,
         write_lmdb,
+        write_parquet,
         write_tfds,
+        write_mixture,
     ],
 )
 def test_trains_a_step_and_evaluates(
@@ -189,6 +223,38 @@ def test_trains_a_step_and_evaluates(
     assert sorted(test.split.labels) == sorted(folder(CAPTCHAS)["test"].labels)
     expected = steps.evaluate(steps.experiment.splits["test"])
     assert steps.evaluate(test) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_part_of_a_mixture_has_its_own_figures(tmp_path: Path, steps: Steps) -> None:
+    """Against each part evaluated alone; with texts of which the network reads some."""
+    known = steps.experiment
+    variables = {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
+
+    def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
+        config = config_for(str(data.pop("source")), tmp_path, **data)
+        test = load_test_split(config, known.alphabet, known.preprocessing)
+        found = evaluate(steps.eval_step, variables, test, known.alphabet, (128,), 8)
+        return found.metrics, found.texts
+
+    _, texts = metrics_and_texts(source="folder", dir=str(CAPTCHAS))
+    parts: dict[str, dict[str, object]] = {}
+    for part, right in (("a", 1), ("b", 3)):  # so many labels are what is read
+        directory = tmp_path / part
+        shutil.copytree(CAPTCHAS / "images", directory)
+        lines = (CAPTCHAS / "test.tsv").read_text(encoding="utf-8").splitlines()
+        names = [line.split("\t")[0].removeprefix("images/") for line in lines]
+        labels = [*texts[:right], *(line.split("\t")[1] for line in lines[right:])]
+        rows = [f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True)]
+        (directory / "test.tsv").write_text("".join(rows[: 4 + right]), encoding="utf-8")
+        parts[part] = {"source": "folder", "dir": str(directory)}
+    drop = {"on_empty_label": "drop"}
+    mixed, _ = metrics_and_texts(source="mixture", parts=parts, **drop)
+    assert mixed["count"] == 5 + 7
+    assert [mixed[f"exact_match/{part}"] for part in parts] == [1 / 5, 3 / 7]
+    for part, settings in parts.items():
+        alone, _ = metrics_and_texts(**settings, **drop)
+        for key in ("exact_match", "exact_match_caseless", "cer"):
+            assert mixed[f"{key}/{part}"] == alone[key]
 
 
 def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: Steps) -> None:
@@ -238,11 +304,12 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
     assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
 
 
+@pytest.mark.parametrize("invert", [False, True])
 def test_a_picture_is_prepared_alike_everywhere(
-    monkeypatch: pytest.MonkeyPatch, steps: Steps
+    monkeypatch: pytest.MonkeyPatch, steps: Steps, invert: bool
 ) -> None:
     """Training, evaluation and prediction see the same array, bit for bit."""
-    known = steps.experiment
+    known = Experiment.build(config_for("folder", CAPTCHAS, invert=invert))
     train = known.splits["train"]
     trained = next(
         iter(training_batches(train, known.plan, (128,), known.augmentation, 0, workers=0))
@@ -255,7 +322,9 @@ def test_a_picture_is_prepared_alike_everywhere(
     variables = parallel.unreplicate(
         {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
     )
-    model = TrainedModel(0, known.model, variables, known.alphabet, known.preprocessing, {})
+    saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
+    assert saved.invert == invert
+    model = TrainedModel(0, known.model, variables, known.alphabet, saved, {})
     recognizer = Recognizer(model)
     seen: list[np.ndarray] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crnn_jax.data.images import (
     FORMATS,
@@ -227,6 +227,24 @@ def test_real_captchas() -> None:
         assert abs(array.mean() - original.mean()) < 1 and array.std() > 20
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inversion_undoes_that_of_the_file(channels: int) -> None:
+    """Gray and colour, against Pillow's inversion before the picture is saved and resized."""
+    for path in sorted(CAPTCHAS.iterdir())[:3]:
+        negative = encode(ImageOps.invert(Image.open(path).convert("RGB")))
+        plain = prepare(path.read_bytes(), Preprocessing(channels=channels), "x")
+        inverted = prepare(negative, Preprocessing(channels=channels, invert=True), "x")
+        # Half a shade is rounded up, before an inversion and after it.
+        np.testing.assert_allclose(inverted.astype(int), plain.astype(int), rtol=0, atol=1)
+
+
+def test_what_is_transparent_is_white_before_it_is_inverted() -> None:
+    picture = Image.new("RGBA", (64, 32), (250, 200, 10, 0))
+    assert colours(encode(picture), Preprocessing(invert=True)) == {(0, 0, 0)}
+    picture.putalpha(255)
+    assert colours(encode(picture), Preprocessing(invert=True)) == {(5, 55, 245)}
+
+
 def test_the_array_can_be_written_to() -> None:
     prepare(encode(Image.new("RGB", (32, 32))), RGB, "x")[:] = 1
 
@@ -298,14 +316,19 @@ def test_pillow_warnings_do_not_leak() -> None:
 # Preprocessing
 
 
-def test_dict_round_trip() -> None:
-    preprocessing = Preprocessing(height=48, channels=1, width=100, max_width=200)
+@pytest.mark.parametrize("invert", [False, True])
+def test_dict_round_trip(invert: bool) -> None:
+    preprocessing = Preprocessing(48, channels=1, width=100, max_width=200, invert=invert)
     as_json = json.dumps(preprocessing.to_dict())
     assert Preprocessing.from_dict(json.loads(as_json)) == preprocessing
 
 
 @pytest.mark.parametrize(
-    "change", [{"height": None}, {"height": "32"}, {"height": 32.0}, {"colour": 1}]
+    "change",
+    [
+        *({"height": None}, {"height": "32"}, {"height": 32.0}),
+        *({"colour": 1}, {"invert": 2}, {"invert": None}, {"invert": True, "colour": 1}),
+    ],
 )
 def test_damaged_dict(change: dict[str, object]) -> None:
     data = RGB.to_dict() | change
@@ -313,6 +336,11 @@ def test_damaged_dict(change: dict[str, object]) -> None:
         Preprocessing.from_dict(data)
     with pytest.raises(CheckpointError):
         Preprocessing.from_dict({"height": 32, "channels": 3, "width": 0})
+
+
+def test_what_stood_in_manifests_before_there_was_invert() -> None:
+    old = {"height": 32, "channels": 3, "width": 0, "max_width": 1024}
+    assert Preprocessing.from_dict(old) == RGB and RGB.to_dict() == old
 
 
 @pytest.mark.parametrize(

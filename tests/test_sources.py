@@ -226,10 +226,12 @@ def test_validation_comes_from_the_training_pictures() -> None:
 
 
 def test_unknown_or_incomplete_sources(tmp_path: Path) -> None:
-    assert list(SOURCES) == ["folder", "generated", "lmdb", "tfds"]
-    with pytest.raises(ConfigError, match=r"unknown data source 'web'; choose from folder, gen"):
+    assert list(SOURCES) == ["folder", "generated", "lmdb", "parquet", "tfds"]
+    with pytest.raises(
+        ConfigError, match=r"unknown data source 'web'; choose from folder, gen.*mix"
+    ):
         load(settings("web", ""), 0)
-    for source in ("folder", "lmdb"):
+    for source in ("folder", "lmdb", "parquet"):
         with pytest.raises(ConfigError, match=rf"'{source}' .*--config\.data\.dir=DIR"):
             load(settings(source, ""), 0)
     with pytest.raises(DataError, match="'upper'"):

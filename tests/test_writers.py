@@ -18,7 +18,7 @@ from flax import linen as nn
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from crnn_jax.training.writers import Writer, contact_sheet, model_summary
+from crnn_jax.training.writers import Writer, model_summary
 
 EVALUATION = {
     "count": 2000,
@@ -120,11 +120,6 @@ def test_tensorboard_has_scalars_and_pictures(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(saved))
 
 
-def reddish(sheet: Image.Image) -> bool:
-    pixels = np.asarray(sheet).astype(int)
-    return bool(((pixels[..., 0] > 180) & (pixels[..., 1] < 60)).any())
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")
 def test_a_full_disk_is_an_error_and_lets_the_process_end(tmp_path: Path) -> None:
     """The second sheet fits, its event does not. A thread with a queue would wait for room."""
@@ -151,26 +146,6 @@ with Writer(workdir, 1000, 250, 0) as out:
     assert "events" in done.stderr and "Thread" not in done.stderr
 
 
-def test_errors_are_red_on_the_sheet() -> None:
-    images = [np.full((32, width, c), 90, np.uint8) for width, c in ((100, 1), (60, 3), (80, 1))]
-    right = contact_sheet(images, ["a1", "b", "中"], ["a1", "b", "中"])
-    wrong = contact_sheet(images, ["a1", "b", ""], ["a1", "b", "中"])
-    assert not reddish(right)
-    assert reddish(wrong)
-    assert right.mode == "RGB"
-    width = right.width // 3
-    np.testing.assert_array_equal(
-        np.asarray(right)[:, : 2 * width], np.asarray(wrong)[:, : 2 * width]
-    )
-
-
-def test_the_sheet_grows_downward_and_holds_any_text() -> None:
-    images = [np.zeros((32, 100, 1), np.uint8)] * 60
-    sheet = contact_sheet(images, ["x"] * 60, ["y"] * 60)
-    assert sheet.width <= 1200 < sheet.height
-    assert contact_sheet(images[:1], ["w" * 200], ["y"]).width > 1200
-
-
 def test_plain_lines_are_few_and_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +159,7 @@ def test_plain_lines_are_few_and_on_stderr(
             now += 1 / 16
         out.metrics(500, 2, "validation", EVALUATION)
         out.metrics(500, 2, "train", {"loss": 1.0})
+        out.metrics(500, 2, "test", {"cer": 0.5, "cer/a": 0.1, "exact_match/a b": 0.5})
         out.say("[red]中[/red] :smile: " + "long " * 40 + "end")
     output = capsys.readouterr()
     assert output.out == ""
@@ -194,6 +170,7 @@ def test_plain_lines_are_few_and_on_stderr(
         "epoch 2/4  step 481/1000  loss 0.5  1234 images/s  waiting 2 %  0:00:52 left",
         "epoch 2  step 500  validation  "
         + "exact match 91.25 %  caseless 92.00 %  CER 2.34 %  loss 0.412  (4.1 s)",
+        "epoch 2  step 500  test  CER 50.00 %  a b 50.00 %",
         "[red]中[/red] :smile: " + "long " * 40 + "end",
     ]
 

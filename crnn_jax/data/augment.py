@@ -5,7 +5,7 @@ augmentation libraries would bring OpenCV along for no gain.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -73,6 +73,12 @@ class Augmentation:
         return any(getattr(self, field.name) for field in fields(self)[1:])
 
 
+def drawn_changes(augmentation: Augmentation, rng: np.random.Generator) -> list[str]:
+    """Names of the changes that `augment` makes with a generator of this state."""
+    names = [field.name for field in fields(augmentation)[1:]]
+    return [name for name in names if rng.random() < getattr(augmentation, name)]
+
+
 def augment(
     picture: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
@@ -81,28 +87,25 @@ def augment(
     The same generator state gives the same picture. Shape comes before light, light before dirt,
     as in a picture's life: printed, lit, photographed, compressed.
     """
-    chosen = {
-        field.name: rng.random() < getattr(augmentation, field.name)
-        for field in fields(augmentation)[1:]
-    }
+    drawn = drawn_changes(augmentation, rng)
     strength = augmentation.strength
-    if chosen["affine"] or chosen["perspective"] or chosen["curve"]:
-        picture = _warp(picture, chosen, strength, rng)
+    if {"affine", "perspective", "curve"} & set(drawn):
+        picture = _warp(picture, drawn, strength, rng)
     for name, change in CHANGES.items():
-        if chosen[name]:
+        if name in drawn:
             picture = change(picture, strength, rng)
     return picture
 
 
 def _warp(
-    picture: np.ndarray, chosen: Mapping[str, bool], strength: float, rng: np.random.Generator
+    picture: np.ndarray, drawn: Sequence[str], strength: float, rng: np.random.Generator
 ) -> np.ndarray:
     """One resampling through a mesh for all changes of shape, as each one softens the strokes."""
     height, width = picture.shape[:2]
     columns, rows = np.meshgrid(np.linspace(-1, 1, CELLS + 1), np.array([-1.0, 1.0]))
     # Places to read from, (2, CELLS + 1) each, in units of half the height about the centre.
     x, y = columns * (width / height), rows
-    if chosen["affine"]:
+    if "affine" in drawn:
         angle = rng.uniform(-1, 1) * strength * min(0.10, 0.5 * height / width)
         shear = rng.uniform(-0.3, 0.3) * strength
         scale_x, scale_y = np.exp(rng.uniform(-0.1, 0.1, 2) * strength)
@@ -110,11 +113,11 @@ def _warp(
         x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
         shift = rng.uniform(-0.1, 0.1, 2) * strength
         x, y = x + shift[0], y + shift[1]
-    if chosen["perspective"]:
+    if "perspective" in drawn:
         tilt = rng.uniform(-0.15, 0.15, 2) * strength
         depth = 1 + tilt[0] * columns + tilt[1] * rows
         x, y = x / depth, y / depth
-    if chosen["curve"]:
+    if "curve" in drawn:
         wave = rng.uniform(0.5, 1.5) * np.pi * columns + rng.uniform(0, 2 * np.pi)
         y = y + rng.uniform(-0.2, 0.2) * strength * np.sin(wave)
     x, y = (x * height + width) / 2, (y + 1) * height / 2

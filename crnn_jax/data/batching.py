@@ -1,6 +1,6 @@
 """Which samples share a batch, in which order; batches loaded by grain ahead of time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -21,6 +21,10 @@ class TrainingPlan:
     when it has enough, and what is left in the buckets at the end makes mixed batches. Every
     epoch has `len(widths) // batch_size` batches and no sample twice; those left out are the last
     of the shuffle, so that chance alone chooses them, not their width.
+
+    Of a mixture each part is shuffled by itself, again and again, and by their weights the parts
+    take turns in the epoch's shuffle: a part may be gone through in less than an epoch or in
+    several, but none of its samples comes a second time before all have come once.
     """
 
     def __init__(
@@ -30,7 +34,23 @@ class TrainingPlan:
         batch_size: int,
         epochs: int,
         seed: int,
+        parts: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
     ) -> None:
+        """Plans `epochs` epochs of N samples.
+
+        Args:
+          widths: (N,) of the prepared pictures in pixels.
+          buckets: widths that batches are padded to.
+          batch_size: samples in a step, over all devices.
+          epochs: how often N samples are drawn.
+          seed: decides the order.
+          parts: of a mixture, the part of each sample (N,).
+          weights: and the weights of the parts, which must be above 0.
+
+        Raises:
+          ConfigError: there are fewer samples than a batch holds.
+        """
         if len(widths) < batch_size:
             raise ConfigError(
                 f"batch_size={batch_size} is more than the {len(widths)} training pictures;"
@@ -41,6 +61,19 @@ class TrainingPlan:
         self.steps_per_epoch = len(widths) // batch_size
         self.epochs = epochs
         self.seed = seed
+        names = np.array(parts or [""] * len(widths))
+        present = list(dict.fromkeys(names.tolist()))
+        shuffles = [
+            grain.MapDataset.source(np.flatnonzero(names == name).tolist())
+            # The seed grows by one with each shuffle of a part: so far apart they never meet.
+            .seed((seed + (place << 16)) % 2**32)
+            .shuffle()
+            .repeat(None, reseed_each_epoch=True)
+            for place, name in enumerate(present)
+        ]
+        self._order: Any = grain.MapDataset.mix(
+            shuffles, [weights[name] if weights else 1.0 for name in present]
+        )
         # The last two epochs asked for, as threads that read ahead enter the next one early.
         self._recent: dict[int, list[np.ndarray]] = {}
 
@@ -57,18 +90,11 @@ class TrainingPlan:
         return batches[batch]
 
     def _batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
-        count = len(self.buckets)
-        shuffled: Any = (
-            grain.MapDataset.range(count)
-            .seed(self.seed)
-            .shuffle()
-            .repeat(epoch + 1, reseed_each_epoch=True)
-        )
         waiting: dict[int, list[int]] = {int(bucket): [] for bucket in np.unique(self.buckets)}
         batches: list[np.ndarray] = []
-        first = epoch * count
+        first = epoch * len(self.buckets)
         for position in range(first, first + self.steps_per_epoch * self.batch_size):
-            index = shuffled[position]
+            index = self._order[position]
             queue = waiting[int(self.buckets[index])]
             queue.append(index)
             if len(queue) == self.batch_size:

@@ -31,6 +31,7 @@ class Preprocessing:
         channels: 1 (gray) or 3 (RGB).
         width: pixels every picture is squashed to; 0 keeps the picture's ratio.
         max_width: pixels; pictures that would come out wider are squashed to it.
+        invert: dark becomes light: for light text on dark, if a model has learnt the contrary.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -40,6 +41,7 @@ class Preprocessing:
     channels: int = 3
     width: int = 0
     max_width: int = 1024
+    invert: bool = False
 
     def __post_init__(self) -> None:
         if self.height < 1:
@@ -71,17 +73,19 @@ class Preprocessing:
                 "width": int(width),
                 "max_width": int(max_width),
                 **others,
-            } if not others:
-                return cls(height, channels, width, max_width)
+            } if others in ({}, {"invert": True}):
+                return cls(height, channels, width, max_width, invert=bool(others))
         raise CheckpointError(
             f"the preprocessing entry with the keys {sorted(data)} needs the whole numbers "
-            "`height`, `channels`, `width` and `max_width`, and no more; "
+            "`height`, `channels`, `width` and `max_width`, and besides at most `invert`: true; "
             "use an undamaged checkpoint"
         )
 
     def to_dict(self) -> dict[str, int]:
         """Return what `from_dict` needs, fit for JSON."""
-        return asdict(self)
+        # `invert` stands in it only if it is true: so checkpoints from before there was such a
+        # thing say the same as new ones, and older programs can read these.
+        return {key: value for key, value in asdict(self).items() if key != "invert" or value}
 
 
 def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
@@ -104,10 +108,10 @@ def decode(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode the picture file `data` and resize it: uint8 (height, W, channels), and its old size.
 
-    The picture is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
-    gray is scaled to 8 bits; of an animation the first frame counts. W is `target_width`. The old
-    size is (width, height) of the upright picture. `name` tells the user which picture an error is
-    about.
+    The picture is turned upright (EXIF), composed onto white where it is transparent, and then
+    inverted if that is asked for; 16-bit gray is scaled to 8 bits; of an animation the first frame
+    counts. W is `target_width`. The old size is (width, height) of the upright picture. `name`
+    tells the user which picture an error is about.
 
     Raises:
         DataError: `data` is no picture of one of the `FORMATS`, is damaged, has more than
@@ -132,6 +136,8 @@ def decode(
             old_size = picture.size
             size = (target_width(old_size, preprocessing), preprocessing.height)
             picture = picture.resize(size, Image.Resampling.BILINEAR)
+            if preprocessing.invert:
+                picture = ImageOps.invert(picture)
     # Pillow's readers answer damaged files with nearly any exception there is.
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):

@@ -1,5 +1,6 @@
 """What the doctor says, in lines for a person and as JSON for a program."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ class Report:
         rarest = ", ".join(f"{character!r} {count:,}" for character, count in characters[:-6:-1])
         lines = [
             f"pictures: {sizes}",
+            *sizes_of_parts(self.splits),
             f"labels:   {_spread(lengths)} characters",
             f"widths:   {_spread(widths)} px, at the height of the network",
             f"buckets:  {', '.join(map(str, self.buckets))} px; {100 * self._padding():.1f} % of "
@@ -84,6 +86,17 @@ class Report:
     def _padding(self) -> float:
         widths = np.concatenate([split.widths for split in self.splits.values()])
         return float(padding_share(widths, self.buckets))
+
+
+def sizes_of_parts(splits: Mapping[str, PreparedSplit]) -> list[str]:
+    """A line for each part of a mixture: how many pictures each split has of it."""
+    counts = {name: Counter(split.split.parts) for name, split in splits.items()}
+    parts = sorted(set(itertools.chain.from_iterable(counts.values())))
+    return [
+        f"  {part}: "
+        + ", ".join(f"{count[part]:,} {name}" for name, count in counts.items() if count[part])
+        for part in parts
+    ]
 
 
 def _lengths(split: PreparedSplit) -> list[int]:

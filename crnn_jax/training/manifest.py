@@ -27,7 +27,7 @@ FIXED = (
     *("seed", "batch_size", "freeze", "optimizer.clip_norm"),
     *("data.source", "data.variant", "data.test_fraction", "data.validation_fraction"),
     *("data.buckets", "data.on_unreadable", "data.on_empty_label", "data.on_unseen"),
-    "data.map_to",
+    *("data.map_to", "data.weight"),
 )
 
 logger = logging.getLogger(__name__)
@@ -99,12 +99,21 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
     old: Any = traverse_util.flatten_dict(saved["config"], sep=".")
     # A setting that an older program did not know says nothing.
     flat: Any = traverse_util.flatten_dict(current["config"], sep=".")
-    new = {key: flat.get(key) for key in old}
-    fixed = [{key: config[key] for key in FIXED if key in old} for config in (old, new)]
+    new = {key: value for key, value in flat.items() if key in old or _in_part(key) != key}
+    fixed = [
+        {key: value for key, value in config.items() if _in_part(key) in FIXED}
+        for config in (old, new)
+    ]
     if difference := _difference(*fixed):
         raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
     if difference := _difference(old, new):
         logger.warning("the config is not that of the checkpoint: %s", difference)
+
+
+def _in_part(key: str) -> str:
+    """`data.KEY` for `data.parts.NAME.KEY`, with which a part of a mixture sets it for itself."""
+    names = key.split(".")
+    return f"data.{names[-1]}" if names[:2] == ["data", "parts"] else key
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

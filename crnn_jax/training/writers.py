@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crnn_jax.training.events import EventFile
+from crnn_jax.training.sheet import contact_sheet
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
@@ -33,6 +33,7 @@ _WORDS = (
     ("loss", "loss {:.3g}", 1),
     ("seconds", "({:.1f} s)", 1),
 )
+_OF_A_PART = "exact_match/"  # the name of a mixture's part follows, whose exact match it is
 _PLAIN_LINE_EVERY = 10.0  # seconds
 
 
@@ -150,6 +151,11 @@ class Writer:
         self._events.flush()
         if split != "train":
             words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
+            words += [
+                f"{key.removeprefix(_OF_A_PART)} {100 * value:.2f} %"
+                for key, value in values.items()
+                if key.startswith(_OF_A_PART)
+            ]
             self.say("  ".join([f"epoch {epoch:g}  step {step}  {split}", *words]))
 
     def pictures(
@@ -188,53 +194,6 @@ def _forget_after(path: Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
-
-
-def contact_sheet(
-    images: Sequence[np.ndarray], texts: Sequence[str], references: Sequence[str]
-) -> Image.Image:
-    """Draws pictures in columns, each with what was read beneath.
-
-    What was read wrongly is red, and the reference follows it.
-
-    Args:
-      images: at least one uint8 picture (H, W, C), C being 1 or 3.
-      texts: what was read in each.
-      references: what stands in each.
-    """
-    font = ImageFont.load_default(20)
-    line, margin, scale = 28, 14, 2
-    pictures = [Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images]
-    pictures = [
-        picture.resize((picture.width * scale, picture.height * scale)) for picture in pictures
-    ]
-    read = [_drawable(text) or "(nothing)" for text in texts]
-    right = [_drawable(text) for text in references]
-    width = math.ceil(
-        max(*(p.width for p in pictures), *(font.getlength(text) for text in read + right))
-    )
-    height = max(picture.height for picture in pictures)
-    width, height = width + 2 * margin, height + 2 * line + 2 * margin
-    columns = min(len(pictures), max(1, 1200 // width))
-    sheet = Image.new(
-        "RGB", (columns * width, math.ceil(len(pictures) / columns) * height), (236, 236, 236)
-    )
-    draw = ImageDraw.Draw(sheet)
-    for i, picture in enumerate(pictures):
-        x, y = i % columns * width + margin, i // columns * height + margin
-        sheet.paste(picture, (x, y))
-        y += picture.height + 4
-        if texts[i] == references[i]:
-            draw.text((x, y), read[i], (30, 30, 30), font)
-        else:
-            draw.text((x, y), read[i], (200, 0, 0), font)
-            draw.text((x, y + line - 4), right[i], (110, 110, 110), font)
-    return sheet
-
-
-def _drawable(text: str) -> str:
-    """The text with code points for what is not ASCII: the font Pillow carries has no more."""
-    return "".join(c if c.isascii() else f"[{ord(c):04X}]" for c in text)
 
 
 def model_summary(model: nn.Module, height: int, width: int, channels: int) -> str:

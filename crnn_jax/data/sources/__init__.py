@@ -1,7 +1,7 @@
 """Where labelled pictures come from: `SOURCES` by name, and the splits that a run needs of them.
 
 A source is a function of the settings `config.data`; it returns the `Split`s 'train' and 'test',
-or 'test' alone, which can be evaluated only, or 'all', of which the test split is drawn here.
+or one of them alone, or 'all', of which the test split is drawn here. A mixture has several.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,46 +10,94 @@ from typing import Any
 from crnn_jax.data.sources.folder import load_folder
 from crnn_jax.data.sources.generated import load_generated
 from crnn_jax.data.sources.lmdb_database import load_lmdb
-from crnn_jax.data.sources.split import Split, hold_out
+from crnn_jax.data.sources.parquet import load_parquet
+from crnn_jax.data.sources.split import Split, hold_out, join
 from crnn_jax.data.sources.tfds_builder import load_tfds
-from crnn_jax.errors import ConfigError
+from crnn_jax.errors import ConfigError, DataError
 
 SOURCES: dict[str, Callable[[Mapping[str, Any]], dict[str, Split]]] = {
     "folder": load_folder,
     "generated": load_generated,
     "lmdb": load_lmdb,
+    "parquet": load_parquet,
     "tfds": load_tfds,
 }
+MIXTURE = "mixture"
+PART_SETTINGS = (
+    *("source", "dir", "variant", "image_field", "text_field"),
+    *("test_fraction", "validation_fraction", "weight"),
+)
+"""What a part of a mixture may set for itself; the rest is that of the whole."""
+
+
+def parts_of(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each part of a mixture, `weight` among them; none of any other source."""
+    if settings["source"] != MIXTURE:
+        return {}
+    return {
+        name: {**settings, "source": "", "weight": 1.0, **part}
+        for name, part in settings["parts"].items()
+    }
 
 
 def load(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
-    """Return 'train' (where there is one) and 'test' of what the settings `data` describe.
+    """Return what there is of 'train' and 'test' of what the settings `data` describe.
 
     Raises:
         ConfigError: the source is unknown or lacks a setting.
         DataError: its data is missing or unusable.
     """
     source = settings["source"]
+    if source == MIXTURE:
+        return _mixed(load, settings, seed)
     if source not in SOURCES:
-        raise ConfigError(f"unknown data source {source!r}; choose from {', '.join(SOURCES)}")
+        known = ", ".join((*SOURCES, MIXTURE))
+        raise ConfigError(f"unknown data source {source!r}; choose from {known}")
     splits = SOURCES[source](settings)
+    # A part of a mixture may be for one thing alone, with all that it has for it.
+    for setting, kept in (("weight", "test"), ("test_fraction", "train")):
+        if settings.get(setting) == 0:
+            whole = splits.get("all") or splits.get(kept)
+            if not whole:
+                raise DataError(f"with a {setting} of 0 there are no pictures left; set another")
+            return {kept: whole}
     if "all" in splits:
         rest, held = hold_out(splits["all"], settings["test_fraction"], seed)
-        return {"train": rest, "test": held}
+        splits = {"train": rest, "test": held}
     return splits
 
 
 def load_splits(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
-    """Return 'train' and 'validation' (where there is one to train on) and 'test'.
+    """Return what there is of 'train', 'validation' and 'test'.
 
-    The validation split is held out of the source's training split.
+    The validation split is held out of the source's training split; of a mixture's parts, each has
+    its own.
 
     Raises:
         ConfigError: the source is unknown or lacks a setting.
         DataError: its data is missing or unusable.
     """
+    if settings["source"] == MIXTURE:
+        return _mixed(load_splits, settings, seed)
     splits = load(settings, seed)
-    if "train" not in splits:
-        return splits
-    train, validation = hold_out(splits["train"], settings["validation_fraction"], seed)
-    return {"train": train, "validation": validation, "test": splits["test"]}
+    if "train" in splits:
+        train, validation = hold_out(splits.pop("train"), settings["validation_fraction"], seed)
+        return {"train": train, "validation": validation, **splits}
+    return splits
+
+
+def _mixed(
+    load_part: Callable[[Mapping[str, Any], int], dict[str, Split]],
+    settings: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Split]:
+    found: dict[str, dict[str, Split]] = {"train": {}, "validation": {}, "test": {}}
+    for part, own in parts_of(settings).items():
+        try:
+            splits = load_part(own, seed)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"data.parts.{part}: {error}") from error
+        for name, split in splits.items():
+            if len(split):  # nothing is held out with a fraction of 0
+                found[name][part] = split
+    return {name: join(parts) for name, parts in found.items() if parts}

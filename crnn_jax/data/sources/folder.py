@@ -26,7 +26,7 @@ def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def folder(directory: Path) -> dict[str, Split]:
-    """Read 'train' and 'test', 'test' alone, or 'all' from a folder of pictures.
+    """Read 'train' and 'test', one of them alone, or 'all' from a folder of pictures.
 
     'train' and 'test' come from the label files `train.tsv` and `test.tsv`, or else from the
     sub-folders `train/` and `test/`. A folder with neither, and each of those sub-folders, has
@@ -44,17 +44,8 @@ def folder(directory: Path) -> dict[str, Split]:
     """
     if not directory.is_dir():
         raise DataError(f"there is no folder {str(directory)!r}; check the path")
-    train, test = (_part(directory, name) for name in ("train", "test"))
-    if train and test:
-        return {"train": train, "test": test}
-    if test:
-        return {"test": test}
-    if train:
-        raise DataError(
-            f"{str(directory)!r} has train pictures but none to test with; add test.tsv, or "
-            "rename train.tsv to labels.tsv to have a test split drawn from it"
-        )
-    return {"all": _whole(directory)}
+    parts = {name: part for name in ("train", "test") if (part := _part(directory, name))}
+    return parts or {"all": _whole(directory)}
 
 
 def _part(directory: Path, name: str) -> Split | None:

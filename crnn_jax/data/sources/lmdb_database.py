@@ -13,7 +13,7 @@ from crnn_jax.errors import ConfigError, DataError
 
 
 def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
-    """Read 'train' and 'test', 'test' alone, or 'all' from the databases in `settings["dir"]`.
+    """Read 'train' and 'test', one of them alone, or 'all' from the databases in `settings["dir"]`.
 
     'train' and 'test' are databases in folders of these names; 'all' is a database in the folder
     itself. A database has the keys `num-samples`, and `image-%09d` and `label-%09d` from 1 on, as
@@ -29,10 +29,10 @@ def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
     if _is_database(directory):
         return {"all": _open(directory)}
     parts = {name: directory / name for name in ("train", "test") if _is_database(directory / name)}
-    if "test" not in parts:
+    if not parts:
         raise DataError(
             f"{str(directory)!r} is no LMDB database (it has no data.mdb) and holds none called "
-            "test; check the path"
+            "train or test; check the path"
         )
     return {name: _open(path) for name, path in parts.items()}
 

@@ -1,9 +1,11 @@
-"""Labelled pictures behind one interface, `Split`, and dividing them by chance."""
+"""Labelled pictures behind one interface, `Split`; joining them, and dividing them by chance."""
 
+import bisect
 import hashlib
+import itertools
 import random
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,11 +23,13 @@ class Split:
         labels: N texts, NFC; empty where the source has none.
         read: index in [0, N) -> the encoded picture; it raises DataError where there is none, and
             can be pickled into worker processes.
+        parts: of a mixture, N names of the parts that the pictures come from; else empty.
     """
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
     read: Callable[[int], bytes]
+    parts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,7 +41,20 @@ class Split:
             names=tuple(self.names[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices),
             read=_Selected(self.read, indices),
+            parts=tuple(self.parts[i] for i in indices) if self.parts else (),
         )
+
+
+def join(parts: Mapping[str, Split]) -> Split:
+    """Put the parts of a mixture one after the other; names begin with that of the part."""
+    splits = parts.values()
+    starts = itertools.accumulate(map(len, splits), initial=0)
+    return Split(
+        names=tuple(f"{part}:{name}" for part, split in parts.items() for name in split.names),
+        labels=tuple(itertools.chain.from_iterable(split.labels for split in splits)),
+        read=_Joined(tuple(split.read for split in splits), tuple(starts)),
+        parts=tuple(part for part, split in parts.items() for _ in range(len(split))),
+    )
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -94,6 +111,16 @@ class _Selected:
 
     def __call__(self, index: int) -> bytes:
         return self.read(self.indices[index])
+
+
+@dataclass(frozen=True)
+class _Joined:
+    reads: tuple[Callable[[int], bytes], ...]
+    starts: tuple[int, ...]
+
+    def __call__(self, index: int) -> bytes:
+        part = bisect.bisect_right(self.starts, index) - 1
+        return self.reads[part](index - self.starts[part])
 
 
 def _groups(split: Split) -> list[list[int]]:

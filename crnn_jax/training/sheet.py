@@ -1,0 +1,97 @@
+"""Sheets of pictures with their texts beneath, in a font of this machine that has the letters."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Fonts that Linux, macOS and Windows have, by the names under which Pillow finds them.
+FONTS = (
+    *("NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf"),
+    *("Arial Unicode.ttf", "msyh.ttc", "malgun.ttf", "segoeui.ttf"),
+)
+SIZE = 20
+_NO_CHARACTER = "\U0010ffff"  # Unicode keeps it free, so every font draws its box for what it lacks
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    texts: Sequence[str],
+    references: Sequence[str],
+    columns: int = 0,
+) -> Image.Image:
+    """Draws pictures in columns, each with what was read beneath.
+
+    What was read wrongly is red, and the reference follows it.
+
+    Args:
+      images: at least one uint8 picture (H, W, C), C being 1 or 3.
+      texts: what was read in each.
+      references: what stands in each.
+      columns: 0 for as many as 1200 pixels hold.
+    """
+    font = choose_font("".join({*"".join(texts), *"".join(references)}))
+    line, margin, scale = 28, 14, 2
+    pictures = [Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images]
+    pictures = [
+        picture.resize((picture.width * scale, picture.height * scale)) for picture in pictures
+    ]
+    read = [drawable(text, font) or "(nothing)" for text in texts]
+    right = [drawable(text, font) for text in references]
+    width = math.ceil(
+        max(*(p.width for p in pictures), *(font.getlength(text) for text in read + right))
+    )
+    height = max(picture.height for picture in pictures)
+    width, height = width + 2 * margin, height + 2 * line + 2 * margin
+    columns = columns or min(len(pictures), max(1, 1200 // width))
+    sheet = Image.new(
+        "RGB", (columns * width, math.ceil(len(pictures) / columns) * height), (236, 236, 236)
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(pictures):
+        x, y = i % columns * width + margin, i // columns * height + margin
+        sheet.paste(picture, (x, y))
+        y += picture.height + 4
+        if texts[i] == references[i]:
+            draw.text((x, y), read[i], (30, 30, 30), font)
+        else:
+            draw.text((x, y), read[i], (200, 0, 0), font)
+            draw.text((x, y + line - 4), right[i], (110, 110, 110), font)
+    return sheet
+
+
+def choose_font(characters: str) -> Font:
+    """The font of this machine, Pillow's own included, that lacks the fewest of the characters."""
+    return min(_fonts(), key=lambda font: len(_lacking(characters, font)))
+
+
+def drawable(text: str, font: Font) -> str:
+    """The text with code points in brackets for what the font lacks."""
+    lacking = _lacking(text, font)
+    return "".join(f"[{ord(c):04X}]" if c in lacking else c for c in text)
+
+
+@functools.cache
+def _fonts() -> tuple[Font, ...]:
+    found: list[Font] = [ImageFont.load_default(SIZE)]
+    for name in FONTS:
+        try:
+            found.append(ImageFont.truetype(name, SIZE))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def _lacking(characters: str, font: Font) -> set[str]:
+    # Pillow cannot be asked what a font has; what it has not looks like what no font has.
+    def drawn(character: str) -> bytes:
+        image = Image.new("L", (2 * SIZE, 2 * SIZE))
+        ImageDraw.Draw(image).text((0, 0), character, 255, font)
+        return image.tobytes()
+
+    box = drawn(_NO_CHARACTER)
+    return {c for c in set(characters) - {" "} if not c.isprintable() or drawn(c) == box}

@@ -1,0 +1,222 @@
+"""Mixtures: their parts' pictures, in which proportion they are drawn, and what their names say."""
+
+import multiprocessing
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import captcha
+from crnn_jax.data.batching import TrainingPlan
+from crnn_jax.data.buckets import choose_buckets
+from crnn_jax.data.sources import load, load_splits
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.split import join
+from crnn_jax.dataset import check_dataset, load_dataset
+from crnn_jax.errors import ConfigError, DataError
+from tests.test_sources import lmdb_samples, write_lmdb
+
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
+REAL = {"source": "folder", "dir": str(CAPTCHAS)}
+
+
+def settings(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
+    data = captcha.get_config().data
+    data.update(source="mixture", parts=parts, validation_fraction=0.25, test_fraction=0.25)
+    return data
+
+
+# --- pictures ---
+
+
+def test_joined_splits_are_their_parts_one_after_the_other() -> None:
+    real = folder(CAPTCHAS)
+    joined = join({"a": real["test"], "b": real["train"].select([4, 2]), "c": real["test"]})
+    assert len(joined) == 8 + 2 + 8
+    assert joined.parts == ("a",) * 8 + ("b",) * 2 + ("c",) * 8
+    assert joined.names[8] == f"b:{real['train'].names[4]}"
+    expected = [real["test"].read(i) for i in range(8)]
+    expected += [real["train"].read(4), real["train"].read(2), *expected]
+    assert [joined.read(i) for i in range(18)] == expected
+    assert joined.labels[10:] == real["test"].labels
+    some = joined.select([17, 8, 0])
+    assert (some.parts, some.read(0)) == (("c", "b", "a"), expected[17])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(some.read, (1,)) == expected[8]
+
+
+def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
+    real = folder(CAPTCHAS)
+    write_lmdb(tmp_path / "whole", lmdb_samples(real["train"]))
+    write_lmdb(tmp_path / "learn" / "train", lmdb_samples(real["train"]))
+    lmdb = {"source": "lmdb", "dir": str(tmp_path / "whole")}
+    parts = {
+        "both": REAL,
+        "whole": lmdb,
+        "learnt": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
+        "learnt_too": REAL | {"test_fraction": 0.0},
+        "train_alone": {"source": "lmdb", "dir": str(tmp_path / "learn")},
+        "judge": lmdb | {"weight": 0.0},
+        "judge_too": REAL | {"weight": 0.0},
+    }
+    splits = load_splits(settings(**parts), 0)
+    assert list(splits) == ["train", "validation", "test"]
+    sizes = {name: dict(Counter(split.parts)) for name, split in splits.items()}
+    # A quarter of 32 is 8.
+    assert sizes == {
+        "train": {"both": 24, "whole": 18, "learnt": 32, "learnt_too": 24, "train_alone": 24},
+        "validation": {"both": 8, "whole": 6, "learnt_too": 8, "train_alone": 8},
+        "test": {"both": 8, "whole": 8, "judge": 32, "judge_too": 8},
+    }
+    assert load(settings(**parts), 0)["test"] == splits["test"]
+    # What is held out of a part is what is held out of it alone.
+    data = settings(**parts)
+    data.update(REAL)
+    alone = load_splits(data, 0)["validation"]
+    mine = splits["validation"].select(
+        np.flatnonzero(np.array(splits["validation"].parts) == "both")
+    )
+    assert mine.labels == alone.labels
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "message"),
+    [
+        ({"source": "folder", "dir": "/nowhere"}, DataError, r"no folder '/nowhere'; check"),
+        ({"source": "folder"}, ConfigError, r"needs its folder; set --config\.data\.dir=DIR"),
+        ({"source": "web"}, ConfigError, r"unknown data source 'web'"),
+    ],
+)
+def test_trouble_with_a_part_names_it(
+    part: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=rf"^data\.parts\.odd: .*{message}"):
+        load(settings(fine=REAL, odd=part), 0)
+
+
+def test_a_part_for_which_nothing_is_left(tmp_path: Path) -> None:
+    for name, left in (("train", {"weight": 0.0}), ("test", {"test_fraction": 0.0})):
+        shutil.copytree(CAPTCHAS, tmp_path / name)
+        (tmp_path / name / f"{'test' if name == 'train' else 'train'}.tsv").unlink()
+        part = {"source": "folder", "dir": str(tmp_path / name), **left}
+        with pytest.raises(DataError, match=rf"parts\.odd: with a {next(iter(left))} of 0 there"):
+            load(settings(odd=part), 0)
+
+
+def config_for(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
+    config = captcha.get_config()
+    config.data = settings(**parts)
+    return config
+
+
+def test_the_doctor_and_the_policies_see_all_parts(tmp_path: Path) -> None:
+    other = Path(shutil.copytree(CAPTCHAS, tmp_path / "other"))
+    lines = (other / "train.tsv").read_text(encoding="utf-8").splitlines()
+    changed = [line.split("\t")[0] + "\tZ" + line.split("\t")[1][1:] for line in lines]
+    (other / "train.tsv").write_text("\n".join([*changed, "lost.png\tZ\n"]), encoding="utf-8")
+    (other / "lost.png").write_bytes(b"no picture")
+    config = config_for(real=REAL, other={"source": "folder", "dir": str(other)})
+    report = check_dataset(config)
+    assert report.alphabet.characters == "2345678Zbcdefgmnpwxy"  # of both
+    assert report.lines()[1:3] == [
+        "  other: 25 train, 8 validation, 8 test",
+        "  real: 24 train, 8 validation, 8 test",
+    ]
+    findings = {finding.kind: finding for finding in report.findings}
+    assert "other:lost.png" in findings["unreadable picture"].samples[0]
+    assert len(findings["two labels"].samples) == 32
+    assert "other:images/" in findings["two labels"].samples[0]
+    assert "real:images/" in findings["two labels"].samples[0]
+    with pytest.raises(DataError, match=r"other:lost\.png.*check_data --config \(that of the mix"):
+        load_dataset(config)
+    config.data.on_unreadable = "drop"
+    train = load_dataset(config).splits["train"]
+    kept = Counter(train.split.parts)
+    assert kept["real"] == 24 and kept["other"] in (24, 25)  # chance may have held it out
+    assert "other:lost.png" not in train.split.names
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"),
+    [
+        ({"a": REAL | {"test_fraction": 0.0}}, "test pictures; .*test_fraction above 0"),
+        ({"a": REAL | {"validation_fraction": 0.0}}, "validation pictures; .*validation_fraction"),
+    ],
+)
+def test_a_mixture_without_a_split(parts: dict[str, Any], missing: str) -> None:
+    with pytest.raises(DataError, match=f"no {missing}"):
+        load_dataset(config_for(**parts))
+
+
+# --- the plan ---
+
+
+def mixed_plan(
+    sizes: dict[str, int], weights: dict[str, float], batch_size: int, epochs: int, seed: int = 0
+) -> tuple[TrainingPlan, np.ndarray]:
+    """A plan for pictures of random widths, and the part of each."""
+    parts = [name for name, size in sizes.items() for _ in range(size)]
+    widths = np.random.default_rng(1).integers(8, 400, len(parts)).astype(np.int32)
+    buckets = choose_buckets(widths, 3)
+    plan = TrainingPlan(widths, buckets, batch_size, epochs, seed, parts, weights)
+    return plan, np.array(parts)
+
+
+def drawn(plan: TrainingPlan, first: int, last: int) -> np.ndarray:
+    """The samples of the epochs from `first` on and before `last`."""
+    steps = range(first * plan.steps_per_epoch, last * plan.steps_per_epoch)
+    return np.concatenate([plan[step] for step in steps])
+
+
+def test_weights_are_the_shares_of_what_is_drawn() -> None:
+    sizes, weights = {"a": 300, "b": 90, "c": 10}, {"a": 1.0, "b": 2.5, "c": 0.5}
+    plan, parts = mixed_plan(sizes, weights, 8, 6)
+    assert plan.steps_per_epoch == 400 // 8  # as many samples as there are pictures
+    for epoch in range(6):
+        counts = Counter(parts[drawn(plan, epoch, epoch + 1)].tolist())
+        for name, weight in weights.items():
+            assert abs(counts[name] - 400 * weight / 4) <= 1.01
+
+
+def test_no_sample_comes_again_before_all_of_its_part_have_come() -> None:
+    # 40 samples an epoch, 20 of each: each of b comes twice, each of a twice in three epochs.
+    plan, parts = mixed_plan({"a": 30, "b": 10}, {"a": 1.0, "b": 1.0}, 4, 6)
+    for epoch in range(6):
+        times = Counter(drawn(plan, epoch, epoch + 1).tolist())
+        assert {times[index] for index in np.flatnonzero(parts == "b")} == {2}
+        times = Counter(drawn(plan, 0, epoch + 1).tolist())
+        of_a = [times[index] for index in np.flatnonzero(parts == "a")]
+        assert sum(of_a) == 20 * (epoch + 1)
+        assert max(of_a) - min(of_a) == (0 if epoch in (2, 5) else 1)
+
+
+def test_parts_share_batches_and_batches_share_a_bucket() -> None:
+    plan, parts = mixed_plan({"a": 200, "b": 200}, {"a": 1.0, "b": 1.0}, 8, 1)
+    batches = [plan[step] for step in range(len(plan))]
+    assert sum(len(set(parts[batch])) == 2 for batch in batches) > 0.9 * len(batches)
+    assert sum(len(set(plan.buckets[batch])) > 1 for batch in batches) < 3
+
+
+def test_a_mixed_step_is_the_same_whatever_was_asked_before() -> None:
+    sizes, weights = {"a": 50, "b": 20}, {"a": 1.0, "b": 3.0}
+    plan, _ = mixed_plan(sizes, weights, 4, 3, seed=5)
+    expected = [plan[step].tolist() for step in range(len(plan))]
+    again, _ = mixed_plan(sizes, weights, 4, 3, seed=5)
+    for step in np.random.default_rng(0).permutation(len(plan)):
+        assert again[step].tolist() == expected[step]
+    other, _ = mixed_plan(sizes, weights, 4, 3, seed=6)
+    assert [other[step].tolist() for step in range(len(plan))] != expected
+
+
+def test_parts_of_one_size_are_shuffled_apart() -> None:
+    plan, _ = mixed_plan({"a": 64, "b": 64}, {"a": 1.0, "b": 1.0}, 128, 4)
+    for epoch in range(4):
+        samples = drawn(plan, epoch, epoch + 1)
+        places = np.argsort(samples)
+        assert sorted(samples.tolist()) == list(range(128))
+        # In turns, a part's order would be the other's if both had the same shuffle.
+        assert (np.argsort(places[:64]) != np.argsort(places[64:])).any()

@@ -1,0 +1,166 @@
+"""Parquet files as pyarrow, which Hugging Face stores its sets with, writes them."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from crnn_jax.data.sources import load, parquet
+from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.split import Split
+from crnn_jax.errors import ConfigError, CrnnError, DataError
+
+CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
+
+
+def settings(directory: Path | str, **more: object) -> dict[str, object]:
+    fields = {"image_field": "image", "text_field": "text", "test_fraction": 0.25}
+    return {"source": "parquet", "dir": str(directory), **fields, **more}
+
+
+def write(file: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, **options)
+    return file
+
+
+def rows_of(split: Split) -> list[dict[str, Any]]:
+    return [
+        {"image": {"bytes": split.read(i), "path": "/etc/passwd"}, "text": split.labels[i]}
+        for i in range(len(split))
+    ]
+
+
+def assert_same_pictures(split: Split, expected: Split) -> None:
+    assert split.labels == expected.labels
+    order = np.random.default_rng(0).permutation(len(split)).tolist()
+    assert [split.read(i) for i in order] == [expected.read(i) for i in order]
+
+
+def test_files_as_on_hugging_face(tmp_path: Path) -> None:
+    real = folder(CAPTCHAS)
+    rows = rows_of(real["train"])
+    write(tmp_path / "data" / "train-00000-of-00002-ab12.parquet", rows[:20], row_group_size=7)
+    write(tmp_path / "data" / "train-00001-of-00002-cd34.parquet", rows[20:], row_group_size=5)
+    write(tmp_path / "data" / "test-00000-of-00001.parquet", rows_of(real["test"]))
+    write(tmp_path / "data" / "validation-00000-of-00001.parquet", rows[:3])
+    splits = load(settings(tmp_path), 0)
+    assert list(splits) == ["train", "test"]
+    for name, split in splits.items():
+        assert_same_pictures(split, real[name])
+    assert splits["train"].names[21] == "data/train-00001-of-00002-cd34.parquet:1"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(splits["train"].read, (30,)) == real["train"].read(30)
+
+
+@pytest.mark.parametrize("name", ["train/0000.parquet", "train.parquet", "words.parquet"])
+def test_without_test_files_some_are_drawn(tmp_path: Path, name: str) -> None:
+    rows = rows_of(folder(CAPTCHAS)["train"])
+    write(tmp_path / name, rows)
+    splits = load(settings(tmp_path), 0)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 24, "test": 8}
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+def test_columns_of_other_kinds(tmp_path: Path, compression: str, kind: pyarrow.DataType) -> None:
+    """Bytes without a path, dictionaries, long texts, texts in decomposed form, and none."""
+    real = folder(CAPTCHAS)["test"]
+    pictures = pyarrow.array([real.read(i) for i in range(8)], kind)
+    texts = ["e\u0301", " b ", None, "", "x" * 70_000, "中", "a", "a"]
+    labels = pyarrow.array(texts).dictionary_encode()
+    table = pyarrow.table({"scan": pictures, "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "test.parquet", compression=compression)
+    split = load(settings(tmp_path, image_field="scan", text_field="label"), 0)["test"]
+    assert split.labels == ("\xe9", " b ", "", "", "x" * 70_000, "中", "a", "a")
+    assert [split.read(i) for i in range(8)] == [real.read(i) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([{"picture": b"x", "text": "a"}], ConfigError, r"no column 'image'; .*image_field to one"),
+        ([{"image": b"x", "label": "a"}], ConfigError, r"no column 'text'; .*one of image, label"),
+        ([{"image": b"x", "text": 7}], ConfigError, r"'text' of .* is no text; .*text_field"),
+        ([{"image": b"x", "text": b"a"}], ConfigError, r"'text' of .* is no text"),
+        (
+            [{"image": b"x", "text": "a"}] * 99_999,
+            DataError,
+            r"says that it has 99,999 pictures in",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used(
+    tmp_path: Path, rows: list[dict[str, Any]], error: type[CrnnError], message: str
+) -> None:
+    write(tmp_path / "test.parquet", rows)
+    with pytest.raises(error, match=message) as caught:
+        load(settings(tmp_path), 0)
+    assert "test.parquet" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image", ["a.png", 3, None, {"path": "/etc/passwd"}, {"bytes": None}, [1]])
+def test_what_is_no_picture_is_named_when_it_is_read(tmp_path: Path, image: Any) -> None:
+    write(tmp_path / "test.parquet", [{"image": image, "text": "a"}] * 3, row_group_size=2)
+    split = load(settings(tmp_path), 0)["test"]
+    with pytest.raises(
+        DataError, match=r"row 0 of row group 1 of .*test\.parquet.*image_field, or"
+    ):
+        split.read(2)
+
+
+def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal pictures, and equal texts, are stored once."""
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**6)
+    file = write(tmp_path / "a" / "test.parquet", [{"image": b"x" * 50_000, "text": "a"}] * 100)
+    assert file.stat().st_size < 10_000
+    split = load(settings(file.parent), 0)["test"]
+    with pytest.raises(DataError, match=r"image has more than 1,000,000 bytes in row group 0; wri"):
+        split.read(0)
+    file = write(tmp_path / "b" / "test.parquet", [{"image": b"x", "text": "a" * 50_000}] * 100)
+    with pytest.raises(DataError, match=r"text has more than 1,000,000 bytes in row group 0"):
+        load(settings(file.parent), 0)
+    dictionary = pyarrow.array(["a" * 50_000] * 100).dictionary_encode()
+    table = pyarrow.table({"image": [b"x"] * 100, "text": dictionary})
+    pyarrow.parquet.write_table(table, file)
+    with pytest.raises(DataError, match=r"text has more than 1,000,000 bytes in row group 0"):
+        load(settings(file.parent), 0)
+
+
+def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "test.parquet", rows_of(folder(CAPTCHAS)["test"]), row_group_size=3)
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for trial in range(150):
+        data = bytearray(whole)
+        if trial % 3:  # most of the bytes are pixels, the end says what all the others are
+            start = 0 if trial % 3 == 1 else len(whole) - 2000
+            for place in rng.integers(start, len(whole), rng.integers(1, 4)).tolist():
+                data[place] = int(rng.integers(256))
+        else:
+            data = data[: rng.integers(len(whole))]
+        file.write_bytes(data)
+        parquet._Group.pictures.cache_clear()
+        try:
+            split = load(settings(tmp_path), 0)["test"]
+            assert all(isinstance(split.read(index), bytes) for index in range(len(split)))
+        except CrnnError as error:
+            assert "test.parquet" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \.parquet files in the folder"):
+        load(settings(tmp_path), 0)
+    with pytest.raises(DataError, match=r"no \.parquet files in the folder"):
+        load(settings(tmp_path / "nowhere"), 0)
+    schema = pyarrow.schema({"image": pyarrow.binary(), "text": pyarrow.string()})
+    pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"test\.parquet' has no rows; leave it out"):
+        load(settings(tmp_path), 0)
