@@ -53,14 +53,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.alphabet.ignore_case = False
 
     config.data = ml_collections.ConfigDict()
-    # generated: captchas made at first use; folder: pictures in `dir`; lmdb: databases in `dir`, as
-    # scene-text sets are shipped; parquet: files in `dir`, as on Hugging Face; tfds: a data set of
-    # TensorFlow Datasets; mixture: all of `parts`.
+    # generated: pictures drawn at first use; folder: pictures in `dir`; lmdb: databases in `dir`,
+    # as scene-text sets are shipped; parquet: files in `dir`, as on Hugging Face; tfds: a data set
+    # of TensorFlow Datasets; mixture: all of `parts`.
     config.data.source = "generated"
     # Where the pictures are. With generated and tfds: where data sets are kept (default
     # ~/tensorflow_datasets).
     config.data.dir = ""
-    # Of the generated set: lower (digits and lower case), cased (62 characters) or tiny; with
+    # Of the generated set: the captchas lower (digits and lower case), cased (62 characters) or
+    # tiny, or rendered text, words or chinese; words/1000000 for so many training pictures. With
     # tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
     # With tfds and parquet: the features, or columns, that hold the picture and its text.

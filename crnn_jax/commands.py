@@ -27,6 +27,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
         warnings.setFormatter(logging.Formatter("warning: %(message)s"))
         project = logging.getLogger("crnn_jax")
         project.addHandler(warnings)
+        project.setLevel(logging.WARNING)  # else absl's level would hold for the project, too
         project.propagate = False
         # Python would wait for the end of a compilation before it raises KeyboardInterrupt. Where
         # Ctrl-C is not for this process, as in the background of a script, it stays so.

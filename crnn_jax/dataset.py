@@ -1,8 +1,10 @@
 """The pictures that a config names: read, looked over by the doctor, cleaned by its policies."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +29,8 @@ from crnn_jax.data.report import Report
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.text.alphabet import Alphabet, may_belong
+
+logger = logging.getLogger(__name__)
 
 # The settings that say what becomes of samples with such a finding: error, drop or map.
 POLICIES = {EMPTY: "on_empty_label", UNSEEN: "on_unseen", UNREADABLE: "on_unreadable"}
@@ -86,10 +90,37 @@ def load_test_split(
     splits = sources.load(config.data, config.seed)
     _require("test", splits, config)
     splits = {"test": splits["test"]}
-    _enforce(_judged(label_findings(splits, alphabet), config), config)
+    of_labels = _judged(label_findings(splits, alphabet), config)
+    _enforce(of_labels, config)
     prepared = _read(splits, alphabet, preprocessing, config)
-    _enforce(_judged(_of_pictures(prepared, alphabet, preprocessing), config), config)
+    of_pictures = _judged(_of_pictures(prepared, alphabet, preprocessing), config)
+    _enforce(of_pictures, config)
+    _warn([*of_labels, *of_pictures])
     return prepared["test"]
+
+
+def load_benchmark(
+    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing
+) -> PreparedSplit:
+    """Reads a folder or database to score a trained model with, every sample of it.
+
+    That is its test split, or all of it where it has none. What is wrong with it is warned of.
+
+    Raises:
+      DataError: there is no such data, or a label file cannot be understood.
+    """
+    databases = (directory / "data.mdb", directory / "test" / "data.mdb")
+    source = "lmdb" if any(file.is_file() for file in databases) else "folder"
+    splits = sources.SOURCES[source]({"dir": str(directory)})
+    split = splits["test"] if "test" in splits else splits["all"]
+    prepared = PreparedSplit(split, alphabet, preprocessing, 0, directory.name, max_unread=1.0)
+    _warn(
+        [
+            *label_findings({"test": split}, alphabet),
+            *_of_pictures({"test": prepared}, alphabet, preprocessing),
+        ]
+    )
+    return prepared
 
 
 def check_dataset(config: Config) -> Report:
@@ -182,6 +213,12 @@ def _judged(findings: Iterable[Finding], config: Config) -> list[Finding]:
         for finding in findings
     ]
     return sorted(judged, key=lambda one: SEVERITIES.index(one.severity), reverse=True)
+
+
+def _warn(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        if finding.severity != "note":
+            logger.warning("%s; the first: %s", finding.message, finding.samples[0])
 
 
 def _enforce(findings: Iterable[Finding], config: Config) -> None:

@@ -16,10 +16,11 @@ from crnn_jax.data.batching import evaluation_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.split import Split
-from crnn_jax.dataset import load_test_split
+from crnn_jax.dataset import load_benchmark, load_test_split
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.metrics import TextMetrics
+from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
 
@@ -28,6 +29,11 @@ UNREAD = "\0"
 
 # The metrics of each part of a mixture; the others are of the whole alone.
 OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
+SCORES = (
+    *("exact_match", "exact_match_caseless", "exact_match_alphanumeric"),
+    *("cer", "one_minus_ned"),
+)
+SCORE_BUCKETS = 4  # widths to pad to, of which each costs a compilation
 
 EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
 
@@ -113,6 +119,39 @@ def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[st
         for part, pairs in read.items()
     }
     return {f"{key}/{part}": metrics[part][key] for key in OF_PARTS for part in metrics}
+
+
+def score(workdir: Path, directories: Sequence[Path], batch_size: int) -> list[dict[str, Any]]:
+    """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
+
+    Returns:
+      A row of figures for each: `set`, `labels` (the subset), `count` and `SCORES`. Subsets of
+      no label, or of all, are left out.
+
+    Raises:
+      CheckpointError: nothing was saved, or it cannot be read.
+      DataError: there is no such set, or it cannot be understood.
+    """
+    parallel.check_batch_size(batch_size)
+    model = TrainedModel.load(workdir)
+    eval_step, variables = make_eval_step(model.network), parallel.replicate(model.variables)
+    rows: list[dict[str, Any]] = []
+    for directory in directories:
+        prepared = load_benchmark(directory, model.alphabet, model.preprocessing)
+        buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
+        texts = evaluate(eval_step, variables, prepared, model.alphabet, buckets, batch_size).texts
+        pairs = list(zip(texts, prepared.split.labels, strict=True))
+        for subset, belongs in SUBSETS.items():
+            chosen = [pair for pair in pairs if belongs(pair[1])]
+            if chosen and (subset == "all" or len(chosen) < len(pairs)):
+                metrics = TextMetrics.from_texts(
+                    [text for text, _ in chosen],
+                    [model.alphabet.normalize(label) for _, label in chosen],
+                )
+                figures = metrics.compute()
+                kept = {key: figures[key] for key in ("count", *SCORES)}
+                rows.append({"set": str(directory), "labels": subset, **kept})
+    return rows
 
 
 def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from workload import LETTERS, SEED, Workload
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, training_batches
 from crnn_jax.data.buckets import choose_buckets
-from crnn_jax.data.generated_captcha import render
+from crnn_jax.data.generated.captcha import render
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.sources.folder import folder

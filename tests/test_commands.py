@@ -107,12 +107,44 @@ def test_empty_set(tmp_path: Path) -> None:
     fails(tmp_path / "run", folder, "train.tsv", "empty")
 
 
-def test_unseen_character_in_the_test_split(tmp_path: Path) -> None:
+def test_unseen_character_in_what_is_learnt(tmp_path: Path) -> None:
     folder = copy_of_pictures(tmp_path)
     Image.new("RGB", (200, 50)).save(folder / "images" / "new.png")
-    with (folder / "test.tsv").open("a", encoding="utf-8") as file:
+    with (folder / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("images/new.png\t2b€\n")
-    fails(tmp_path / "run", folder, "€", "U+20AC", "images/new.png", "alphabet")
+    known = ("--config.alphabet.characters=2345678bcdefgmnpwxy",)
+    fails(tmp_path / "run", folder, "€", "U+20AC", "images/new.png", "alphabet", more=known)
+
+
+def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> None:
+    """A whole set; its pictures without a test split, one more that is missing, one that is new."""
+    other = copy_of_pictures(tmp_path)
+    (other / "train.tsv").unlink()
+    lines = (other / "test.tsv").read_text(encoding="utf-8")
+    (other / "test.tsv").rename(other / "labels.tsv")
+    (other / "labels.tsv").write_text(f"{lines}gone.png\tab\nimages/00001.png\t2-é\n", "utf-8")
+    arguments = ("crnn_jax.score", f"--model={trained}", str(PICTURES), str(other))
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert head == ["set", "labels", "pictures", "exact", "caseless", "36", "characters", "CER"]
+    assert [row[:-8] for row in rows] == [
+        [str(PICTURES), "all", "8"],
+        [str(other), "all", "10"],
+        [str(other), "alphanumeric", "9"],
+        [str(other), "alphanumeric,", "3", "or", "more", "8"],
+    ]
+    assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
+    figures = json.loads(command(*arguments, "--json").stdout)
+    assert [row["count"] for row in figures] == [8, 10, 9, 8]
+    data = (f"--config.data.dir={PICTURES}", f"--workdir={trained}", "--mode=eval")
+    evaluated = json.loads(command("crnn_jax.main", *SMALL, *data).stdout.splitlines()[-1])
+    for key in ("exact_match", "exact_match_caseless", "exact_match_alphanumeric", "cer"):
+        assert figures[0][key] == figures[3][key] == evaluated[key]
+    # The two that are left out count as wrong in the whole.
+    assert figures[1]["exact_match"] * 10 == pytest.approx(figures[0]["exact_match"] * 8)
+    assert_one_line(command("crnn_jax.score", f"--model={trained}"), "name the folders")
+    assert_one_line(command("crnn_jax.score", f"--model={trained}", str(tmp_path / "no")), "folder")
 
 
 def test_workdir_of_another_alphabet_is_left_as_it_is(trained: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import captcha
+from configs import captcha, scene_text
 from crnn_jax.commands import read_flags
 from crnn_jax.config import check_config
 from crnn_jax.data.sources import parts_of
@@ -33,6 +33,12 @@ def test_every_config_can_be_used(file: Path) -> None:
     module = importlib.import_module(f"configs.{file.stem}")
     check_config(module.get_config())
     assert f"python -m crnn_jax.main --config configs/{file.name}" in (module.__doc__ or "")
+
+
+def test_scene_text_is_read_as_it_is_written() -> None:
+    """All of printable ASCII (20 to 7E), each character once."""
+    characters = scene_text.get_config().alphabet.characters
+    assert sorted(characters) == [chr(code) for code in range(0x20, 0x7F)]
 
 
 @pytest.mark.parametrize("variant", CAPTCHA_VARIANTS)
@@ -58,12 +64,15 @@ def test_the_seed_variant_is_the_tutorial() -> None:
     assert (config.data.channels, config.data.height) == (1, 32)
 
 
-def test_every_field_has_a_comment() -> None:
-    lines = (CONFIGS / "captcha.py").read_text(encoding="utf-8").splitlines()
-    lines = lines[: lines.index('    if variant == "paper":')]
+@pytest.mark.parametrize(
+    ("file", "fields"), [("captcha.py", 30), ("scene_text.py", 8), ("chinese.py", 8)]
+)
+def test_every_field_has_a_comment(file: str, fields: int) -> None:
+    text = (CONFIGS / file).read_text(encoding="utf-8")
+    lines = text.partition('    if variant == "paper":')[0].splitlines()
     field = re.compile(r"    config\.[\w.]+ = (?!ml_collections)")
     numbers = [number for number, line in enumerate(lines) if field.match(line)]
-    assert len(numbers) > 30
+    assert len(numbers) > fields
     for number in numbers:
         # Fields in a row share the comment above the first.
         above = next(line for line in reversed(lines[:number]) if not field.match(line))

@@ -264,7 +264,7 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     shutil.copy(CAPTCHAS / "images" / "00000.png", tmp_path / "data" / "unseen.png")
     with (tmp_path / "data" / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("missing.png\t226md\nalso_missing.png\t\nunseen.png\t2é\n")
-    policies = {"on_unreadable": "drop", "on_empty_label": "drop", "on_unseen": "drop"}
+    policies = {"on_unreadable": "drop", "on_empty_label": "drop"}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
     test = load_test_split(config, known.alphabet, known.preprocessing)

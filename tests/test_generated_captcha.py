@@ -9,9 +9,9 @@ import captcha.image
 import pytest
 from PIL import Image
 
-from crnn_jax.data import generated_captcha
-from crnn_jax.data.generated_captcha import CONFIGS, prepare, render
-from crnn_jax.data.sources.generated import load_generated
+from crnn_jax.data.generated.builder import GeneratedBuilder
+from crnn_jax.data.generated.captcha import CONFIGS, render
+from crnn_jax.data.sources.generated import load_generated, prepare
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import DataError
 
@@ -55,7 +55,7 @@ def test_built_twice_gives_the_same_bytes(
         paths = root.rglob("*.array_record*")
         return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
-    prepare("tiny", tmp_path)
+    prepare("tiny", str(tmp_path))
     assert len(files(tmp_path)) == len(splits)
     assert files(tmp_path) == files(data_dir)
 
@@ -63,7 +63,7 @@ def test_built_twice_gives_the_same_bytes(
 def test_built_once_is_reused(
     splits: dict[str, Split], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(generated_captcha.GeneratedCaptcha, "_generate_examples")
+    monkeypatch.delattr(GeneratedBuilder, "_generate_examples")
     again = load_generated({"variant": "tiny", "dir": str(data_dir)})["test"]
     assert again.labels == splits["test"].labels
     assert again.read(0) == splits["test"].read(0)
@@ -109,6 +109,23 @@ def test_texts(
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'upper'.*lower, cased, tiny"):
-        prepare("upper", tmp_path)
+    with pytest.raises(DataError, match=r"'upper'.*lower, cased, tiny, words, chinese"):
+        prepare("upper", str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_as_many_pictures_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -> None:
+    fewer = load_generated({"variant": "tiny/40", "dir": str(tmp_path)})
+    assert {name: len(split) for name, split in fewer.items()} == {"train": 40, "test": 64}
+    assert [fewer["train"].read(i) for i in range(40)] == [
+        splits["train"].read(i) for i in range(40)
+    ]
+    for count in ("", "0", "-1", "1e6", "many"):
+        with pytest.raises(DataError, match=r"is no number of pictures; write tiny/100000"):
+            prepare(f"tiny/{count}", str(tmp_path))
+
+
+def test_no_more_texts_than_there_are(tmp_path: Path) -> None:
+    # 100 numbers of two digits, 1,000 of three, 10,000 of four: half of them, less 64.
+    with pytest.raises(DataError, match=r"tiny_5487 have 11,100 .* at most 5,486"):
+        prepare("tiny/5487", str(tmp_path))

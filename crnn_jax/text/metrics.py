@@ -8,6 +8,7 @@ from typing import Self
 from rapidfuzz.distance import Levenshtein
 
 from crnn_jax.errors import DataError
+from crnn_jax.text.protocol import alphanumeric_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class TextMetrics:
     count: int = 0
     exact: int = 0
     exact_caseless: int = 0
+    exact_alphanumeric: int = 0
     edits: int = 0
     reference_characters: int = 0
     one_minus_ned_sum: float = 0.0
@@ -53,6 +55,9 @@ class TextMetrics:
             exact_caseless=sum(
                 prediction.casefold() == reference.casefold() for prediction, reference in pairs
             ),
+            exact_alphanumeric=sum(
+                alphanumeric_match(prediction, reference) for prediction, reference in pairs
+            ),
             edits=sum(edits),
             reference_characters=sum(map(len, references)),
             one_minus_ned_sum=sum(
@@ -72,7 +77,8 @@ class TextMetrics:
         """Return the metrics of all samples merged so far.
 
         `cer` is all edits over all reference characters (it may exceed 1; without any
-        reference character it is the number of edits). `one_minus_ned` is the mean over the
+        reference character it is the number of edits). `exact_match_alphanumeric` is that of the
+        scene-text benchmarks, see `alphanumeric_match`. `one_minus_ned` is the mean over the
         samples of 1 - edits / max(len(prediction), len(reference)), 1 if both are empty (Chng
         et al. 2019, "ICDAR2019 Robust Reading Challenge on Arbitrary-Shaped Text - RRC-ArT").
         `blank_fraction` is 0 if no time steps were counted.
@@ -86,6 +92,7 @@ class TextMetrics:
             "loss": self.loss_sum / self.count,
             "exact_match": self.exact / self.count,
             "exact_match_caseless": self.exact_caseless / self.count,
+            "exact_match_alphanumeric": self.exact_alphanumeric / self.count,
             "cer": self.edits / max(self.reference_characters, 1),
             "one_minus_ned": self.one_minus_ned_sum / self.count,
             "blank_fraction": self.blanks / max(self.time_steps, 1),

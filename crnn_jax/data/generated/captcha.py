@@ -1,31 +1,24 @@
 """The generated-captcha data set: drawn by the `captcha` library, stored with TFDS."""
 
 import dataclasses
+import functools
 import io
-import multiprocessing
-import os
 import random
 import string
 import threading
 import types
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import ClassVar
 from unittest import mock
 
 import captcha.image
 import tensorflow_datasets as tfds
-from etils import epath
 
+from crnn_jax.data.generated.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
 from crnn_jax.errors import DataError
 
 HEIGHT = 60
 WIDTH_PER_CHARACTER = 40
-
-# Each worker imports this module, so beyond a few their start-up costs more than they save.
-_MAX_WORKERS = 8
-_CHUNK = 32
 
 _secrets_lock = threading.Lock()
 
@@ -49,7 +42,7 @@ def render(text: str, seed: int) -> bytes:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class CaptchaConfig(tfds.core.BuilderConfig):
+class CaptchaConfig(GeneratedConfig):
     """What is written in the pictures, and how many there are."""
 
     characters: str
@@ -57,10 +50,25 @@ class CaptchaConfig(tfds.core.BuilderConfig):
     max_length: int = 8
     num_train: int = 8_000
     num_test: int = 2_000
-    seed: int = 0
+
+    def drawings(self, split: str) -> Iterable[Drawing]:
+        """The captchas of a split, yet to be drawn."""
+        for index, text in enumerate(self.texts()[split]):
+            yield functools.partial(_sample, text, self.render_seed(split, index))
 
     def texts(self) -> dict[str, list[str]]:
-        """The texts of each split, no two alike even when case is ignored."""
+        """The texts of each split, no two alike even when case is ignored.
+
+        Raises:
+            DataError: there are not twice as many texts as are asked for.
+        """
+        letters, lengths = len(set(self.characters.lower())), (self.min_length, self.max_length)
+        possible = sum(letters**length for length in range(lengths[0], lengths[1] + 1))
+        if self.num_train + self.num_test > possible // 2:
+            raise DataError(
+                f"the captchas {self.name} have {possible:,} different texts; ask for at most"
+                f" {possible // 2 - self.num_test:,} pictures"
+            )
         rng = random.Random(self.seed)
         # Keyed by lower case: a model that ignores case must not meet a training text in the test.
         drawn: dict[str, str] = {}
@@ -103,14 +111,10 @@ CONFIGS: dict[str, CaptchaConfig] = {
 }
 
 
-class GeneratedCaptcha(tfds.core.GeneratorBasedBuilder):
+class GeneratedCaptcha(GeneratedBuilder):
     """Generated captchas and the texts written in them."""
 
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar[list[CaptchaConfig]] = list(CONFIGS.values())
-    # Nothing is downloaded, so there are no checksums. TFDS would look for a file of them with the
-    # package importlib_resources, which it does not declare as a dependency (as of 4.9.10).
-    url_infos = None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -127,42 +131,6 @@ class GeneratedCaptcha(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in ("train", "test")}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        config = self.builder_config
-        assert isinstance(config, CaptchaConfig)
-        texts = config.texts()[split]
-        seeds = [config.render_seed(split, index) for index in range(len(texts))]
-        # Spawned, as forking a process in which JAX runs threads can deadlock.
-        with ProcessPoolExecutor(
-            max_workers=min(os.cpu_count() or 1, _MAX_WORKERS),
-            mp_context=multiprocessing.get_context("spawn"),
-        ) as pool:
-            images = pool.map(render, texts, seeds, chunksize=_CHUNK)
-            for index, (text, image) in enumerate(zip(texts, images, strict=True)):
-                # A file object is stored as it is; an array would need TensorFlow to encode it.
-                yield index, {"image": io.BytesIO(image), "text": text}
-
-
-def prepare(variant: str, data_dir: epath.PathLike | None = None) -> tfds.core.DatasetBuilder:
-    """The builder of a variant, its pictures drawn first where `data_dir` does not hold them yet.
-
-    Raises:
-        DataError: there is no such variant, or drawing failed.
-    """
-    if variant not in CONFIGS:
-        raise DataError(f"unknown captcha variant {variant!r}: choose from {', '.join(CONFIGS)}")
-    builder = GeneratedCaptcha(config=variant, data_dir=data_dir, file_format="array_record")
-    try:
-        builder.download_and_prepare()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker drawing captchas died: if your script calls this at top level, "
-            'move the call under `if __name__ == "__main__":`'
-        ) from error
-    return builder
+def _sample(text: str, seed: int) -> Sample:
+    return text, render(text, seed)

@@ -1,0 +1,49 @@
+"""Words in photographs: signs, labels, covers.
+
+    python -m crnn_jax.main --config configs/scene_text.py
+
+trains on words that it renders (fonts and word lists: `pip install ".[render]"`). With pictures of
+your own, or one of the public sets:
+
+    python -m crnn_jax.main --config configs/scene_text.py \
+        --config.data.source=folder --config.data.dir=DIR --workdir runs/scene_text_mine
+
+What has been trained is scored on the benchmarks, DIR being their folders or databases, by
+
+    python -m crnn_jax.score --model runs/scene_text DIR...
+
+and goes on to other pictures with `--config.init_from=runs/scene_text`.
+"""
+
+import ml_collections
+
+from configs import captcha
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe of configs/captcha.py, but for what follows."""
+    config = captcha.get_config()
+    # Rendered words, 100,000 of them; `words/1000000` if you have a GPU or a TPU.
+    config.data.variant = "words"
+    # All of printable ASCII, as a reader wants what is written there, capitals and commas included.
+    # The benchmarks' 36 characters are a matter of scoring: exact_match_alphanumeric. The same for
+    # all sets, so that what one has taught can be learnt on with another, and scored on a third.
+    config.alphabet.characters = (
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+        " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    )
+    # The few words of public sets with other characters, such as É, are not learnt from.
+    config.data.on_unseen = "drop"
+    # Times that 100,000 pictures are gone through ...
+    config.epochs = 4
+    # ... and smaller sets more often.
+    config.min_steps = 4_000
+    # Photographed words lie askew, and light and lenses differ. Light on dark is as common as dark
+    # on light.
+    config.augment.affine = 0.3
+    config.augment.perspective = 0.3
+    config.augment.blur = 0.2
+    config.augment.noise = 0.2
+    config.augment.contrast = 0.3
+    config.augment.invert = 0.2
+    return config

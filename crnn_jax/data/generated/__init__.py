@@ -1,0 +1,1 @@
+"""Data sets whose pictures are drawn here: captchas, and rendered text."""

@@ -1,0 +1,83 @@
+"""The TFDS builder of pictures that are drawn here, by as many processes as there are cores."""
+
+import dataclasses
+import io
+import itertools
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeAlias
+
+import tensorflow_datasets as tfds
+
+Sample: TypeAlias = tuple[str, bytes]
+"""A text, and the encoded picture of it."""
+
+Drawing: TypeAlias = Callable[[], Sample]
+"""Draws one sample, in whichever process it is called."""
+
+_CHUNK = 32  # samples that a process draws in one go
+_AHEAD = 8  # chunks for each process that may wait to be stored, so that memory stays bounded
+_WORTH = 1_000  # samples that make up for the seconds in which a process starts
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class GeneratedConfig(tfds.core.BuilderConfig):
+    """A variant: how many pictures there are of what."""
+
+    num_train: int
+    num_test: int
+    seed: int = 0
+
+    def drawings(self, split: str) -> Iterable[Drawing]:
+        """The samples of 'train' or 'test', yet to be drawn.
+
+        Raises:
+            ConfigError: something they need is not installed.
+        """
+        raise NotImplementedError
+
+
+class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Features `image` and `text`; what is in them is the variant's."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded, so there are no checksums. TFDS would look for a file of them with the
+    # package importlib_resources, which it does not declare as a dependency (as of 4.9.10).
+    url_infos = None
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # nothing is downloaded
+        return {split: self._generate_examples(split) for split in ("train", "test")}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        assert isinstance(config, GeneratedConfig)
+        count = {"train": config.num_train, "test": config.num_test}[split]
+        processes = min(os.cpu_count() or 1, 1 + count // _WORTH)
+        for index, (text, image) in enumerate(_drawn(config.drawings(split), processes)):
+            # A file object is stored as it is; an array would need TensorFlow to encode it.
+            yield index, {"image": io.BytesIO(image), "text": text}
+
+
+def _drawn(drawings: Iterable[Drawing], processes: int) -> Iterator[Sample]:
+    """The samples, in order."""
+    remaining = iter(drawings)
+    chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
+    waiting: deque[Future[list[Sample]]] = deque()
+    # Spawned, as forking a process in which JAX runs threads can deadlock.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for chunk in chunks:
+            waiting.append(pool.submit(_draw, chunk))
+            if len(waiting) >= _AHEAD * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _draw(drawings: Iterable[Drawing]) -> list[Sample]:
+    return [drawing() for drawing in drawings]

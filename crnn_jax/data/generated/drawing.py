@@ -1,0 +1,195 @@
+"""Drawing a line of text as it looks in a photograph: faces, colours, grounds, shape and dirt."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.generated.fonts import Face, Family
+
+SIZES = (20, 37)  # pixels of the em
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
+SEEN = [0] * 64 + [255] * 192  # ink that is paler than a quarter can hardly be seen
+
+
+def choose_face(text: str, families: Sequence[Family], rng: np.random.Generator) -> Face:
+    """A face with glyphs for all of `text`, each family with the same chance.
+
+    Raises:
+        ValueError: there is none.
+    """
+    needed = set(text) - {" "}
+    for place in rng.permutation(len(families)):
+        faces = [face for face in families[place] if face.characters >= needed]
+        if faces:
+            return faces[rng.integers(len(faces))]
+    raise ValueError(f"no font has glyphs for all of {text!r}")
+
+
+def photograph(
+    text: str, face: Face, reach: float, least_height: int, rng: np.random.Generator
+) -> bytes:
+    """The JPEG of `text`, seen as a camera might.
+
+    Args:
+        text: one line.
+        face: has glyphs for it.
+        reach: how far the shape may change, the `strength` of an `Augmentation`.
+        least_height: pixels of the smallest pictures.
+        rng: all chance.
+    """
+    size = int(rng.integers(*SIZES))
+    layers = _cropped(_bent(_layers(text, face, size, rng), reach, rng), size, rng)
+    image = _composed(layers, rng)
+    far = rng.random() < 0.2 and image.height > least_height
+    if far:
+        height = int(rng.integers(least_height, image.height))
+        image = image.resize((max(image.width * height // image.height, 4), height))
+    dirt = Augmentation(
+        strength=rng.uniform(0.2, 1.0), blur=0 if far else 0.4, noise=0.4, contrast=0.5
+    )
+    file = io.BytesIO()
+    dirty = Image.fromarray(augment(np.asarray(image), dirt, rng))
+    dirty.save(file, "JPEG", quality=int(rng.integers(40, 96)))
+    return file.getvalue()
+
+
+def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image.Image:
+    """Where there is ink: 'L', or 'RGB' of fill, outline and shadow if it has these."""
+    font = face.at(size)
+    spacing = size * rng.uniform(-0.03, 0.3) if rng.random() < 0.25 else 0.0
+    bold = int(rng.random() < 0.15)
+    parts = list(text) if spacing else [text]
+    steps = [font.getlength(part) + spacing for part in parts]
+    length = sum(steps)
+    # No glyph reaches further beyond its place; what is empty is cut off again.
+    x, y, extent = size, 1.75 * size, (int(length + 2 * size), 3 * size)
+
+    def drawn(stroke: int) -> Image.Image:
+        image = Image.new("L", extent)
+        draw = ImageDraw.Draw(image)
+        place = float(x)
+        for part, step in zip(parts, steps, strict=True):
+            draw.text((place, y), part, 255, font, anchor="ls", stroke_width=stroke)
+            place += step
+        return image
+
+    fill = drawn(bold)
+    if rng.random() < 0.03:
+        line = y + size * rng.uniform(0.08, 0.2)
+        ends = [(x, line), (x + length, line)]
+        ImageDraw.Draw(fill).line(ends, 255, int(rng.integers(1, 3)))
+    outlined, shadowed = rng.random() < 0.12, rng.random() < 0.15
+    if not outlined and not shadowed:
+        return fill
+    outline = drawn(bold + int(rng.integers(1, 3))) if outlined else Image.new("L", extent)
+    shadow = Image.new("L", extent)
+    if shadowed:
+        by = rng.integers(1, 4, 2) * rng.choice((-1, 1), 2)
+        shadow = ImageChops.offset(outline if outlined else fill, int(by[0]), int(by[1]))
+        shadow = shadow.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
+    return Image.merge("RGB", (fill, outline, shadow))
+
+
+def _bent(layers: Image.Image, reach: float, rng: np.random.Generator) -> Image.Image:
+    """The layers stretched, turned, in perspective or along a wave."""
+    box = layers.getbbox()
+    assert box is not None, "a text without ink"
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    # Room for whatever happens to the shape.
+    x, y = int(0.15 * width + 0.3 * height), int(0.5 * height)
+    layers = layers.crop((left - x, top - y, right + x, bottom + y))
+    if rng.random() < 0.3:
+        wider = int(layers.width * np.exp(rng.uniform(-0.35, 0.35)))
+        layers = layers.resize((wider, layers.height))
+    change = Augmentation(
+        strength=reach * rng.uniform(0.3, 1.0), affine=0.5, perspective=0.3, curve=0.2
+    )
+    straight = np.atleast_3d(np.asarray(layers))
+    bent = augment(straight, change, rng)
+    if any(edge.any() for edge in (bent[0], bent[-1], bent[:, 0], bent[:, -1])):
+        return layers  # rather than cut off a letter
+    return Image.fromarray(bent if layers.mode == "RGB" else bent[..., 0])
+
+
+def _cropped(layers: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """The layers about their ink, with margins by chance."""
+    ink = layers if layers.mode == "L" else ImageChops.lighter(*layers.split()[:2])
+    box = ink.point(SEEN).getbbox() or ink.getbbox()
+    assert box is not None, "a text without ink"
+    left, top, right, bottom = box
+    margins = (rng.uniform(0.02, 0.25, 4) * size).astype(int).tolist()
+    # A dash alone stands on as much ground as a letter would.
+    more = max(size // 2 - (bottom - top), 0) // 2
+    return layers.crop(
+        (
+            left - margins[0],
+            top - margins[1] - more,
+            right + margins[2],
+            bottom + margins[3] + more,
+        )
+    )
+
+
+def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The layers in colours on a ground, under an uneven light, RGB."""
+    ink, ground = _colours(rng)
+    image = _clouds(layers.size, ground, 40, rng)
+    if rng.random() < 0.2:
+        image = _with_shapes(image, ground, rng)
+    fill = layers
+    if layers.mode == "RGB":
+        fill, outline, shadow = layers.split()
+        deep = ground * rng.uniform(0.2, 0.6) if rng.random() < 0.7 else ground / 2 + 127
+        image.paste(_colour(deep), mask=shadow)
+        image.paste("white" if ink @ LUMINANCE < 128 else "black", mask=outline)
+    image.paste(_clouds(layers.size, ink, 25 if rng.random() < 0.3 else 0, rng), mask=fill)
+    if rng.random() < 0.3:
+        light = _clouds(layers.size, np.full(3, 200.0), 55, rng)
+        image = ImageChops.multiply(image, light)
+    return image
+
+
+def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours of different lightness, either the darker: of the ink, and of the ground."""
+    # Most of what is printed is black, white or gray, or nearly so.
+    colours = 255 * rng.beta(0.6, 0.6, (8, 2, 3))
+    saturation = rng.random((8, 2, 1)) ** 2
+    colours = colours[..., :1] * (1 - saturation) + colours * saturation
+    light = colours @ LUMINANCE
+    contrast = np.abs(light[:, 0] - light[:, 1])
+    enough = np.flatnonzero(contrast > (50, 80, 120)[rng.integers(3)])
+    chosen = colours[enough[0] if enough.size else contrast.argmax()]
+    return chosen[0], chosen[1]
+
+
+def _clouds(
+    size: tuple[int, int], colour: np.ndarray, reach: float, rng: np.random.Generator
+) -> Image.Image:
+    """A picture in one colour, or within +-reach of it: a gradient, or clouds."""
+    cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
+    if cells == (1, 1) or not reach:
+        return Image.new("RGB", size, _colour(colour))
+    reach *= rng.uniform(0.1, 1)
+    lightness, hue = rng.uniform(-1, 1, (*cells, 1)), rng.uniform(-0.5, 0.5, (*cells, 3))
+    coarse = np.clip(colour + reach * (lightness + hue), 0, 255).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """The ground with blurred things on it, in colours near its own."""
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(1, 5)):
+        colour = _colour(ground + rng.uniform(-40, 40, 3))
+        x = np.sort(rng.uniform(-0.2, 1.2, 2) * image.width).tolist()
+        y = np.sort(rng.uniform(-0.5, 1.5, 2) * image.height).tolist()
+        shape = (draw.ellipse, draw.rectangle, draw.line)[rng.integers(3)]
+        shape((x[0], y[0], x[1], y[1]), fill=colour)
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 3)))
+
+
+def _colour(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.clip(values, 0, 255).astype(int).tolist())

@@ -1,0 +1,132 @@
+"""The fonts that text is rendered with: free ones, from PyPI, and what each can write."""
+
+import functools
+import importlib.resources
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import ImageFont
+
+from crnn_jax.errors import ConfigError
+
+FAMILIES = (
+    # Sans serif, from wide to narrow, and rounded.
+    *("open-sans", "roboto", "archivo", "montserrat", "poppins", "jost", "nunito"),
+    *("oswald", "barlow-condensed", "chakra-petch"),
+    # Serif and slab serif.
+    *("pt-serif", "merriweather", "libre-baskerville", "eb-garamond", "playfair-display"),
+    *("bodoni-moda", "cinzel", "roboto-slab", "arvo", "alfa-slab-one"),
+    # Monospaced.
+    *("inconsolata", "space-mono", "press-start-2p"),
+    # Display.
+    *("anton", "bebas-neue", "abril-fatface", "bungee", "black-ops-one", "luckiest-guy"),
+    *("lilita-one", "righteous", "fredoka", "russo-one"),
+    # Scripts and hands.
+    *("lobster", "pacifico", "oleo-script", "yellowtail", "dancing-script", "caveat", "kalam"),
+    *("permanent-marker", "indie-flower"),
+)
+"""Latin fonts, of the packages fontpkg-*, all under the Open Font License or Apache-2.0."""
+
+CAPITALS = {"bebas-neue", "bungee", "cinzel", "luckiest-guy", "permanent-marker"}
+"""Families that draw capitals for lower-case letters."""
+
+CHINESE = ("NotoSansSC-Regular.otf", "NotoSerifSC-Regular.otf")
+"""Files of the package pylopdf-fonts-zh-cn, under the Open Font License."""
+
+WEIGHTS = (400, 700, 900)
+
+REMEDY = 'pip install ".[render]"'
+
+
+@dataclass(frozen=True)
+class Face:
+    """A font file in one weight, and the characters it has glyphs for."""
+
+    path: Path
+    weight: int | None  # of a variable font
+    characters: frozenset[str]
+
+    def at(self, size: int) -> ImageFont.FreeTypeFont:
+        """The face at a size in pixels."""
+        return _load(self.path, self.weight, size)
+
+
+Family: TypeAlias = tuple[Face, ...]
+
+
+@functools.cache
+def latin_families() -> tuple[Family, ...]:
+    """The faces of each of `FAMILIES`, upright and italic.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    try:
+        import fontpkg
+    except ImportError as error:
+        raise missing("fontpkg") from error
+    installed = fontpkg.families()
+    families: list[Family] = []
+    for name in FAMILIES:
+        if name not in installed:
+            raise missing(f"fontpkg-{name}")
+        absent = string.ascii_lowercase if name in CAPITALS else ""
+        faces = [
+            Face(
+                file.path,
+                weight if file.variable else None,
+                _characters(file.path).difference(absent),
+            )
+            for weight in WEIGHTS
+            for file in installed[name].files
+            if file.covers(weight)
+        ]
+        families.append(tuple(faces))
+    return tuple(families)
+
+
+@functools.cache
+def chinese_families() -> tuple[Family, ...]:
+    """A family of one face for each of `CHINESE`.
+
+    Raises:
+        ConfigError: their package is not installed.
+    """
+    try:
+        folder = importlib.resources.files("pylopdf_fonts_zh_cn")
+    except ImportError as error:
+        raise missing("pylopdf-fonts-zh-cn") from error
+    paths = [Path(str(folder / name)) for name in CHINESE]
+    return tuple((Face(path, None, _characters(path)),) for path in paths)
+
+
+def missing(package: str) -> ConfigError:
+    """The error of a package that is not installed."""
+    return ConfigError(f"rendered text needs the package {package}; install all it needs: {REMEDY}")
+
+
+@functools.cache
+def _characters(path: Path) -> frozenset[str]:
+    """Those with a glyph; FreeType would draw an empty box for any other."""
+    try:
+        from fontTools.ttLib import TTFont
+    except ImportError as error:
+        raise missing("fonttools") from error
+    with TTFont(path, lazy=True) as font:
+        return frozenset(map(chr, font.getBestCmap() or ()))
+
+
+@functools.lru_cache(512)
+def _load(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
+    # Not Raqm, which some builds of Pillow lack and which would make the pictures others there.
+    font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    if weight is not None:
+        font.set_variation_by_axes(
+            [
+                weight if axis.get("name") == b"Weight" else axis["default"] or 0
+                for axis in font.get_variation_axes()
+            ]
+        )
+    return font
