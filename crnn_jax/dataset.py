@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
@@ -19,9 +17,9 @@ from crnn_jax.data.doctor import (
     UNREADABLE,
     UNSEEN,
     Finding,
-    fits,
     label_findings,
     picture_findings,
+    too_long,
 )
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
@@ -262,8 +260,8 @@ def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> Prepar
             f" data.max_dropped={config.data.max_dropped}; look at them with python -m"
             " crnn_jax.check_data"
         )
-    fitting = np.flatnonzero(fits(train, models.num_time_steps)).tolist()
-    kept = [index for index in fitting if index not in refused]
+    refused.update(too_long(train, alphabet, models.num_time_steps))
+    kept = [index for index in range(len(train)) if index not in refused]
     if not kept:
         raise DataError(
             "no training label fits into its picture's time steps (a quarter of its width at"

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
-
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.sources.split import Split
@@ -104,30 +102,40 @@ def picture_findings(
     yield from _equal_pictures(splits, alphabet)
 
 
+def too_long(split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps) -> dict[int, int]:
+    """Places of labels that cannot be aligned with their pictures: the time steps they need."""
+    # By code points, as characters the alphabet lacks have no class.
+    needed = (
+        min_time_steps([ord(character) for character in alphabet.normalize(label)])
+        for label in split.split.labels
+    )
+    return {
+        index: steps
+        for index, (steps, width) in enumerate(zip(needed, split.widths, strict=True))
+        if steps > time_steps(int(width))
+    }
+
+
 def _too_long(
     name: str, split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps
 ) -> Iterator[Finding]:
     def least_width(steps: int) -> int:
         return next(width for width in itertools.count(MIN_WIDTH) if time_steps(width) >= steps)
 
-    too_long: dict[int, str] = {}
-    for index, (label, width) in enumerate(zip(split.split.labels, split.widths, strict=True)):
-        if index in split.failures:
-            continue
-        # By code points, as characters the alphabet lacks have no class.
-        needed = min_time_steps([ord(character) for character in alphabet.normalize(label)])
-        if needed > time_steps(int(width)):
-            too_long[index] = (
-                f"{split.split.names[index]} {_short(label)} of {len(label)} characters needs "
-                f"{least_width(needed)} px and has {width}"
-            )
+    labels, names = split.split.labels, split.split.names
+    samples = {
+        index: f"{names[index]} {_short(labels[index])} of {len(labels[index])} characters needs "
+        f"{least_width(needed)} px and has {split.widths[index]}"
+        for index, needed in too_long(split, alphabet, time_steps).items()
+        if index not in split.failures
+    }
     yield from _finding(
         "label too long",
         "warning",
         name,
-        f"{len(too_long)} {name} label(s) are too long for the time steps of their pictures and "
+        f"{len(samples)} {name} label(s) are too long for the time steps of their pictures and "
         "cannot be learnt or read; are they the labels of these pictures?",
-        too_long,
+        samples,
     )
 
 
@@ -236,17 +244,3 @@ def _finding(
 
 def _short(label: str) -> str:
     return repr(label if len(label) <= 40 else label[:37] + "...")
-
-
-def fits(split: PreparedSplit, time_steps: TimeSteps) -> np.ndarray:
-    """(N,) bool: where the label can be aligned with the time steps of its picture."""
-    return np.array(
-        [
-            length <= time_steps(int(width))
-            and min_time_steps(label[:length]) <= time_steps(int(width))
-            for label, length, width in zip(
-                split.labels, split.label_lengths, split.widths, strict=True
-            )
-        ],
-        bool,
-    )
