@@ -17,20 +17,24 @@ from configs import captcha
 def get_config() -> ml_collections.ConfigDict:
     """The recipe of configs/captcha.py, but for what follows."""
     config = captcha.get_config()
-    # Rendered lines, 100,000 of them; `chinese/1000000` if you have a GPU or a TPU. Their alphabet,
-    # as that of any pictures, is what their labels are written in: 3,755 Chinese characters,
-    # punctuation and printable ASCII here, 45 characters on number plates.
-    config.data.variant = "chinese"
-    # Thousands of classes take longer to tell apart than the 36 of captchas.
-    config.epochs = 8
-    # Small sets are gone through more often.
-    config.min_steps = 2_000
-    # Photographs and scans lie a little askew, and light and lenses differ. Mildly, as the strokes
-    # of a dense character are soon one.
-    config.augment.strength = 0.5
-    config.augment.affine = 0.3
-    config.augment.perspective = 0.2
-    config.augment.blur = 0.2
-    config.augment.noise = 0.2
-    config.augment.contrast = 0.3
+    config.update_from_flattened_dict(
+        {
+            # Rendered lines, 100,000 of them; `chinese/1000000` if you have a GPU or a TPU. Their
+            # alphabet, as that of any pictures, is what their labels are written in: 3,755 Chinese
+            # characters, punctuation and printable ASCII here, 45 characters on number plates.
+            "data.variant": "chinese",
+            # Thousands of classes take longer to tell apart than the 36 of captchas.
+            "epochs": 8,
+            # Small sets are gone through more often.
+            "min_steps": 2_000,
+            # Photographs and scans lie a little askew, and light and lenses differ. Mildly, as the
+            # strokes of a dense character are soon one.
+            "augment.strength": 0.5,
+            "augment.affine": 0.3,
+            "augment.perspective": 0.2,
+            "augment.blur": 0.2,
+            "augment.noise": 0.2,
+            "augment.contrast": 0.3,
+        }
+    )
     return config

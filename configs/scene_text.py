@@ -23,27 +23,32 @@ from configs import captcha
 def get_config() -> ml_collections.ConfigDict:
     """The recipe of configs/captcha.py, but for what follows."""
     config = captcha.get_config()
-    # Rendered words, 100,000 of them; `words/1000000` if you have a GPU or a TPU.
-    config.data.variant = "words"
-    # All of printable ASCII, as a reader wants what is written there, capitals and commas included.
-    # The benchmarks' 36 characters are a matter of scoring: exact_match_alphanumeric. The same for
-    # all sets, so that what one has taught can be learnt on with another, and scored on a third.
-    config.alphabet.characters = (
-        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-        " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    config.update_from_flattened_dict(
+        {
+            # Rendered words, 100,000 of them; `words/1000000` if you have a GPU or a TPU.
+            "data.variant": "words",
+            # All of printable ASCII, as a reader wants what is written there, capitals and commas
+            # included. The benchmarks' 36 characters are a matter of scoring:
+            # exact_match_alphanumeric. The same for all sets, so that what one has taught can be
+            # learnt on with another, and scored on a third.
+            "alphabet.characters": (
+                "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+            ),
+            # The few words of public sets with other characters, such as É, are not learnt from.
+            "data.on_unseen": "drop",
+            # Times that 100,000 pictures are gone through ...
+            "epochs": 4,
+            # ... and smaller sets more often.
+            "min_steps": 4_000,
+            # Photographed words lie askew, and light and lenses differ. Light on dark is as common
+            # as dark on light.
+            "augment.affine": 0.3,
+            "augment.perspective": 0.3,
+            "augment.blur": 0.2,
+            "augment.noise": 0.2,
+            "augment.contrast": 0.3,
+            "augment.invert": 0.2,
+        }
     )
-    # The few words of public sets with other characters, such as É, are not learnt from.
-    config.data.on_unseen = "drop"
-    # Times that 100,000 pictures are gone through ...
-    config.epochs = 4
-    # ... and smaller sets more often.
-    config.min_steps = 4_000
-    # Photographed words lie askew, and light and lenses differ. Light on dark is as common as dark
-    # on light.
-    config.augment.affine = 0.3
-    config.augment.perspective = 0.3
-    config.augment.blur = 0.2
-    config.augment.noise = 0.2
-    config.augment.contrast = 0.3
-    config.augment.invert = 0.2
     return config

@@ -276,6 +276,18 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
 
 
+def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) -> None:
+    """A model of Latin letters on Chinese labels reads nothing right, and says so."""
+    write_tsv(tmp_path / "data")
+    names = [line.split("\t")[0] for line in (CAPTCHAS / "test.tsv").read_text().splitlines()]
+    labels = "".join(f"{name}\t中文\n" for name in names)
+    (tmp_path / "data" / "test.tsv").write_text(labels, encoding="utf-8")
+    known = steps.experiment
+    config = config_for("folder", tmp_path / "data")
+    metrics = steps.evaluate(load_test_split(config, known.alphabet, known.preprocessing))
+    assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
+
+
 def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
     """Pictures that vanish in mid-epoch, a label of 1,000 characters, pictures 1 px wide."""
     write_tsv(tmp_path / "data")

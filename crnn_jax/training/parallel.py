@@ -71,7 +71,8 @@ def unreplicate(tree: Tree) -> Tree:
 def shard(tree: Tree) -> Tree:
     """Splits leading axes (B, ...) into (devices, B / devices, ...)."""
     count = len(devices())
-    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
+    # Not -1, which NumPy cannot tell for labels (B, 0), of which none can be written.
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
 
 
 def gather(tree: Tree) -> Tree:

@@ -19,7 +19,7 @@ FAMILIES = (
     *("pt-serif", "merriweather", "libre-baskerville", "eb-garamond", "playfair-display"),
     *("bodoni-moda", "cinzel", "roboto-slab", "arvo", "alfa-slab-one"),
     # Monospaced.
-    *("inconsolata", "space-mono", "press-start-2p"),
+    *("inconsolata", "space-mono"),
     # Display.
     *("anton", "bebas-neue", "abril-fatface", "bungee", "black-ops-one", "luckiest-guy"),
     *("lilita-one", "righteous", "fredoka", "russo-one"),
