@@ -75,6 +75,7 @@ def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, 
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{name} does not run here: {reason[:120]}", file=sys.stderr)
         else:
+            print(f"{name} runs", file=sys.stderr)  # a compiled one takes a minute to come so far
             programs[name] = program
     return programs
 
