@@ -11,9 +11,11 @@ from jax import lax
 def max_of_pairs(x: jax.Array, axis: int) -> jax.Array:
     """The larger of elements 0 and 1, of 2 and 3 ... along an axis; of equals the first.
 
-    Its gradient remembers which was larger, one bit in a byte, instead of both and their maximum.
-    That of strided slices is a sum of arrays padded with zeros, which a TPU writes to memory one by
-    one; that of `nn.max_pool`, a select-and-scatter, takes ten times as long on a CPU.
+    Its gradient remembers which was larger, one boolean a pair, instead of both and their maximum.
+    That of strided slices is a sum of arrays padded with zeros, and a TPU writes each to memory:
+    with it, and with pools behind normalisation, a bfloat16 step of the paper's network on 256
+    pictures of 32 x 128 accesses 16.1 GB, so 13.9. On two CPU cores a 2x2 pool and its gradient
+    took 6 ms instead of 25 (32 x 32 x 96 x 64).
     """
     return jnp.maximum(*_halves(x, axis))
 
