@@ -123,6 +123,46 @@ def test_masked_batch_norm_on_four_devices_is_that_of_one() -> None:
         assert_trees_close(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pool_inside_batch_norm_is_one_behind_it(training: bool) -> None:
+    norm, variables = MaskedBatchNorm(), norm_variables(6)
+    scale = variables["params"]["scale"]
+    assert (scale < 0).any() and (
+        scale > 0
+    ).any()  # where it is negative, largest and smallest swap
+    x = normal(3, 4, 6, 6) * 2 + 1
+    mask = np.ones((3, 1, 6, 1), bool)
+
+    def apply(params: Any, x: jax.Array, **settings: Any) -> jax.Array:
+        y, _ = norm.apply(
+            {**variables, "params": params},
+            x,
+            mask,
+            use_running_average=not training,
+            mutable=["batch_stats"],
+            **settings,
+        )
+        return y
+
+    def inside(params: Any, x: jax.Array) -> jax.Array:
+        return apply(params, x, pool=max_pool_2x2)
+
+    def behind(params: Any, x: jax.Array) -> jax.Array:
+        return max_pool(apply(params, x), (2, 2), 0)
+
+    cotangent = normal(3, 2, 3, 6, seed=9)
+    actual = value_and_pullback(inside, cotangent, variables["params"], x)
+    expected = value_and_pullback(behind, cotangent, variables["params"], x)
+    assert_trees_close(actual, expected, rtol=1e-5)
+
+
+def test_of_equals_the_first_takes_the_gradient_of_a_pool() -> None:
+    _, (gradient,) = value_and_pullback(
+        max_pool_2x2, np.ones((1, 1, 1, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
+    )
+    assert gradient.ravel().tolist() == [1, 0, 0, 0]
+
+
 # --- recurrence ---
 
 
