@@ -21,6 +21,8 @@ from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 from crnn_jax.training.state import TrainState, make_optimizer
 
+pytestmark = pytest.mark.slow  # four widths to compile, and 160 steps
+
 WIDTHS = (64, 96, 128, 160)
 OF_EACH_WIDTH = 32
 BATCH_SIZE = 16
