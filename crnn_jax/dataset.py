@@ -110,7 +110,7 @@ def load_benchmark(
     databases = (directory / "data.mdb", directory / "test" / "data.mdb")
     source = "lmdb" if any(file.is_file() for file in databases) else "folder"
     splits = sources.SOURCES[source]({"dir": str(directory)})
-    split = splits["test"] if "test" in splits else splits["all"]
+    split = splits["test"] if "test" in splits else next(iter(splits.values()))
     prepared = PreparedSplit(split, alphabet, preprocessing, 0, directory.name, max_unread=1.0)
     _warn(
         [

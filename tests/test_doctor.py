@@ -19,7 +19,7 @@ from configs import captcha
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
-from crnn_jax.dataset import check_dataset, load_dataset, load_test_split
+from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models import num_time_steps
 from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
@@ -338,3 +338,13 @@ def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
     (finding,) = check_dataset(config_for(clean)).findings
     assert "'ä' U+00E4 (2), 'ô' U+00F4 (2), 'ö' U+00F6 (1)" in finding.message
     assert "and 1 more; they count as wrong" in finding.message and "'î'" not in finding.message
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "train.tsv", "test.tsv"])
+def test_a_set_to_score_is_read_whatever_its_label_file_is_called(
+    name: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 32), "white").save(tmp_path / "one.png")
+    (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
+    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing())
+    assert prepared.split.labels == ("abc",) and not prepared.failures
