@@ -99,19 +99,21 @@ def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
 
 
 def prepare(data: bytes, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decode the picture file `data` and resize it: uint8 (height, W, channels), see `decode`."""
-    return decode(data, preprocessing, name)[0]
+    """Decode the picture file `data` and resize it: uint8 (height, W, channels).
+
+    `name` tells the user which picture an error is about.
+
+    Raises:
+        DataError: see `decode`.
+    """
+    return resize(decode(data, preprocessing, name), preprocessing)
 
 
-def decode(
-    data: bytes, preprocessing: Preprocessing, name: str
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode the picture file `data` and resize it: uint8 (height, W, channels), and its old size.
+def decode(data: bytes, preprocessing: Preprocessing, name: str) -> Image.Image:
+    """Decode the picture file `data`, with the channels asked for, in its own size.
 
-    The picture is turned upright (EXIF), composed onto white where it is transparent, and then
-    inverted if that is asked for; 16-bit gray is scaled to 8 bits; of an animation the first frame
-    counts. W is `target_width`. The old size is (width, height) of the upright picture. `name`
-    tells the user which picture an error is about.
+    The picture is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
+    gray is scaled to 8 bits; of an animation the first frame counts.
 
     Raises:
         DataError: `data` is no picture of one of the `FORMATS`, is damaged, has more than
@@ -129,15 +131,7 @@ def decode(
             ImageOps.exif_transpose(image, in_place=True)
             picture = _on_white(_eight_bits(image))
             mode = "L" if preprocessing.channels == 1 else "RGB"
-            picture = picture if picture.mode == mode else picture.convert(mode)
-            # Pillow's bilinear filter spans the whole footprint of a target pixel: thin strokes
-            # do not alias when a picture shrinks, and, unlike with bicubic or Lanczos, no edge
-            # overshoots. No reducing_gap: it saves time on huge pictures only, at a loss.
-            old_size = picture.size
-            size = (target_width(old_size, preprocessing), preprocessing.height)
-            picture = picture.resize(size, Image.Resampling.BILINEAR)
-            if preprocessing.invert:
-                picture = ImageOps.invert(picture)
+            return picture if picture.mode == mode else picture.convert(mode)
     # Pillow's readers answer damaged files with nearly any exception there is.
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
@@ -148,7 +142,21 @@ def decode(
             f"cannot read picture {name!r}: {reason}; save it again as an 8-bit PNG "
             f"of at most {MAX_PIXELS // 1_000_000} megapixels, or leave it out"
         ) from error
-    return np.array(picture).reshape(*reversed(size), preprocessing.channels), old_size
+
+
+def resize(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize a decoded picture, and invert it if that is asked for: uint8 (height, W, channels).
+
+    W is `target_width`.
+    """
+    size = (target_width(picture.size, preprocessing), preprocessing.height)
+    # Pillow's bilinear filter spans the whole footprint of a target pixel: thin strokes do not
+    # alias when a picture shrinks, and, unlike with bicubic or Lanczos, no edge overshoots. No
+    # reducing_gap: it saves time on huge pictures only, at a loss.
+    picture = picture.resize(size, Image.Resampling.BILINEAR)
+    if preprocessing.invert:
+        picture = ImageOps.invert(picture)
+    return np.array(picture).reshape(*reversed(size), preprocessing.channels)
 
 
 def pad_batch(images: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self, TypedDict, TypeVar
@@ -12,7 +13,15 @@ from rich.console import Console
 from rich.progress import track
 
 from crnn_jax.data.buckets import bucket_width
-from crnn_jax.data.images import MIN_WIDTH, Preprocessing, decode, pad_batch
+from crnn_jax.data.images import (
+    MIN_WIDTH,
+    Preprocessing,
+    decode,
+    pad_batch,
+    prepare,
+    resize,
+    target_width,
+)
 from crnn_jax.data.sources.split import Split, digest
 from crnn_jax.errors import DataError
 from crnn_jax.text.alphabet import Alphabet
@@ -20,6 +29,8 @@ from crnn_jax.text.alphabet import Alphabet
 T = TypeVar("T")
 
 _CHUNK = 32  # pictures that a thread reads in one go
+# More than there are cores wait for the interpreter's lock: four on two cores take a fifth longer.
+_THREADS = min(4, os.cpu_count() or 1)
 
 NOT_ALIGNABLE = 1 << 20
 """Length of labels that cannot be learnt: no picture has as many time steps, so no loss."""
@@ -49,8 +60,8 @@ def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
 class PreparedSplit:
     """A split as prepared pictures and encoded labels, by random access.
 
-    Pictures are decoded once and kept in memory as uint8 until `cache_bytes` are used; what does
-    not fit is decoded anew at each reading.
+    Each picture is decoded once to see whether it can be, and kept as prepared in memory, uint8,
+    until `cache_bytes` are used; what does not fit is decoded anew at each reading.
 
     Attributes:
         failures: place in the split -> why its picture could not be read.
@@ -84,29 +95,30 @@ class PreparedSplit:
         self.widths = np.full(len(split), MIN_WIDTH, np.int32)
         self.sizes = np.zeros((len(split), 2), np.int32)
         self.digests = [b""] * len(split)
+        self.cache_bytes = cache_bytes
         self.cached_bytes = 0
         # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
         # In chunks, as handing over one picture takes a quarter of the time of decoding it.
         chunks = (
             grain.MapDataset.range(0, len(split), _CHUNK)
             .map(self._examine_chunk)
-            .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+            .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=8))
         )
         pictures = itertools.chain.from_iterable(chunks)
         # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
         # for colours, not for a log full of redrawn bars.
         console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
         shown = track(pictures, f"reading {name}", total=len(split), console=console)
-        for index, (picture, size, found, failure) in enumerate(shown):
-            if picture is None:
-                self.failures[index] = failure
+        for index, examined in enumerate(shown):
+            if examined.failure:
+                self.failures[index] = examined.failure
                 continue
-            self.widths[index] = picture.shape[1]
-            self.sizes[index] = size
-            self.digests[index] = found
-            if self.cached_bytes + picture.nbytes <= cache_bytes:
-                self.cache[index] = picture
-                self.cached_bytes += picture.nbytes
+            self.widths[index] = target_width(examined.size, preprocessing)
+            self.sizes[index] = examined.size
+            self.digests[index] = examined.digest
+            if examined.picture is not None and self._has_room(examined.size):
+                self.cache[index] = examined.picture
+                self.cached_bytes += examined.picture.nbytes
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
 
     def __len__(self) -> int:
@@ -147,10 +159,12 @@ class PreparedSplit:
         cached = self.cache.get(index)
         if cached is not None:
             return cached
-        examined = self._examine(index)
-        if examined.picture is None and not self.max_unread:
-            raise DataError(examined.failure)
-        return examined.picture
+        try:
+            return prepare(self.split.read(index), self.preprocessing, self.split.names[index])
+        except DataError:
+            if self.max_unread:
+                return None
+            raise
 
     def batch(
         self,
@@ -188,16 +202,25 @@ class PreparedSplit:
     def _examine(self, index: int) -> "_Examined":
         try:
             data = self.split.read(index)
-            picture, size = decode(data, self.preprocessing, self.split.names[index])
+            picture = decode(data, self.preprocessing, self.split.names[index])
         except DataError as error:
             return _Examined(None, (0, 0), b"", str(error))
-        return _Examined(picture, size, digest(data), "")
+        # Resizing takes as long as decoding; what there is no room for is not resized. Room never
+        # comes back, so a thread finds none only where there is none.
+        kept = resize(picture, self.preprocessing) if self._has_room(picture.size) else None
+        return _Examined(kept, picture.size, digest(data), "")
+
+    def _has_room(self, size: tuple[int, int]) -> bool:
+        """Whether a picture of this size fits into the cache."""
+        height, channels = self.preprocessing.height, self.preprocessing.channels
+        nbytes = height * target_width(size, self.preprocessing) * channels
+        return self.cached_bytes + nbytes <= self.cache_bytes
 
 
 class _Examined(NamedTuple):
     """What there is to know of a picture file; see the attributes of PreparedSplit."""
 
-    picture: np.ndarray | None
+    picture: np.ndarray | None  # where there is room to keep it
     size: tuple[int, int]
     digest: bytes
     failure: str
