@@ -136,7 +136,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     # A workdir to start from with other data: its parameters and statistics ...
     config.init_from = ""
-    # ... all of them, or the conv_stack alone.
+    # ... all of them, or the conv_stack alone. Of another alphabet the characters that both have
+    # are carried over.
     config.init_parts = "all"
     # conv_stack: its parameters and statistics stay as they are.
     config.freeze = ""

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,13 @@ import pytest
 
 from configs import captcha
 from crnn_jax import models
-from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
+from crnn_jax.experiment import Experiment
+from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -267,6 +271,63 @@ def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(
         carried.params,
         dict(best.variables["params"]),
     )
+
+
+def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, TrainState]) -> None:
+    """Into an alphabet in another order that lacks two of the origin's and has three new ones."""
+    origin = TrainedModel.load(whole[0])
+    shared = list(origin.alphabet.characters[:-2])
+    characters = ["Z", *shared[::-1], "é", "Q"]
+    np.random.default_rng(0).shuffle(characters)
+    config = small_config(init_from=str(whole[0]), seed=1)
+    config.alphabet.characters = "".join(characters)
+    config.data.update(on_unseen="drop", max_dropped=0.9)
+    experiment = Experiment.build(config)
+    state, line = experiment.initial_state()
+    new = "".join(c for c in experiment.alphabet.characters if c in "ZéQ")
+    assert line == f"all from step {origin.step} of {whole[0]}, 17 characters with it; new: {new}"
+
+    picture = prepare(next((PICTURES / "images").iterdir()).read_bytes(), Preprocessing(), "x")
+    images, widths = pad_batch([picture], picture.shape[1])
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    theirs: Any = jax.jit(origin.network.apply)(origin.variables, images, widths)[0]
+    ours: Any = jax.jit(experiment.model.apply)(variables, images, widths)[0]
+    np.testing.assert_allclose(ours[..., 0], theirs[..., 0], atol=1e-5)  # the blank
+    for character in shared:
+        index, was = (
+            a.characters.index(character) + 1 for a in (experiment.alphabet, origin.alphabet)
+        )
+        np.testing.assert_allclose(ours[..., index], theirs[..., was], atol=1e-5)
+    # The others are as from scratch, and so alike none and not nothing.
+    head, scratch = state.params["head"]["kernel"], experiment.scratch().params["head"]["kernel"]
+    for character in new:
+        index = experiment.alphabet.characters.index(character) + 1
+        np.testing.assert_array_equal(head[:, index], scratch[:, index])
+        assert np.ptp(head[:, index]) > 0 and np.ptp(ours[..., index]) > 0
+
+
+def test_pictures_unlike_those_of_the_origin_are_told_of(
+    whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
+) -> None:
+    workdir, state = whole
+    origin = TrainedModel.load(workdir)
+
+    def carry(**changes: object) -> None:
+        config = small_config(init_from=str(workdir), **changes)
+        carry_over(config, origin, state, origin.alphabet)
+
+    carry(**{"data.invert": True, "data.max_width": 300})
+    assert not caplog.records
+    carry(**{"data.height": 40, "data.width": 96, "model.per_image": False})
+    assert [
+        re.findall(r"learnt with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
+    ] == [
+        ("data.height=32", "40"),
+        ("data.width=0", "96"),
+        ("model.per_image=True", "False"),
+    ]
+    with pytest.raises(CheckpointError, match=r"reads pictures of 3 .*, not 1; set .*channels=3"):
+        carry(**{"data.channels": 1})
 
 
 def test_a_model_of_another_shape_cannot_be_carried_over(
