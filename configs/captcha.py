@@ -134,7 +134,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
 
-    # A workdir to start from with other data: its parameters and statistics ...
+    # A workdir, or the name of a boxed model, to start from with other data: its parameters and
+    # statistics ...
     config.init_from = ""
     # ... all of them, or the conv_stack alone. Of another alphabet the characters that both have
     # are carried over.

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import optax
@@ -119,7 +118,7 @@ class Experiment:
         state = self.scratch()
         if not self.config.init_from:
             return state, "from scratch"
-        origin = TrainedModel.load(Path(self.config.init_from))
+        origin = TrainedModel.load(self.config.init_from)
         return carry_over(self.config, origin, state, self.alphabet)
 
     @cached_property
