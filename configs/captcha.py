@@ -148,6 +148,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Epochs between two evaluations on the validation pictures, and two checkpoints; where
     # `min_steps` makes the run longer, these are made longer alike.
     config.eval_every = 1
+    # Ends the run after so many evaluations in a row without a better exact match, from the first
+    # on that read a picture right; 0: never.
+    config.patience = 0
     # Newest checkpoints kept; the best is kept besides.
     config.keep = 2
     # Stop after so many steps in a row whose loss or gradient was not finite.

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
-from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
+from crnn_jax.evaluate import Evaluation, evaluate, evaluate_workdir, make_eval_step
 from crnn_jax.experiment import Experiment
 from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
@@ -89,8 +90,6 @@ def lines(workdir: Path) -> list[dict[str, float | str]]:
 
 def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_path: Path) -> None:
     # The stop lies inside an epoch: a signal that arrives while step 5 of 12 is under way.
-    import signal
-
     import crnn_jax.train as module
 
     make = module.make_train_step
@@ -121,6 +120,79 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_p
     assert_equal(whole[1], resumed)
     steps = [line["step"] for line in lines(tmp_path / "stopped") if line["split"] == "train"]
     assert steps == list(range(1, 13))
+
+
+# Exact matches of a run's evaluations, each after 3 steps: nothing is read at first, then better
+# twice, and in between and in the end no better for a while.
+SCORES = (0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.25, 0.75, 0.75, 0.5, 0.6, 0.9)
+
+
+def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After step 33 of 36; stopped between evaluations, at the best one and at the last."""
+    import crnn_jax.train as module
+
+    make, taken, stops = module.make_train_step, 0, set()
+
+    def counting(*arguments: Any) -> Any:
+        step = make(*arguments)
+
+        def wrapped(state: TrainState, batch: object) -> object:
+            nonlocal taken
+            taken = int(state.step[0]) + 1
+            if taken in stops:
+                stops.remove(taken)
+                signal.raise_signal(signal.SIGINT)
+            return step(state, batch)
+
+        return wrapped
+
+    def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
+        metrics = {"exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0}
+        return Evaluation(metrics, [""] * len(experiment.splits[split]))
+
+    def ending() -> str:
+        return capsys.readouterr().err.splitlines()[-1]
+
+    monkeypatch.setattr(module, "make_train_step", counting)
+    monkeypatch.setattr(Experiment, "evaluate", scored)
+    config = small_config(epochs=12, patience=3)
+    end = train_and_evaluate(config, tmp_path / "whole")
+    assert ending() == (
+        "ended after step 33 of 36: 3 evaluations in a row were no better than 75.00 %,"
+        " see config.patience"
+    )
+    figures = [
+        (line["step"], line["exact_match"])
+        for line in lines(tmp_path / "whole")
+        if line["split"] != "train"
+    ]
+    # The newest of those that were the best is tested.
+    assert figures == [*zip(range(3, 34, 3), SCORES[:11], strict=True), (27, 1.0)]
+
+    stops = {5, 24, 30, 33}
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for step in sorted(stops):
+            with pytest.raises(KeyboardInterrupt):
+                train_and_evaluate(config, tmp_path / "stopped")
+            assert ending().startswith(f"stopped and saved at step {step}; the same command")
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    taken = 0
+    assert_equal(train_and_evaluate(config, tmp_path / "stopped"), end)
+    assert taken == 0 and ending().startswith("ended after step 33 of 36: 3 evaluations")
+    steps = [
+        (line["step"], line["exact_match"])
+        for line in lines(tmp_path / "stopped")
+        if line["split"] != "train"
+    ]
+    assert steps == figures
+
+    config.patience = 0
+    assert int(train_and_evaluate(config, tmp_path / "stopped").step) == 36
+    assert ending() == "ended after all 36 steps"
 
 
 @pytest.mark.slow

@@ -85,11 +85,6 @@ class Checkpoints:
 
         return sorted(self.newest_first(), key=rank, reverse=True)
 
-    def best_score(self) -> float | None:
-        """The best score among the checkpoints kept."""
-        best = self.best_first()[:1]
-        return self.first_whole(best, self.manifest)["score"] if best else None
-
     def first_whole(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
         """`load(step)` of the first of `steps` that is not damaged.
 
