@@ -134,9 +134,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
 
-    # A workdir to start from with other data: its parameters and statistics ...
+    # A workdir, or the name of a boxed model, to start from with other data: its parameters and
+    # statistics ...
     config.init_from = ""
-    # ... all of them, or the conv_stack alone.
+    # ... all of them, or the conv_stack alone. Of another alphabet the characters that both have
+    # are carried over.
     config.init_parts = "all"
     # conv_stack: its parameters and statistics stay as they are.
     config.freeze = ""
@@ -146,6 +148,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Epochs between two evaluations on the validation pictures, and two checkpoints; where
     # `min_steps` makes the run longer, these are made longer alike.
     config.eval_every = 1
+    # Ends the run after so many evaluations in a row without a better exact match, from the first
+    # on that read a picture right; 0: never.
+    config.patience = 0
     # Newest checkpoints kept; the best is kept besides.
     config.keep = 2
     # Stop after so many steps in a row whose loss or gradient was not finite.

@@ -28,6 +28,7 @@ def check_config(config: Config) -> None:
     require("max_skipped", config.max_skipped >= 1, "must be at least 1")
     require("seed", 0 <= config.seed < 2**32, "lies between 0 and 4294967295")
     require("min_steps", config.min_steps >= 0, "must be 0 or more")
+    require("patience", config.patience >= 0, "must be above 0, or 0 for a run to its end")
 
     require("model.name", config.model.name in MODELS, f"is one of {', '.join(MODELS)}")
     require(

@@ -121,7 +121,9 @@ def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[st
     return {f"{key}/{part}": metrics[part][key] for key in OF_PARTS for part in metrics}
 
 
-def score(workdir: Path, directories: Sequence[Path], batch_size: int) -> list[dict[str, Any]]:
+def score(
+    model_name: str | Path, directories: Sequence[Path], batch_size: int
+) -> list[dict[str, Any]]:
     """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
 
     Returns:
@@ -133,7 +135,7 @@ def score(workdir: Path, directories: Sequence[Path], batch_size: int) -> list[d
       DataError: there is no such set, or it cannot be understood.
     """
     parallel.check_batch_size(batch_size)
-    model = TrainedModel.load(workdir)
+    model = TrainedModel.load(model_name)
     eval_step, variables = make_eval_step(model.network), parallel.replicate(model.variables)
     rows: list[dict[str, Any]] = []
     for directory in directories:

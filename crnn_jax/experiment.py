@@ -4,11 +4,9 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import optax
-from flax import traverse_util
 
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
@@ -20,8 +18,8 @@ from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.report import sizes_of_parts
 from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
-from crnn_jax.errors import CheckpointError
 from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
+from crnn_jax.fine_tuning import carry_over
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
@@ -113,26 +111,15 @@ class Experiment:
         return TrainState.create(self.model, self.optimizer, shape, self.config.seed)
 
     def initial_state(self) -> tuple[TrainState, str]:
-        """A state at step 0 and where it comes from: `config.init_from`, or scratch."""
+        """A state at step 0 and where it comes from: `config.init_from`, or scratch.
+
+        Raises: as `TrainedModel.load` and `carry_over`.
+        """
         state = self.scratch()
         if not self.config.init_from:
             return state, "from scratch"
-        origin = TrainedModel.load(Path(self.config.init_from))
-        parts = self.config.init_parts
-        if parts == "all" and origin.alphabet != self.alphabet:
-            raise CheckpointError(
-                f"init_from={self.config.init_from} was trained with another alphabet; set"
-                " --config.init_parts=conv_stack, or --config.alphabet.characters to its own:"
-                f" {origin.alphabet.characters}"
-            )
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        for collection, arrays in variables.items():
-            source = origin.variables[collection]
-            chosen = source if parts == "all" else {CONV_STACK: source[CONV_STACK]}
-            _check_shapes(chosen, {key: arrays[key] for key in chosen}, self.config.init_from)
-            variables[collection] = {**arrays, **chosen}
-        state = state.replace(**variables)
-        return state, f"{parts} from step {origin.step} of {self.config.init_from}"
+        origin = TrainedModel.load(self.config.init_from)
+        return carry_over(self.config, origin, state, self.alphabet)
 
     @cached_property
     def _eval_step(self) -> EvalStep:
@@ -168,17 +155,3 @@ def run_length(config: Config, pictures: int) -> int:
     """Epochs of a run on so many pictures: `config.epochs`, or more to make up `min_steps`."""
     steps_per_epoch = max(1, pictures // config.batch_size)
     return max(config.epochs, -(-config.min_steps // steps_per_epoch))
-
-
-def _check_shapes(source: Any, target: Any, origin: str) -> None:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        flat: Any = traverse_util.flatten_dict(tree, sep="/")
-        return {path: array.shape for path, array in flat.items()}
-
-    old, new = shapes(source), shapes(target)
-    if old != new:
-        path = next(path for path in {**new, **old} if old.get(path) != new.get(path))
-        raise CheckpointError(
-            f"init_from={origin} holds another model: {path} is {old.get(path, 'missing')} there"
-            f" and {new.get(path, 'missing')} here; set config.model to that of its manifest"
-        )

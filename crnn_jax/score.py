@@ -2,8 +2,9 @@
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-A DIR is a folder of pictures or an LMDB database. Its test split counts, or all of it if it has
-none, with whatever cannot be read or written as wrong.
+The model is a workdir, or a boxed one by its name; a DIR is a folder of pictures or an LMDB
+database. Its test split counts, or all of it if it has none, with whatever cannot be read or
+written as wrong.
 """
 
 import json
@@ -14,7 +15,9 @@ from absl import app, flags
 
 from crnn_jax.commands import parse_flags, run_command
 
-MODEL = flags.DEFINE_string("model", None, "Workdir of a trained model.", required=True)
+MODEL = flags.DEFINE_string(
+    "model", None, "A workdir, or the name of a boxed model.", required=True
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures read together.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.")
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
     if not arguments[1:]:
         raise DataError("name the folders or databases to score the model on")
-    rows = score(Path(MODEL.value), list(map(Path, arguments[1:])), BATCH_SIZE.value)
+    rows = score(MODEL.value, list(map(Path, arguments[1:])), BATCH_SIZE.value)
     if JSON.value:
         print(json.dumps(rows, allow_nan=False))
         return

@@ -110,7 +110,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
             writer.say(model_summary(experiment.model, prep.height, width, prep.channels))
             for line in (*experiment.summary(), beginning):
                 writer.say(line)
-            state = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
+            state, ending = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
             if stop.received is None:
                 like = {"params": state.params, "batch_stats": state.batch_stats}
                 best, variables = checkpoints.first_whole(
@@ -121,6 +121,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                 result = experiment.evaluate(variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
                 show_pictures(writer, best, splits["test"], result)
+            writer.say(ending)
     stop.deliver()
     return state
 
@@ -154,8 +155,12 @@ def run(
     checkpoints: Checkpoints,
     writer: Writer,
     stop: StopRequest,
-) -> TrainState:
-    """Takes the steps that are left, or those until a stop is asked for; the state on the host."""
+) -> tuple[TrainState, str]:
+    """Takes the steps that are left, unless it is stopped or `config.patience` ends.
+
+    Returns:
+      The state, on the host, and a line that says why it is the last.
+    """
     config, plan, train = experiment.config, experiment.plan, experiment.splits["train"]
     train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
     first_step = int(parallel.unreplicate(state.step))
@@ -164,10 +169,21 @@ def run(
     )
     # A small set's run is made longer by min_steps, and so are its pauses between evaluations.
     evaluation_interval = max(1, config.eval_every * len(plan) // config.epochs)
+    # As it was when the newest checkpoint was saved, also if the best has been lost since.
+    saved = checkpoints.manifest(first_step) if first_step else {}
+    best_score: float = saved.get("best_score") or 0.0
+    since_best: int = saved.get("since_best", 0)  # evaluations
+    ending = f"ended after all {len(plan):,} steps"
     window = Window()
     compiled: set[int] = set()
     previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
+        if 0 < config.patience <= since_best:
+            ending = (
+                f"ended after step {step - 1:,} of {len(plan):,}: {since_best} evaluations in a row"
+                f" were no better than {100 * best_score:.2f} %, see config.patience"
+            )
+            break
         epoch = step / plan.steps_per_epoch
         with window.waiting():
             batch = next(batches)
@@ -194,28 +210,34 @@ def run(
         writer.progress(step, **window.so_far())
         if step % config.log_every == 0 or finished:
             writer.metrics(step, epoch, "train", window.close())
-        if step % evaluation_interval == 0 or finished or stopping:
+        evaluating = step % evaluation_interval == 0 or finished
+        if evaluating or stopping:
             jax.block_until_ready(figures)
             with window.paused():
                 score = None
-                if not stopping:
+                # Also before a stop: else it would have no say in which checkpoint is the best.
+                if evaluating:
                     variables = {"params": state.params, "batch_stats": state.batch_stats}
                     result = experiment.evaluate(variables, "validation")
                     score = result.metrics[SCORE]
                     writer.metrics(step, epoch, "validation", result.metrics)
                     show_pictures(writer, step, experiment.splits["validation"], result)
-                scores = [s for s in (score, checkpoints.best_score()) if s is not None]
+                    # Patience begins with the first text that is read: CTC may take epochs to
+                    # leave its blank-only plateau, on which all scores are 0.
+                    since_best = 0 if score > best_score or not best_score else since_best + 1
+                    best_score = max(best_score, score)
                 manifest = {
                     **experiment.manifest(),
                     # The order of the data and the random keys are functions of seed and step.
                     "position": {"step": step, "epoch": epoch, "seed": config.seed},
-                    "best_score": max(scores, default=None),
+                    "best_score": best_score,
+                    "since_best": since_best,
                 }
                 checkpoints.save(parallel.unreplicate(state), manifest, score)
         if stopping:
-            writer.say(f"stopped and saved at step {step:,}; the same command goes on from here")
+            ending = f"stopped and saved at step {step:,}; the same command goes on from here"
             break
-    return parallel.unreplicate(state)
+    return parallel.unreplicate(state), ending
 
 
 def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:

@@ -173,6 +173,25 @@ def test_alphabet_is_an_immutable_value() -> None:
     assert pickle.loads(pickle.dumps(ABC)).encode("b").tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "classes"),
+    [
+        (Alphabet("abc"), Alphabet("cab"), [0, 2, 3, 1]),
+        (Alphabet("xbya"), Alphabet("ab"), [0, -1, 2, -1, 1]),
+        (Alphabet("a"), Alphabet("A"), [0, -1]),
+        # The old one has read both cases as the lower, which is a start for either.
+        (Alphabet("aAb"), Alphabet("ab", ignore_case=True), [0, 1, 1, 2]),
+        # The new one reads both cases as the lower: from that of the old one, else the upper.
+        (Alphabet("ab", ignore_case=True), Alphabet("BAa"), [0, 3, 1]),
+        (Alphabet("ab", ignore_case=True), Alphabet("BA", ignore_case=True), [0, 2, 1]),
+        # In lower case it is two characters.
+        (Alphabet("İi"), Alphabet("i", ignore_case=True), [0, -1, 1]),
+    ],
+)
+def test_classes_in_another_alphabet(new: Alphabet, old: Alphabet, classes: list[int]) -> None:
+    assert new.classes_in(old).tolist() == classes
+
+
 def test_dict_round_trip_and_fingerprint() -> None:
     alphabet = Alphabet("中 Aé", ignore_case=True)
     copy = Alphabet.from_dict(json.loads(json.dumps(alphabet.to_dict())))

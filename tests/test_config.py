@@ -90,6 +90,7 @@ def test_every_field_has_a_comment(file: str, fields: int) -> None:
         ("data.buckets", 0, "at least 1"),
         ("max_skipped", 0, "at least 1"),
         ("min_steps", -1, "0 or more"),
+        ("patience", -1, "above 0, or 0"),
         ("model.name", "crm", "crnn, crnn_half"),
         ("model.batch_norm", "some", "paper, bgshih, all, none"),
         ("model.momentum", 1.0, "0 or more, below 1"),

@@ -19,7 +19,7 @@ LAYERS = (
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
-    ("config", "dataset", "experiment", "train", "evaluate", "picture_sheet"),
+    ("config", "dataset", "experiment", "train", "evaluate", "picture_sheet", "fine_tuning"),
     ("commands", "main", "predict", "check_data", "score", "export", "report", "demo"),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -2,8 +2,11 @@
 
 import itertools
 import json
+import re
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +17,13 @@ import pytest
 
 from configs import captcha
 from crnn_jax import models
-from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
-from crnn_jax.evaluate import evaluate, evaluate_workdir, make_eval_step
+from crnn_jax.evaluate import Evaluation, evaluate, evaluate_workdir, make_eval_step
+from crnn_jax.experiment import Experiment
+from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -85,8 +90,6 @@ def lines(workdir: Path) -> list[dict[str, float | str]]:
 
 def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_path: Path) -> None:
     # The stop lies inside an epoch: a signal that arrives while step 5 of 12 is under way.
-    import signal
-
     import crnn_jax.train as module
 
     make = module.make_train_step
@@ -117,6 +120,79 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_p
     assert_equal(whole[1], resumed)
     steps = [line["step"] for line in lines(tmp_path / "stopped") if line["split"] == "train"]
     assert steps == list(range(1, 13))
+
+
+# Exact matches of a run's evaluations, each after 3 steps: nothing is read at first, then better
+# twice, and in between and in the end no better for a while.
+SCORES = (0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.25, 0.75, 0.75, 0.5, 0.6, 0.9)
+
+
+def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After step 33 of 36; stopped between evaluations, at the best one and at the last."""
+    import crnn_jax.train as module
+
+    make, taken, stops = module.make_train_step, 0, set()
+
+    def counting(*arguments: Any) -> Any:
+        step = make(*arguments)
+
+        def wrapped(state: TrainState, batch: object) -> object:
+            nonlocal taken
+            taken = int(state.step[0]) + 1
+            if taken in stops:
+                stops.remove(taken)
+                signal.raise_signal(signal.SIGINT)
+            return step(state, batch)
+
+        return wrapped
+
+    def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
+        metrics = {"exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0}
+        return Evaluation(metrics, [""] * len(experiment.splits[split]))
+
+    def ending() -> str:
+        return capsys.readouterr().err.splitlines()[-1]
+
+    monkeypatch.setattr(module, "make_train_step", counting)
+    monkeypatch.setattr(Experiment, "evaluate", scored)
+    config = small_config(epochs=12, patience=3)
+    end = train_and_evaluate(config, tmp_path / "whole")
+    assert ending() == (
+        "ended after step 33 of 36: 3 evaluations in a row were no better than 75.00 %,"
+        " see config.patience"
+    )
+    figures = [
+        (line["step"], line["exact_match"])
+        for line in lines(tmp_path / "whole")
+        if line["split"] != "train"
+    ]
+    # The newest of those that were the best is tested.
+    assert figures == [*zip(range(3, 34, 3), SCORES[:11], strict=True), (27, 1.0)]
+
+    stops = {5, 24, 30, 33}
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for step in sorted(stops):
+            with pytest.raises(KeyboardInterrupt):
+                train_and_evaluate(config, tmp_path / "stopped")
+            assert ending().startswith(f"stopped and saved at step {step}; the same command")
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    taken = 0
+    assert_equal(train_and_evaluate(config, tmp_path / "stopped"), end)
+    assert taken == 0 and ending().startswith("ended after step 33 of 36: 3 evaluations")
+    steps = [
+        (line["step"], line["exact_match"])
+        for line in lines(tmp_path / "stopped")
+        if line["split"] != "train"
+    ]
+    assert steps == figures
+
+    config.patience = 0
+    assert int(train_and_evaluate(config, tmp_path / "stopped").step) == 36
+    assert ending() == "ended after all 36 steps"
 
 
 @pytest.mark.slow
@@ -267,6 +343,63 @@ def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(
         carried.params,
         dict(best.variables["params"]),
     )
+
+
+def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, TrainState]) -> None:
+    """Into an alphabet in another order that lacks two of the origin's and has three new ones."""
+    origin = TrainedModel.load(whole[0])
+    shared = list(origin.alphabet.characters[:-2])
+    characters = ["Z", *shared[::-1], "é", "Q"]
+    np.random.default_rng(0).shuffle(characters)
+    config = small_config(init_from=str(whole[0]), seed=1)
+    config.alphabet.characters = "".join(characters)
+    config.data.update(on_unseen="drop", max_dropped=0.9)
+    experiment = Experiment.build(config)
+    state, line = experiment.initial_state()
+    new = "".join(c for c in experiment.alphabet.characters if c in "ZéQ")
+    assert line == f"all from step {origin.step} of {whole[0]}, 17 characters with it; new: {new}"
+
+    picture = prepare(next((PICTURES / "images").iterdir()).read_bytes(), Preprocessing(), "x")
+    images, widths = pad_batch([picture], picture.shape[1])
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    theirs: Any = jax.jit(origin.network.apply)(origin.variables, images, widths)[0]
+    ours: Any = jax.jit(experiment.model.apply)(variables, images, widths)[0]
+    np.testing.assert_allclose(ours[..., 0], theirs[..., 0], atol=1e-5)  # the blank
+    for character in shared:
+        index, was = (
+            a.characters.index(character) + 1 for a in (experiment.alphabet, origin.alphabet)
+        )
+        np.testing.assert_allclose(ours[..., index], theirs[..., was], atol=1e-5)
+    # The others are as from scratch, and so alike none and not nothing.
+    head, scratch = state.params["head"]["kernel"], experiment.scratch().params["head"]["kernel"]
+    for character in new:
+        index = experiment.alphabet.characters.index(character) + 1
+        np.testing.assert_array_equal(head[:, index], scratch[:, index])
+        assert np.ptp(head[:, index]) > 0 and np.ptp(ours[..., index]) > 0
+
+
+def test_pictures_unlike_those_of_the_origin_are_told_of(
+    whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
+) -> None:
+    workdir, state = whole
+    origin = TrainedModel.load(workdir)
+
+    def carry(**changes: object) -> None:
+        config = small_config(init_from=str(workdir), **changes)
+        carry_over(config, origin, state, origin.alphabet)
+
+    carry(**{"data.invert": True, "data.max_width": 300})
+    assert not caplog.records
+    carry(**{"data.height": 40, "data.width": 96, "model.per_image": False})
+    assert [
+        re.findall(r"learnt with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
+    ] == [
+        ("data.height=32", "40"),
+        ("data.width=0", "96"),
+        ("model.per_image=True", "False"),
+    ]
+    with pytest.raises(CheckpointError, match=r"reads pictures of 3 .*, not 1; set .*channels=3"):
+        carry(**{"data.channels": 1})
 
 
 def test_a_model_of_another_shape_cannot_be_carried_over(

@@ -1,7 +1,8 @@
 """Networks, by name: `create("crnn", num_classes, ...)`.
 
 A model is a `flax.linen.Module` called with uint8 images (B, H, W, C), true widths (B,) and
-`train`; it returns logits (B, T, K) with T = num_time_steps(W), and the valid time steps (B,).
+`train`; it returns logits (B, T, K) with T = num_time_steps(W), and the valid time steps (B,). Its
+parts `conv_stack` and `head`, a Dense layer of K features, are known by name to fine-tuning.
 """
 
 from collections.abc import Callable, Mapping

@@ -26,7 +26,7 @@ class Recognition:
 class Recognizer:
     """Reads pictures of one line of text.
 
-    recognizer = Recognizer.load(Path("runs/captcha"))
+    recognizer = Recognizer.load("runs/captcha")
     recognizer([Path("a.png").read_bytes()])[0].text
     """
 
@@ -44,13 +44,13 @@ class Recognizer:
         self._best_path = jax.jit(best_path)
 
     @classmethod
-    def load(cls, workdir: Path, step: int = BEST) -> Self:
-        """The best model of a workdir, or the one of a step.
+    def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
+        """The best model of a workdir, or the one of a step; or a boxed model, by its name.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
         """
-        return cls(TrainedModel.load(workdir, step))
+        return cls(TrainedModel.load(model, step))
 
     def __call__(
         self, pictures: Sequence[bytes], names: Sequence[str] | None = None

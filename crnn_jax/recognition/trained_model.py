@@ -1,6 +1,6 @@
-"""A trained model as its workdir describes it: network, arrays, alphabet, preprocessing."""
+"""A trained model as its folder describes it: network, arrays, alphabet, preprocessing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from flax import linen as nn
 from crnn_jax import models
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, CrnnError
+from crnn_jax.recognition.boxed import find_model, is_box, read_box_arrays, read_box_manifest
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import Checkpoints
@@ -31,26 +32,51 @@ class TrainedModel:
     description: Mapping[str, Any]  # the model's name and settings
 
     @classmethod
-    def load(cls, workdir: Path, step: int = BEST) -> Self:
-        """Restores a step of a workdir, by default the best that is whole.
+    def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
+        """Restores a step of a model, by default the best that is whole.
 
         The folder may come from anyone: what its manifest says is checked before it is used.
+
+        Args:
+          model: a workdir, or a box by its name or folder; see `find_model`.
+          step: a box has one alone.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
           ConfigError: its manifest describes what this program does not have.
         """
         parallel.devices()  # says so in our words if JAX has none
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            if step == BEST:
-                return checkpoints.first_whole(
-                    checkpoints.best_first(), lambda step: cls._restore(checkpoints, step)
+        folder = find_model(model)
+        if is_box(folder):
+            manifest = read_box_manifest(folder)
+            boxed = manifest["step"]
+            if step not in (BEST, boxed):
+                raise CheckpointError(f"{folder} has no step {step}; it has step {boxed} alone")
+            return cls._build(
+                boxed, manifest, folder, lambda like: read_box_arrays(folder, manifest, like)
+            )
+        with Checkpoints(folder, read_only=True) as checkpoints:
+
+            def restore(step: int) -> Self:
+                return cls._build(
+                    step,
+                    checkpoints.manifest(step),
+                    checkpoints.directory / str(step),
+                    lambda like: checkpoints.restore_model(step, like),
                 )
-            return cls._restore(checkpoints, step)
+
+            if step == BEST:
+                return checkpoints.first_whole(checkpoints.best_first(), restore)
+            return restore(step)
 
     @classmethod
-    def _restore(cls, checkpoints: Checkpoints, step: int) -> Self:
-        manifest = checkpoints.manifest(step)
+    def _build(
+        cls,
+        step: int,
+        manifest: Mapping[str, Any],
+        place: Path,
+        restore: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> Self:
         alphabet = Alphabet.from_dict(manifest["alphabet"])
         preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
         model = manifest["model"]
@@ -63,13 +89,13 @@ class TrainedModel:
             raise
         except Exception as error:  # anything may stand in a stranger's manifest
             raise CheckpointError(
-                f"{checkpoints.directory / str(step)} describes no model that can be built:"
+                f"{place} describes no model that can be built:"
                 f" {' '.join(str(error).split())[:200]}; use an undamaged checkpoint"
             ) from error
         return cls(
             step=step,
             network=network,
-            variables=checkpoints.restore_model(step, {"batch_stats": {}, **shapes}),
+            variables=restore({"batch_stats": {}, **shapes}),
             alphabet=alphabet,
             preprocessing=preprocessing,
             description=model,

@@ -127,6 +127,18 @@ class Alphabet:
         content = json.dumps([self.characters, self.ignore_case])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
+    def classes_in(self, other: "Alphabet") -> np.ndarray:
+        """Return for each class the one `other` has for the same character, or -1, `(K,)`.
+
+        Where one of the two ignores case, what differs in case alone is the same, unless `other`
+        has the very character.
+        """
+        fold = (other if other.ignore_case else self).normalize
+        folded = {fold(c): index for c, index in reversed(other._index.items())}
+        known = {**folded, **other._index}
+        found = (known.get(c, known.get(fold(c), -1)) for c in self.characters)
+        return np.array([BLANK, *found])
+
     def normalize(self, text: str | bytes, name: str = "") -> str:
         """Return `text` as the model is to see it: NFC, in lower case with `ignore_case`.
 

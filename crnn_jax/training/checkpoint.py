@@ -25,6 +25,7 @@ from crnn_jax.training.manifest import read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
 
 SCORE = "exact_match"
+CHECKPOINTS = "checkpoints"  # the folder of a workdir in which they are
 DAMAGED = "damaged-"  # begins the names of folders that were set aside
 DELETED = ".deleted"  # ends the names of folders that are being deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # is in the names of folders that are being written
@@ -40,7 +41,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
         """Opens the checkpoints; unless `read_only`, the caller has the workdir to itself."""
-        self.directory = workdir.resolve() / "checkpoints"
+        self.directory = workdir.resolve() / CHECKPOINTS
         self._keep = keep
         self._read_only = read_only
         # Synchronous: nothing is reported that is not on disk. On two cores a save of the default
@@ -83,11 +84,6 @@ class Checkpoints:
             return score is not None, score or 0.0, step
 
         return sorted(self.newest_first(), key=rank, reverse=True)
-
-    def best_score(self) -> float | None:
-        """The best score among the checkpoints kept."""
-        best = self.best_first()[:1]
-        return self.first_whole(best, self.manifest)["score"] if best else None
 
     def first_whole(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
         """`load(step)` of the first of `steps` that is not damaged.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**sealed, "digest": _digest(sealed)}
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file says; it is not read if it is too large, or no plain file.
+def read_plain_file(path: Path, max_bytes: int) -> bytes:
+    """What is in a file; it is not read if it is too large, or no plain file.
 
     Raises:
       DamagedCheckpoint: it cannot be read.
@@ -49,16 +49,29 @@ def read_json(path: Path) -> Any:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("no plain file")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"{status.st_size:,} bytes, more than {MAX_BYTES:,}")
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        if status.st_size > max_bytes:
+            raise ValueError(f"{status.st_size:,} bytes, more than {max_bytes:,}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from error
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest that is whole and of a format this program knows.
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+      DamagedCheckpoint: it cannot be read.
+    """
+    data = read_plain_file(path, MAX_BYTES)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
+
+
+def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
+    """A manifest that is whole, of a format this program knows, and has these parts.
 
     Raises:
       DamagedCheckpoint: it cannot be read, or is not what was written.
@@ -76,7 +89,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {manifest['format']}, this program reads up to {FORMAT};"
             " install a newer crnn_jax"
         )
-    for key in ("config", *IDENTITY, *(("arrays",) if manifest["format"] > 1 else ())):
+    for key in (*parts, *(("arrays",) if manifest["format"] > 1 else ())):
         if not isinstance(manifest.get(key), dict):
             raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
     return manifest

@@ -9,7 +9,8 @@ import optax
 from flax import linen as nn
 from flax import struct, traverse_util
 
-CONV_STACK = "conv_stack"  # the name of the part that can be carried over and frozen
+CONV_STACK = "conv_stack"  # the name of the part that can be carried over alone, and frozen
+HEAD = "head"  # of the part whose arrays have the classes on their last axis
 
 
 class TrainState(struct.PyTreeNode):

@@ -1,0 +1,91 @@
+"""What a new run takes over from a trained model: arrays by their names, classes by character."""
+
+import logging
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from crnn_jax.config import Config
+from crnn_jax.errors import CheckpointError
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.alphabet import Alphabet
+from crnn_jax.training.integrity import flatten
+from crnn_jax.training.state import CONV_STACK, HEAD, TrainState
+
+SHOWN = 40  # new characters that are shown; the rest are counted
+
+logger = logging.getLogger(__name__)
+
+
+def carry_over(
+    config: Config, origin: TrainedModel, state: TrainState, alphabet: Alphabet
+) -> tuple[TrainState, str]:
+    """`state` with the origin's parameters and statistics, and what was carried over.
+
+    Of the head these are the blank and the characters that the origin knows, wherever they stand
+    in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
+    convolution stack as it was.
+
+    Raises:
+      CheckpointError: the origin has other shapes, or reads another kind of pictures.
+    """
+    _compare_inputs(config, origin)
+    classes = alphabet.classes_in(origin.alphabet)
+    fresh = flatten({"params": state.params, "batch_stats": state.batch_stats})
+    known = flatten(origin.variables)
+    for path in {**fresh, **known}:
+        part = path.split("/")[1]
+        if config.init_parts != "all" and part != CONV_STACK:
+            continue
+        if part == HEAD and path in known:
+            known[path] = known[path][..., classes]  # any column for a new character, as yet
+        there, here = (tree[path].shape if path in tree else "missing" for tree in (known, fresh))
+        if there != here:
+            raise CheckpointError(
+                f"init_from={config.init_from} holds another model: {path} is {there} there and"
+                f" {here} here; set config.model to that of its manifest"
+            )
+        stays = classes < 0 if part == HEAD else False
+        fresh[path] = np.where(stays, fresh[path], known[path])
+    variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
+    state = state.replace(**variables)
+    carried = f"{config.init_parts} from step {origin.step} of {config.init_from}"
+    if config.init_parts != "all":
+        return state, carried
+    new = [c for c, index in zip(alphabet.characters, classes[1:], strict=True) if index < 0]
+    carried += f", {len(alphabet.characters) - len(new)} characters with it"
+    if new:
+        more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+        carried += f"; new: {''.join(new[:SHOWN])}{more}"
+    return state, carried
+
+
+def _compare_inputs(config: Config, origin: TrainedModel) -> None:
+    """Warns of what makes pictures look unlike those that the origin has learnt from.
+
+    `data.invert` is not among it: it makes pictures like those.
+
+    Raises:
+      CheckpointError: they have another number of channels.
+    """
+    preprocessing = origin.preprocessing
+    if preprocessing.channels != config.data.channels:
+        raise CheckpointError(
+            f"init_from={config.init_from} reads pictures of {preprocessing.channels} channel(s),"
+            f" not {config.data.channels}; set --config.data.channels={preprocessing.channels}"
+        )
+    settings = origin.description["settings"]
+    for key, learnt, asked in (
+        ("data.height", preprocessing.height, config.data.height),
+        ("data.width", preprocessing.width, config.data.width),
+        # No array has another shape for these.
+        ("model.leaky", settings.get("leaky", False), config.model.leaky),
+        ("model.per_image", settings.get("per_image", False), config.model.per_image),
+    ):
+        if learnt != asked:
+            logger.warning(
+                "init_from=%s has learnt with %s=%s, so with %s much is to be learnt anew;"
+                " --config.%s=%s avoids that",
+                *(config.init_from, key, learnt, asked, key, learnt),
+            )

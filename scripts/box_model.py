@@ -1,0 +1,63 @@
+"""Puts the best checkpoint of a run into the box: half precision, in the package itself.
+
+    python scripts/box_model.py runs/captcha captcha
+
+writes crnn_jax/boxed/captcha, and `python -m crnn_jax.predict --model captcha` reads with it. Of
+the run's config nothing is kept, as it names folders of its machine.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from crnn_jax.errors import CrnnError
+from crnn_jax.recognition.boxed import ARRAYS, BOXES, write_box
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.training.checkpoint import Checkpoints
+from crnn_jax.training.manifest import IDENTITY
+
+
+def box_model(workdir: Path, folder: Path) -> TrainedModel:
+    """Boxes the best checkpoint of a workdir, with the figures that were recorded of it.
+
+    Returns:
+      The model as it is read back.
+
+    Raises:
+      CheckpointError: there is none, or it cannot be boxed.
+    """
+    model = TrainedModel.load(workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        manifest = checkpoints.manifest(model.step)
+    metrics = workdir / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    figures = [line for line in map(json.loads, lines) if line["step"] == model.step]
+    described = {
+        "step": model.step,
+        **{key: manifest[key] for key in (*IDENTITY, "versions")},
+        "figures": {line["split"]: line for line in figures if line["split"] != "train"},
+    }
+    write_box(folder, described, model.variables)
+    return TrainedModel.load(folder)
+
+
+def main() -> None:
+    """Boxes the model that the command line names."""
+    parser = argparse.ArgumentParser(description="Puts a trained model into the package.")
+    parser.add_argument("workdir", type=Path, help="of a run")
+    parser.add_argument("name", help="of the box, such as captcha")
+    arguments = parser.parse_args()
+    if not arguments.name.isidentifier():
+        parser.error(f"a box is called by letters, digits and _, not {arguments.name}")
+    folder = BOXES / arguments.name
+    try:
+        model = box_model(arguments.workdir, folder)
+    except CrnnError as error:
+        sys.exit(f"error: {error}")
+    size = (folder / ARRAYS).stat().st_size
+    print(f"{folder}: step {model.step:,}, {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Boxed models: they read as the runs they come from, by name, and damage is found."""
+
+import hashlib
+import io
+import json
+import pickle
+import random
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from crnn_jax import models, predict
+from crnn_jax.data.images import Preprocessing, pad_batch, prepare
+from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.evaluate import score
+from crnn_jax.experiment import Experiment
+from crnn_jax.recognition import boxed
+from crnn_jax.recognition.boxed import find_model, write_box
+from crnn_jax.recognition.recognizer import Recognizer
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.alphabet import Alphabet
+from crnn_jax.training import parallel
+from crnn_jax.training.checkpoint import Checkpoints
+from crnn_jax.training.manifest import seal
+from crnn_jax.training.state import TrainState
+from tests.networks import random_variables
+from tests.test_checkpoint import Trap
+from tests.test_fuzz import changed, only_our_errors
+from tests.test_train import PICTURES, small_config
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import box_model
+
+ALPHABET = Alphabet("2345678bcdefgmnpwxy")
+NAMES = [line.split("\t")[0] for line in (PICTURES / "test.tsv").read_text().splitlines()]
+TEST = {"step": 7, "split": "test", "exact_match": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir as training leaves it, but for the values of its arrays."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    settings = small_config().model.to_dict()
+    model = {"name": settings.pop("name"), "settings": settings}
+    network = models.create(model["name"], ALPHABET.num_classes, settings)
+    variables = random_variables(network, channels=3, seed=1)
+    zero = np.zeros((), np.int32)
+    state = TrainState(
+        step=np.int32(7),  # pyright: ignore
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optax.sgd(1e-3).init(variables["params"]),
+        skipped=zero,  # pyright: ignore
+        skipped_in_row=zero,  # pyright: ignore
+    )
+    manifest = {
+        "config": {"data": {"dir": str(workdir)}},
+        "alphabet": {**ALPHABET.to_dict(), "fingerprint": ALPHABET.fingerprint},
+        "preprocessing": Preprocessing().to_dict(),
+        "model": model,
+        "versions": {"crnn_jax": "0.1.0"},
+    }
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, json.loads(json.dumps(manifest)), 0.75)
+    lines = [{**TEST, "step": 3}, {**TEST, "split": "train"}, TEST, {**TEST, "split": "validation"}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return workdir
+
+
+@pytest.fixture
+def box(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`run` as the boxed model "small"."""
+    monkeypatch.setattr(boxed, "BOXES", tmp_path / "boxes")
+    box_model.box_model(run, tmp_path / "boxes" / "small")
+    return tmp_path / "boxes" / "small"
+
+
+def logits(model: TrainedModel) -> np.ndarray:
+    pictures = [prepare((PICTURES / name).read_bytes(), Preprocessing(), name) for name in NAMES]
+    images, widths = pad_batch(pictures, max(picture.shape[1] for picture in pictures))
+    return np.asarray(jax.jit(model.network.apply)(model.variables, images, widths)[0])
+
+
+def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
+    model, original = TrainedModel.load(box), TrainedModel.load(run)
+    for part in ("step", "network", "alphabet", "preprocessing", "description"):
+        assert getattr(model, part) == getattr(original, part)
+    ours, theirs = logits(model), logits(original)
+    assert 0 < np.abs(ours - theirs).max() < 0.02 < np.ptp(theirs) / 100
+    files = [(PICTURES / name).read_bytes() for name in NAMES]
+    texts = [[one.text for one in Recognizer(m)(files)] for m in (model, original)]
+    assert all(map(len, texts[0]))
+    # Where two characters are as likely to the last digit, either may be read.
+    best, second = np.sort(theirs)[..., -1], np.sort(theirs)[..., -2]
+    decided = (best - second).min(1) > 2 * np.abs(ours - theirs).max()
+    assert decided.sum() >= 4
+    assert [a for a, d in zip(texts[0], decided, strict=True) if d] == [
+        b for b, d in zip(texts[1], decided, strict=True) if d
+    ]
+
+
+def test_the_manifest_has_what_a_reader_needs_and_no_folder(run: Path, box: Path) -> None:
+    text = (box / "manifest.json").read_text(encoding="utf-8")
+    manifest = json.loads(text)
+    assert manifest["figures"] == {"test": TEST, "validation": {**TEST, "split": "validation"}}
+    assert manifest["versions"] == {"crnn_jax": "0.1.0"} and manifest["step"] == 7
+    assert manifest["arrays"]["bytes"] == (box / "arrays.npz").stat().st_size
+    assert str(run.parent) not in text and "config" not in manifest
+    assert sorted(path.name for path in box.iterdir()) == ["arrays.npz", "manifest.json"]
+    with np.load(box / "arrays.npz", allow_pickle=False) as arrays:
+        assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
+
+
+def test_what_half_precision_holds_comes_back_bit_for_bit(box: Path, tmp_path: Path) -> None:
+    """A box of a box is the same."""
+    model = TrainedModel.load(box)
+    manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["digest"]
+    write_box(tmp_path / "again", manifest, model.variables)
+    for name in ("arrays.npz", "manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (box / name).read_bytes()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        TrainedModel.load(tmp_path / "again").variables,
+        model.variables,
+    )
+
+
+def test_the_script_says_what_it_made_or_why_not(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(box_model, "BOXES", tmp_path / "boxes")
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["box_model.py", *map(str, arguments)])
+        box_model.main()
+        return capsys.readouterr().out
+
+    assert re.fullmatch(r".*boxes.mine: step 7, 0\.0\d MB\n", call(run, "mine"))
+    assert TrainedModel.load(tmp_path / "boxes" / "mine").step == 7
+    with pytest.raises(SystemExit, match=r"^error: there is no model .*no, "):
+        call(tmp_path / "no", "mine")
+    with pytest.raises(SystemExit):
+        call(run, "../elsewhere")
+    assert "letters, digits and _, not ../elsewhere" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# Names
+
+
+def test_a_model_is_known_by_name_everywhere(
+    run: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert find_model("small") == find_model(box) == box
+    recognizer = Recognizer.load("small")
+    rows = score("small", [PICTURES], 8)
+    assert rows[0]["count"] == 8 and rows == score(box, [PICTURES], 8)
+    config = small_config(init_from="small")
+    config.alphabet.characters = ALPHABET.characters[::-1]
+    state, line = Experiment.build(config).initial_state()
+    assert line == "all from step 7 of small, 19 characters with it"
+    np.testing.assert_array_equal(
+        state.params["head"]["bias"][1:],
+        recognizer.model.variables["params"]["head"]["bias"][:0:-1],
+    )
+    with pytest.raises(CheckpointError, match=r"small has no step 3; it has step 7 alone"):
+        Recognizer.load("small", step=3)
+
+    # Without a name it is the one called captcha, whatever folders there are.
+    shutil.copytree(box, box.with_name("captcha"))
+    shutil.copytree(run, tmp_path / "here" / "captcha")
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_model() == box.with_name("captcha")
+    picture = PICTURES / NAMES[0]
+    monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=None))
+    monkeypatch.setattr(predict, "BATCH_SIZE", SimpleNamespace(value=32))
+    predict.main(["predict", str(picture)])
+    read = recognizer([picture.read_bytes()])[0]
+    assert capsys.readouterr().out == f"{picture}\t{read.text}\t{read.confidence:.4f}\n"
+
+
+def test_a_folder_of_ones_own_goes_first_if_it_holds_a_model(
+    run: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert find_model("small") == box
+    for own in (run, box):
+        shutil.rmtree(tmp_path / "small")
+        shutil.copytree(own, tmp_path / "small")
+        assert find_model("small") == Path("small")
+
+
+def test_what_is_no_model_is_one_line(
+    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(box, box.with_name("other"))
+    for name in ("smal", tmp_path, "../small", str(tmp_path / "no")):
+        with pytest.raises(CheckpointError, match=r"no model .*\(other, small\); train") as caught:
+            Recognizer.load(name)
+        assert str(name) in str(caught.value) and "\n" not in str(caught.value)
+    monkeypatch.setattr(boxed, "BOXES", tmp_path / "none")
+    with pytest.raises(
+        CheckpointError, match=r"model captcha, .*\(there are none yet\); train first"
+    ):
+        Recognizer.load()
+
+
+# Damage, and strangers
+
+
+def test_a_flipped_bit_is_found(box: Path) -> None:
+    rng = random.Random(0)
+    model = TrainedModel.load(box)
+    for name in ("arrays.npz", "manifest.json"):
+        path = box / name
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, *rng.sample(range(len(whole)), 30)}:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedCheckpoint, match=name):
+                TrainedModel.load(box)
+        path.write_bytes(whole[:-3])
+        with pytest.raises(DamagedCheckpoint, match=name):
+            TrainedModel.load(box)
+        path.unlink()
+        with pytest.raises(CheckpointError):
+            TrainedModel.load(box)
+        path.write_bytes(whole)
+    jax.tree.map(np.testing.assert_array_equal, TrainedModel.load(box).variables, model.variables)
+
+
+def forge(box: Path, arrays: dict[str, Any]) -> None:
+    """Puts other arrays into a box as somebody would who knows how it is sealed."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    (box / "arrays.npz").write_bytes(file.getvalue())
+    manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["digest"]
+    digest = hashlib.sha256(file.getvalue()).hexdigest()
+    text = json.dumps(seal({**manifest, "arrays": {"sha256": digest}}))
+    (box / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def test_nothing_is_unpickled_nor_blown_up(box: Path, tmp_path: Path) -> None:
+    with np.load(box / "arrays.npz", allow_pickle=False) as file:
+        whole = dict(file)
+    forge(box, whole)
+    assert TrainedModel.load(box).step == 7
+    path = "params/head/bias"
+    sprung = tmp_path / "sprung"
+    forge(box, {**whole, path: np.array([Trap(sprung)], object)})
+    with pytest.raises(DamagedCheckpoint, match=r"npz cannot be read: .*allow_pickle=False"):
+        TrainedModel.load(box)
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()
+    forge(box, {**whole, path: np.zeros(10**7, np.float16)})
+    with pytest.raises(DamagedCheckpoint, match="would unpack to more than any box has"):
+        TrainedModel.load(box)
+    for wrong in (whole[path].astype(np.float32), whole[path][:-1]):
+        forge(box, {**whole, path: wrong})
+        with pytest.raises(DamagedCheckpoint, match=f"{path} is float.* where float16 .*20"):
+            TrainedModel.load(box)
+    del whole[path]
+    forge(box, whole)
+    with pytest.raises(DamagedCheckpoint, match=f"{path} is missing"):
+        TrainedModel.load(box)
+
+
+def test_manifests_of_strangers(box: Path) -> None:
+    """Well-formed and well-sealed ones: only our own errors escape."""
+    rng = random.Random(0)
+    path = box / "manifest.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    del whole["digest"]
+    for _ in range(40):
+        key = rng.choice(sorted(whole))
+        path.write_text(json.dumps(seal({**whole, key: changed(whole[key], rng)})))
+        with only_our_errors(path.read_bytes()[:2000]):
+            TrainedModel.load(box)
+
+
+# What cannot be boxed
+
+
+def test_what_half_precision_cannot_hold_is_refused(
+    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TrainedModel.load(box)
+    name = "batch_stats/conv_stack/norm3/var"
+
+    def box_with(var: np.ndarray) -> Any:
+        statistics = model.variables["batch_stats"]["conv_stack"]
+        others = {**statistics, "norm3": {**statistics["norm3"], "var": var}}
+        variables = {**model.variables, "batch_stats": {"conv_stack": others}}
+        manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+        del manifest["digest"], manifest["arrays"]
+        write_box(tmp_path / "box", manifest, variables)
+        return TrainedModel.load(tmp_path / "box").variables["batch_stats"]["conv_stack"]
+
+    var = model.variables["batch_stats"]["conv_stack"]["norm3"]["var"]
+    for wrong in (var * 0 + 65_520, var * 1e-7, np.where(var == var[0], np.nan, var)):
+        with pytest.raises(CheckpointError, match=rf"{name} cannot be boxed: .*6e-8; box another"):
+            box_with(wrong)
+        assert not (tmp_path / "box").exists()
+    # The range that there is, in one array: what is lost of the least is little beside the epsilon
+    # of batch normalisation.
+    wide = np.geomspace(1e-8, 65_000, len(var)).astype(np.float32)
+    kept = box_with(wide)["norm3"]["var"]
+    np.testing.assert_allclose(kept + 1e-5, wide + 1e-5, rtol=4e-3)
+    monkeypatch.setattr(boxed, "MAX_BYTES", 5_000)
+    shutil.rmtree(tmp_path / "box")
+    with pytest.raises(CheckpointError, match=r"would take .* may take 5,000; box a smaller"):
+        box_with(var)
+    assert not (tmp_path / "box").exists()
