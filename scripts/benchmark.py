@@ -25,11 +25,11 @@ from rich.table import Table
 from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
+from crnn_jax.commands import choose_convolutions
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 
 OURS = "crnn_jax fp32"  # what bf16 reads as well is not known; on CPUs without it, it is slower
-TRIAL_ROUNDS = 3  # each PyTorch setting, before the best of them meet crnn_jax
 INFERENCE_BATCHES = (1, 32, 256)
 TOLERANCE = 1e-4  # of logits in fp32
 
@@ -82,7 +82,8 @@ def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, 
 
 def duel(ours: Program, theirs: Mapping[str, Program], rounds: int) -> dict[str, Timing]:
     """All of theirs are tried; then ours and the best of theirs, in fp32 and at all, take turns."""
-    trials = take_turns(theirs, TRIAL_ROUNDS) if theirs else {}
+    # A round has warmed each up when it was seen to run; bf16 can take half a minute a step.
+    trials = take_turns(theirs, rounds=1, warm_up=0) if theirs else {}
     finalists: dict[str, Program] = {OURS: ours}
     for group in ({n: t for n, t in trials.items() if "bf16" not in n}, trials):
         if group:
@@ -209,13 +210,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
     parser.add_argument("what", choices=["train", "infer", "input", "decode"])
     parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")
-    parser.add_argument("--model", default="crnn", help="crnn or crnn_half")
+    parser.add_argument("--model", default="crnn", help="crnn, crnn_half or crnn_small")
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     arguments = parser.parse_args()
     if arguments.vs and arguments.what not in ("train", "infer"):
         parser.error(f"--vs is for train and infer, not for {arguments.what}")
+    choose_convolutions()
     console = Console()
     workload = Workload(arguments.model, width=arguments.width)
     vs_torch = arguments.vs == "torch"
@@ -231,7 +233,7 @@ def main() -> None:
             console.print(*report("infer", workload, of_batch), sep="\n")
     elif arguments.what == "input":
         result = measure_input(workload.batch_size)
-        training = take_turns({OURS: our_training_step(workload)}, TRIAL_ROUNDS)[OURS]
+        training = take_turns({OURS: our_training_step(workload)}, rounds=3)[OURS]
         for source in result.values():
             source["times_training"] = (
                 source["images_per_second"] * training.median / workload.batch_size

@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a step costs on a TPU.")
     parser.add_argument("--topology", default="v5e:2x4", help="as libtpu names it")
     parser.add_argument("--per_device_batch", type=int, default=256)
-    parser.add_argument("--model", default="crnn", help="crnn or crnn_half")
+    parser.add_argument("--model", default="crnn", help="crnn, crnn_half or crnn_small")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     arguments = parser.parse_args()

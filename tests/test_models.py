@@ -53,6 +53,7 @@ def crnn_parameters(
 
 PAPER = (64, 128, 256, 256, 512, 512, 512)
 HALF = (32, 64, 128, 128, 256, 256, 256)
+FOLDED = (48, 64, 96, 96, 160, 160, 192)  # crnn_small; four pixels of three colours come in as one
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,13 @@ HALF = (32, 64, 128, 128, 256, 256, 256)
         ("crnn", {"hidden": 96}, 1, 11, crnn_parameters(PAPER, 96, (3, 5, 7), 1, 11)),
         ("crnn_half", {}, 1, 63, crnn_parameters(HALF, 128, (3, 5, 7), 1, 63)),
         ("crnn_half", {"batch_norm": "all"}, 3, 37, crnn_parameters(HALF, 128, range(8), 3, 37)),
+        (
+            "crnn_small",
+            {"batch_norm": "all"},
+            3,
+            37,
+            crnn_parameters(FOLDED, 128, range(8), 12, 37),
+        ),
     ],
 )
 def test_parameter_counts(
@@ -89,9 +97,10 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
 
 
 # Every remainder that the strides could care about, and a sample of the rest up to 600.
+@pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("widths", [range(8, 40), range(40, 601, 37)], ids=["narrow", "wide"])
-def test_time_steps_of_all_widths(widths: range) -> None:
-    stack = ConvStack((1,) * 7, "none")
+def test_time_steps_of_all_widths(widths: range, fold: bool) -> None:
+    stack = ConvStack((1,) * 7, "none", fold=fold)
 
     def shape(width: int) -> tuple[int, ...]:
         images = jax.ShapeDtypeStruct((1, 32, width, 1), jnp.float32)
@@ -105,12 +114,13 @@ def test_time_steps_of_all_widths(widths: range) -> None:
 
 # --- padding ---
 
-# Each value of leaky and of per_image occurs with the other's, each variant of batch_norm once.
+# Each value of leaky and of per_image occurs with the other's, and each variant of batch_norm.
 NETWORKS = [
     {"batch_norm": "all", "leaky": True, "per_image": True},
     {"batch_norm": "bgshih", "leaky": False, "per_image": False},
     {"batch_norm": "paper", "leaky": True, "per_image": False},
     {"batch_norm": "none", "leaky": False, "per_image": True},
+    {"batch_norm": "all", "leaky": False, "per_image": True, "fold": True},
 ]
 RAGGED = (8, 13, 26, 31, 37)
 
@@ -118,8 +128,8 @@ RAGGED = (8, 13, 26, 31, 37)
 # One width alone for each network, as each is compiled: all remainders of a division by 4 occur.
 @pytest.mark.parametrize(
     ("settings", "place"),
-    list(zip(NETWORKS, (3, 1, 2, 0), strict=True)),
-    ids=["all-31", "bgshih-13", "paper-26", "none-8"],
+    list(zip(NETWORKS, (3, 1, 2, 0, 3), strict=True)),
+    ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31"],
 )
 def test_a_picture_has_the_same_logits_alone_and_padded(
     settings: Mapping[str, Any], place: int
@@ -140,8 +150,10 @@ def test_a_picture_has_the_same_logits_alone_and_padded(
     assert float(jnp.std(logits[:, 0], axis=0).min()) > 1e-3
 
 
-def test_training_is_the_same_however_wide_the_padding() -> None:
-    model = small_model(**NETWORKS[0])  # the one with the most to be spoilt by padding
+# Those with the most to be spoilt by padding.
+@pytest.mark.parametrize("settings", [NETWORKS[0], NETWORKS[4]], ids=["all", "fold"])
+def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, Any]) -> None:
+    model = small_model(**settings)
     variables = random_variables(model)
     weights = normal(len(RAGGED), num_time_steps(64), CLASSES)
 
@@ -199,17 +211,21 @@ class PlainCRNN(nn.Module):
     classes: int
     normalized: Sequence[int]
     slope: float  # of the activation, below 0
+    fold: bool
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images.astype(jnp.float32) / 127.5 - 1
+        if self.fold:
+            corners = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+            x = jnp.concatenate(corners, axis=-1)
         for layer in range(1, 8):
             size, padding = ((2, 2), "VALID") if layer == 7 else ((3, 3), "SAME")
             x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
             if layer in self.normalized:
                 x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
             x = jnp.where(x > 0, x, self.slope * x)
-            if layer in (1, 2):
+            if layer == 2 or (layer == 1 and not self.fold):
                 x = max_pool(x, (2, 2), 0)
             if layer in (4, 6):
                 x = max_pool(x, (2, 1), 1)
@@ -225,6 +241,7 @@ class PlainCRNN(nn.Module):
     [
         ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0),
         ({"batch_norm": "paper", "leaky": True}, (5, 6), 0.2),
+        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0),
     ],
 )
 def test_the_network_is_that_of_the_paper(
@@ -233,7 +250,8 @@ def test_the_network_is_that_of_the_paper(
     model = small_model(**settings)
     variables = random_variables(model, channels=3)
     params = variables["params"]
-    plain = PlainCRNN(SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope)
+    fold = settings.get("fold", False)
+    plain = PlainCRNN(SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, fold)
     plain_variables = {
         "params": {
             **params["conv_stack"],
@@ -289,7 +307,7 @@ def test_a_frozen_stack_keeps_its_statistics(frozen: bool) -> None:
 
 
 def test_the_registry_names_what_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match=r"'crm' .*crnn, crnn_half"):
+    with pytest.raises(ConfigError, match=r"'crm' .*crnn, crnn_half, crnn_small"):
         models.create("crm", CLASSES, {})
     with pytest.raises(ConfigError, match=r"'crnn_half' .*'hiden'"):
         models.create("crnn_half", CLASSES, {"hiden": 8})

@@ -14,7 +14,6 @@ from networks import assert_trees_close, bidirectional, flax_cells, jit, max_poo
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
-from crnn_jax.models.convolution import convolution
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # --- batch normalisation ---
@@ -198,7 +197,7 @@ def test_bilstm_is_that_of_flax() -> None:
     assert_trees_close(actual, run(flax, flax_cells("layer", params)), rtol=1e-5)
 
 
-# --- convolution and pooling ---
+# --- pooling ---
 
 
 def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *arguments: Any) -> Any:
@@ -210,22 +209,6 @@ def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *argu
         return value, pullback(cotangent)
 
     return run(cotangent, *arguments)
-
-
-@pytest.mark.parametrize("inputs", [1, 3, 16])
-@pytest.mark.parametrize(("side", "padding"), [(3, "SAME"), (2, "VALID")])
-def test_convolution_is_that_of_lax(side: int, padding: str, inputs: int) -> None:
-    x, kernel = normal(2, 5, 7, inputs), normal(side, side, inputs, 6, seed=1)
-    cotangent = normal(*((2, 5, 7, 6) if padding == "SAME" else (2, 4, 6, 6)), seed=2)
-
-    def reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    actual = value_and_pullback(lambda x, k: convolution(x, k, padding), cotangent, x, kernel)
-    expected = value_and_pullback(reference, cotangent, x, kernel)
-    assert_trees_close(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 6), (4, 7), (3, 3)])

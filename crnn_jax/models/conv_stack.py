@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
-from crnn_jax.models.convolution import conv_general_dilated
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # Which of the seven convolutions (counted from 1) are followed by batch normalisation.
@@ -42,10 +41,16 @@ class ConvStack(nn.Module):
     Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Features
     to the right of each picture's true width are zero after every layer, so that a picture has
     the same features alone, padded, and in any batch.
+
+    With `fold` each 2 x 2 pixels come in as one of four times the channels (space to depth; the
+    reverse of Shi et al. 2016, arXiv:1609.05158, section 2.2), and the pool behind the first
+    convolution, which then sees 6 x 6 pixels, is left out. No layer has the full size any more:
+    those that have take little arithmetic but much time, for all the memory they go through.
     """
 
     channels: Sequence[int] = PAPER_CHANNELS
     batch_norm: str = "bgshih"
+    fold: bool = False
     leaky: bool = False
     momentum: float = 0.99
     dtype: jnp.dtype | None = None
@@ -55,6 +60,12 @@ class ConvStack(nn.Module):
     def __call__(self, x: jax.Array, widths: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps images (B, 32, W, C), zero beyond the widths (B,), to (B, 1, T, D), lengths."""
         normalized = BATCH_NORM_VARIANTS[self.batch_norm]
+        halving = (1, 2)
+        if self.fold:
+            halving = (2,)
+            widths = widths // 2
+            # A last odd column lies beyond the halved width, and is none of the picture alone.
+            x = jnp.where(width_mask(widths, x.shape[2] // 2), _folded(x), 0)
         for layer, channels in enumerate(self.channels, start=1):
             last = layer == len(self.channels)
             x = nn.Conv(
@@ -63,7 +74,6 @@ class ConvStack(nn.Module):
                 padding="VALID" if last else "SAME",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
-                conv_general_dilated=conv_general_dilated,
                 name=f"conv{layer}",
             )(x)
             widths = widths - 1 if last else widths
@@ -71,7 +81,8 @@ class ConvStack(nn.Module):
             pool_2x1 = partial(max_pool_2x1, mask=mask)
             # Pooled before it is normalised and rectified, not after: what increases steadily
             # can change places with a maximum, and has a half or a quarter of the work behind it.
-            pool = {1: max_pool_2x2, 2: max_pool_2x2, 4: pool_2x1, 6: pool_2x1}.get(layer)
+            pools = dict.fromkeys(halving, max_pool_2x2) | {4: pool_2x1, 6: pool_2x1}
+            pool = pools.get(layer)
             if layer in normalized:
                 x = MaskedBatchNorm(
                     momentum=self.momentum,
@@ -83,6 +94,14 @@ class ConvStack(nn.Module):
                 x = pool(x)
             x = nn.leaky_relu(x, 0.2) if self.leaky else nn.relu(x)
             # A last odd column of 2x2 pools with padding and is beyond the halved width.
-            widths = widths // 2 if layer in (1, 2) else widths + 1 if layer in (4, 6) else widths
+            widths = widths // 2 if layer in halving else widths + 1 if layer in (4, 6) else widths
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         return x, widths
+
+
+def _folded(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) as (B, H // 2, W // 2, 4 C); odd last rows and columns are dropped."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)

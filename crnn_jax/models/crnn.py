@@ -37,6 +37,7 @@ class CRNN(nn.Module):
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: int = 256
     batch_norm: str = "bgshih"
+    fold: bool = False
     leaky: bool = False
     momentum: float = 0.99
     dropout: float = 0.0
@@ -63,6 +64,7 @@ class CRNN(nn.Module):
         x, lengths = ConvStack(
             self.channels,
             self.batch_norm,
+            self.fold,
             self.leaky,
             self.momentum,
             self.dtype,

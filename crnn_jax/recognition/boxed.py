@@ -132,7 +132,7 @@ def write_box(folder: Path, manifest: Mapping[str, Any], variables: Mapping[str,
     if len(data) > MAX_BYTES:
         raise CheckpointError(
             f"the arrays would take {len(data):,} bytes, and a box may take {MAX_BYTES:,}; box a"
-            " smaller network, such as crnn_half"
+            " smaller network, such as crnn_small"
         )
     arrays = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(seal({**manifest, "arrays": arrays}), indent=2, ensure_ascii=False)
