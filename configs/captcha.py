@@ -30,7 +30,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict()
     # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic; crnn_small:
-    # half of that again, pixels folded by four.
+    # five eighths of that, pixels folded by four.
     config.model.name = "crnn_half"
     # Which convolutions are followed by batch normalisation: paper, bgshih, all or none. With
     # all of them CTC leaves its blank-only plateau soonest.

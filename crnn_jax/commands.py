@@ -1,18 +1,15 @@
 """How every command ends: a user's mistake is one line and an exit code, never a traceback."""
 
-import importlib.metadata
 import logging
-import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import platformdirs
 from absl import flags
 from absl import logging as absl_logging
 
+from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
 from crnn_jax.errors import ConfigError, CrnnError
 
 
@@ -42,33 +39,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
             _fail(error)
 
     return command
-
-
-def keep_what_is_compiled() -> None:
-    """Has JAX keep its compiled programs in the user's cache folder, unless it is told where.
-
-    To be called before jax is imported. Compiling takes about a minute of a first start on two
-    cores; a second one reads what the first compiled. A folder for each machine, as home folders
-    are shared between machines whose processors differ.
-    """
-    folder = platformdirs.user_cache_path("crnn_jax") / platform.node() / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-
-
-def choose_convolutions() -> None:
-    """Has XLA leave convolutions on a CPU to its own kernels; YNNPACK keeps the matrix products.
-
-    To be called before JAX compiles anything. YNNPACK's convolutions are the default of jaxlib
-    0.10. On two Zen 3 cores they take up to half as long again as XLA's own, and the weight
-    gradient of 32 x 16 x 96 x 32 to 64 channels 477 ms instead of 31.
-    """
-    flag = "--xla_cpu_experimental_ynn_fusion_type"
-    # Flags that it does not know end a process, so only versions get it that are known to have it.
-    major, minor, patch = importlib.metadata.version("jaxlib").split(".")[:3]
-    known = (major, minor) == ("0", "10") and patch not in ("0", "1")
-    if known and flag not in os.environ.get("XLA_FLAGS", ""):
-        chosen = f"{flag}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {chosen}".strip()
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from rich.table import Table
 from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
-from crnn_jax.commands import choose_convolutions
+from crnn_jax.compiler import choose_convolutions
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from crnn_jax.commands import choose_convolutions
+from crnn_jax.compiler import choose_convolutions
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 SLOW_TO_IMPORT = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}

@@ -20,7 +20,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "crnn": CRNN,
     # Half the channels: a quarter of the arithmetic, for machines without an accelerator.
     "crnn_half": partial(CRNN, channels=(32, 64, 128, 128, 256, 256, 256), hidden=128),
-    # Pixels folded by four and fewer channels: half of that again.
+    # Pixels folded by four and fewer channels: five eighths of the arithmetic of crnn_half.
     "crnn_small": partial(CRNN, channels=(48, 64, 96, 96, 160, 160, 192), hidden=128, fold=True),
 }
 
