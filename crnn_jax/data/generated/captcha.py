@@ -7,13 +7,15 @@ import random
 import string
 import threading
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 from unittest import mock
 
 import captcha.image
+import numpy as np
 import tensorflow_datasets as tfds
 
+from crnn_jax.data.generated import captcha_styles
 from crnn_jax.data.generated.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
 from crnn_jax.errors import DataError
 
@@ -41,11 +43,17 @@ def render(text: str, seed: int) -> bytes:
     return png.getvalue()
 
 
+def render_styled(text: str, seed: int) -> bytes:
+    """The PNG of `text` in a style of its own, the same for the same seed and library versions."""
+    return captcha_styles.draw(text, np.random.default_rng(seed))
+
+
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CaptchaConfig(GeneratedConfig):
     """What is written in the pictures, and how many there are."""
 
     characters: str
+    render: Callable[[str, int], bytes] = render
     min_length: int = 4
     max_length: int = 8
     num_train: int = 8_000
@@ -54,7 +62,7 @@ class CaptchaConfig(GeneratedConfig):
     def drawings(self, split: str) -> Iterable[Drawing]:
         """The captchas of a split, yet to be drawn."""
         for index, text in enumerate(self.texts()[split]):
-            yield functools.partial(_sample, text, self.render_seed(split, index))
+            yield functools.partial(_sample, self.render, text, self.render_seed(split, index))
 
     def texts(self) -> dict[str, list[str]]:
         """The texts of each split, no two alike even when case is ignored.
@@ -99,6 +107,14 @@ CONFIGS: dict[str, CaptchaConfig] = {
             characters=string.digits + string.ascii_uppercase + string.ascii_lowercase,
         ),
         CaptchaConfig(
+            name="styles",
+            description="Digits, upper-case and lower-case letters, each picture in its own style.",
+            characters=string.digits + string.ascii_uppercase + string.ascii_lowercase,
+            render=render_styled,
+            min_length=3,
+            num_train=60_000,
+        ),
+        CaptchaConfig(
             name="tiny",
             description="A few short numbers, for tests.",
             characters=string.digits,
@@ -119,11 +135,11 @@ class GeneratedCaptcha(GeneratedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Captchas drawn by the Python library `captcha` from seeded chance.",
+            description="Captchas drawn from seeded chance, all but `styles` by the library `captcha`.",
             homepage="https://github.com/lepture/captcha",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(HEIGHT, None, 3), encoding_format="png"),
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
                     "text": tfds.features.Text(),
                 }
             ),
@@ -132,5 +148,5 @@ class GeneratedCaptcha(GeneratedBuilder):
         )
 
 
-def _sample(text: str, seed: int) -> Sample:
+def _sample(render: Callable[[str, int], bytes], text: str, seed: int) -> Sample:
     return text, render(text, seed)

@@ -137,18 +137,18 @@ def _cropped(layers: Image.Image, size: int, rng: np.random.Generator) -> Image.
 def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
     """The layers in colours on a ground, under an uneven light, RGB."""
     ink, ground = _colours(rng)
-    image = _clouds(layers.size, ground, 40, rng)
+    image = clouds(layers.size, ground, 40, rng)
     if rng.random() < 0.2:
         image = _with_shapes(image, ground, rng)
     fill = layers
     if layers.mode == "RGB":
         fill, outline, shadow = layers.split()
         deep = ground * rng.uniform(0.2, 0.6) if rng.random() < 0.7 else ground / 2 + 127
-        image.paste(_colour(deep), mask=shadow)
+        image.paste(to_rgb(deep), mask=shadow)
         image.paste("white" if ink @ LUMINANCE < 128 else "black", mask=outline)
-    image.paste(_clouds(layers.size, ink, 25 if rng.random() < 0.3 else 0, rng), mask=fill)
+    image.paste(clouds(layers.size, ink, 25 if rng.random() < 0.3 else 0, rng), mask=fill)
     if rng.random() < 0.3:
-        light = _clouds(layers.size, np.full(3, 200.0), 55, rng)
+        light = clouds(layers.size, np.full(3, 200.0), 55, rng)
         image = ImageChops.multiply(image, light)
     return image
 
@@ -166,13 +166,13 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return chosen[0], chosen[1]
 
 
-def _clouds(
+def clouds(
     size: tuple[int, int], colour: np.ndarray, reach: float, rng: np.random.Generator
 ) -> Image.Image:
     """A picture in one colour, or within +-reach of it: a gradient, or clouds."""
     cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
     if cells == (1, 1) or not reach:
-        return Image.new("RGB", size, _colour(colour))
+        return Image.new("RGB", size, to_rgb(colour))
     reach *= rng.uniform(0.1, 1)
     lightness, hue = rng.uniform(-1, 1, (*cells, 1)), rng.uniform(-0.5, 0.5, (*cells, 3))
     coarse = np.clip(colour + reach * (lightness + hue), 0, 255).astype(np.uint8)
@@ -183,7 +183,7 @@ def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generato
     """The ground with blurred things on it, in colours near its own."""
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        colour = _colour(ground + rng.uniform(-40, 40, 3))
+        colour = to_rgb(ground + rng.uniform(-40, 40, 3))
         x = np.sort(rng.uniform(-0.2, 1.2, 2) * image.width).tolist()
         y = np.sort(rng.uniform(-0.5, 1.5, 2) * image.height).tolist()
         shape = (draw.ellipse, draw.rectangle, draw.line)[rng.integers(3)]
@@ -191,5 +191,5 @@ def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generato
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 3)))
 
 
-def _colour(values: np.ndarray) -> tuple[int, ...]:
+def to_rgb(values: np.ndarray) -> tuple[int, ...]:
     return tuple(np.clip(values, 0, 255).astype(int).tolist())

@@ -1,0 +1,169 @@
+"""Drawing captchas in as many styles as there are: each picture is a style of its own.
+
+What one service's captchas have in common (face, size, turn, colours, spacing, ground, dirt) is drawn
+by chance for every picture, so that a network which has learnt to read them has met most styles
+before it sees a new one.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.generated.drawing import LUMINANCE, choose_face, clouds, to_rgb
+from crnn_jax.data.generated.fonts import Face, latin_families
+
+EM = (20, 44)  # pixels
+TURNS = (0.0, 0.0, 8.0, 20.0, 40.0)  # degrees that a character is turned by at the most
+CONTRAST = 40  # of ink and ground at the least, in levels of luminance
+
+
+def draw(text: str, rng: np.random.Generator) -> bytes:
+    """The PNG of `text`, 22 to 80 pixels high."""
+    size = int(rng.integers(*EM))
+    glyphs = _glyphs(text, size, rng)
+    height = int(max(size * rng.choice((1.0, 1.2, 1.5, 2.0, 2.6)) * rng.uniform(0.95, 1.15), 22))
+    # Apart, or into each other.
+    gap = size * (rng.uniform(-0.12, 0.1) if rng.random() < 0.6 else rng.uniform(0.1, 0.8))
+    margins = rng.uniform(0.05, 0.3 if rng.random() < 0.5 else 1.5, 2) * size
+    width = int(sum(glyph.width + gap for glyph in glyphs) - gap + margins.sum())
+    ground = _ground_colour(rng)
+    image = clouds((width, height), ground, 60, rng)
+    if rng.random() < 0.25:
+        _boxes(image, ground, rng)
+    inks = _inks(len(text), ground, rng)
+    behind = rng.random() < 0.3
+    if behind:
+        _lines(image, inks, rng)
+    level = rng.uniform(0.3, 0.7)  # of the text as a whole
+    sway = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0  # of each character about it
+    x = margins[0]
+    for glyph, ink in zip(glyphs, inks, strict=True):
+        free = height - size
+        y = free * (level + sway * rng.uniform(-0.5, 0.5)) - (glyph.height - size) / 2
+        image.paste(to_rgb(ink), (round(x), round(y)), glyph)
+        x += glyph.width + gap
+    if not behind and rng.random() < 0.75:
+        _lines(image, inks, rng)
+    return _png(_worn(image, rng))
+
+
+def _glyphs(text: str, size: int, rng: np.random.Generator) -> list[Image.Image]:
+    """A mask 'L' of each character, turned, as wide as its ink and of one height."""
+    families = latin_families()
+    one = choose_face(text, families, rng)
+    mixed = rng.random() < 0.2
+    faces: Sequence[Face] = [choose_face(c, families, rng) if mixed else one for c in text]
+    turn = TURNS[rng.integers(len(TURNS))]
+    unequal = rng.uniform(0, 0.25) if rng.random() < 0.3 else 0.0
+    bold = int(rng.random() < 0.1)
+    return [
+        _glyph(
+            character,
+            face,
+            round(size * (1 + unequal * rng.uniform(-1, 1))),
+            turn * rng.uniform(-1, 1),
+            bold,
+            2 * size,
+        )
+        for character, face in zip(text, faces, strict=True)
+    ]
+
+
+def _glyph(
+    character: str, face: Face, size: int, angle: float, bold: int, extent: int
+) -> Image.Image:
+    image = Image.new("L", (extent, extent))
+    place = (extent / 2, extent / 2 + 0.35 * size)  # capitals are about 0.7 em high
+    ImageDraw.Draw(image).text(place, character, 255, face.at(size), anchor="ms", stroke_width=bold)
+    if angle:
+        image = image.rotate(angle, Image.Resampling.BICUBIC)
+    box = image.getbbox()
+    assert box is not None, f"{character!r} has no ink"
+    return image.crop((box[0], 0, box[2], extent))
+
+
+def _ground_colour(rng: np.random.Generator) -> np.ndarray:
+    """White, pale or, rarely, any colour."""
+    kind = rng.random()
+    if kind < 0.3:
+        return np.full(3, 255.0)
+    if kind < 0.85:
+        return rng.uniform(150, 255, 3)
+    return rng.uniform(0, 255, 3)
+
+
+def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A colour for each character, (count, 3), or one for all, that can be told from the ground."""
+    # Half of what is printed is dark, the rest has any colour.
+    inks = rng.uniform(0, rng.choice((90, 255)), (16 * count, 3))
+    light, below = inks @ LUMINANCE, float(ground @ LUMINANCE)
+    order = np.argsort(np.abs(light - below) < CONTRAST, kind="stable")
+    inks = inks[order][:count]
+    return inks if rng.random() < 0.6 else np.repeat(inks[:1], count, axis=0)
+
+
+def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> None:
+    """Lines, arcs or dots across the picture: in black, in the inks, or in any colour."""
+    pencil = ImageDraw.Draw(image)
+    width, height = image.size
+    kind = rng.random()
+    thick = 2 + max(image.height // 30, 1)
+
+    def any_colour() -> tuple[int, ...]:
+        if kind < 0.35:
+            return (0, 0, 0)
+        return to_rgb(inks[rng.integers(len(inks))] if kind < 0.7 else rng.uniform(0, 255, 3))
+
+    for _ in range(rng.integers(0, 9)):
+        # Short or from side to side.
+        reach = width * (rng.uniform(0.1, 0.4) if rng.random() < 0.5 else rng.uniform(0.4, 1.2))
+        x, y = rng.uniform(-0.2, 0.9) * width, rng.uniform(0, 1, 2) * height
+        if rng.random() < 0.8:
+            pencil.line((x, y[0], x + reach, y[1]), any_colour(), int(rng.integers(1, thick)))
+        else:
+            box = (x, y.min(), x + reach, y.min() + rng.uniform(0.3, 1.5) * height)
+            angle = rng.uniform(0, 360)
+            pencil.arc(box, angle, angle + rng.uniform(60, 200), any_colour(), 1)
+    if rng.random() < 0.4:
+        for _ in range(int(rng.uniform(0, 0.03) * width * height)):
+            place = (rng.uniform(0, width), rng.uniform(0, height))
+            pencil.point(place, any_colour())
+
+
+def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> None:
+    """Frames that stand out of the ground, or lie below it, by an edge of light and of shadow."""
+    pencil = ImageDraw.Draw(image)
+    lit, dark = to_rgb(ground + 45), to_rgb(ground * 0.7)
+    for _ in range(rng.integers(3, 25)):
+        x, y = rng.uniform(-0.05, 1, 2) * image.size
+        right, low = (x, y) + rng.uniform(0.1, 0.4, 2) * image.height
+        first, second = (lit, dark) if rng.random() < 0.5 else (dark, lit)
+        pencil.line((x, low, x, y, right, y), first, 1)
+        pencil.line((right, y, right, low, x, low), second, 1)
+
+
+def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The picture bent, blurred, speckled and made smaller, none or several of them."""
+    shape = Augmentation(strength=rng.uniform(0.3, 1.3), affine=0.3, perspective=0.15, curve=0.25)
+    pixels = augment(np.asarray(image), shape, rng)
+    if rng.random() < 0.2 and image.height > 32:
+        height = int(rng.integers(22, image.height))
+        image = Image.fromarray(pixels)
+        pixels = np.asarray(image.resize((max(image.width * height // image.height, 16), height)))
+    if rng.random() < 0.12:
+        # Salt and pepper.
+        struck = rng.random(pixels.shape[:2]) < rng.uniform(0.01, 0.12)
+        pixels = np.where(struck[..., None], 255 * rng.integers(0, 2), pixels).astype(np.uint8)
+    dirt = Augmentation(
+        strength=rng.uniform(0.2, 1.0), blur=0.2, noise=0.15, contrast=0.2, jpeg=0.2
+    )
+    return Image.fromarray(augment(pixels, dirt, rng))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
