@@ -61,9 +61,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Where the pictures are. With generated and tfds: where data sets are kept (default
     # ~/tensorflow_datasets).
     config.data.dir = ""
-    # Of the generated set: the captchas lower (digits and lower case), cased (62 characters) or
-    # tiny, or rendered text, words or chinese; words/1000000 for so many training pictures. With
-    # tfds: the name of the data set, such as my_words/large:1.0.0.
+    # Of the generated set: the captchas lower (digits and lower case), cased (62 characters),
+    # styles (those in many styles) or tiny, or rendered text, words or chinese; words/1000000 for
+    # so many training pictures. With tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
     # With tfds and parquet: the features, or columns, that hold the picture and its text.
     config.data.image_field = "image"

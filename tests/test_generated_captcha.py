@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import captcha.image
+import numpy as np
 import pytest
 from PIL import Image
 
 from crnn_jax.data.generated.builder import GeneratedBuilder
-from crnn_jax.data.generated.captcha import CONFIGS, render
+from crnn_jax.data.generated.captcha import CONFIGS, render, render_styled
 from crnn_jax.data.sources.generated import load_generated, prepare
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import DataError
@@ -73,6 +74,26 @@ def test_seed_decides_the_picture() -> None:
     assert render("a7", 1) == render("a7", 1) != render("a7", 2)
 
 
+def test_styled_captchas_differ_in_all_but_their_text() -> None:
+    assert CONFIGS["styles"].render is render_styled
+    pngs = [render_styled("Wi1mLj0", seed) for seed in range(60)]
+    assert pngs[7] == render_styled("Wi1mLj0", 7)
+    pictures = [Image.open(io.BytesIO(png)) for png in pngs]
+    assert {(picture.format, picture.mode) for picture in pictures} == {("PNG", "RGB")}
+    heights = [picture.height for picture in pictures]
+    assert len(set(heights)) > 20
+    assert min(heights) >= 22
+    assert max(heights) <= 128
+    # None is one colour only, none is all noise: some rows and columns stand out.
+    for picture in pictures:
+        gray = np.asarray(picture.convert("L"), float)
+        assert np.ptp(gray.mean(0)) > 8
+    # Longer texts are wider, whatever the style.
+    wide = [Image.open(io.BytesIO(render_styled("m" * 8, seed))).width for seed in range(40)]
+    narrow = [Image.open(io.BytesIO(render_styled("m" * 3, seed))).width for seed in range(40)]
+    assert np.median(wide) > 1.8 * np.median(narrow)
+
+
 def test_secrets_stays_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     render("a7", 1)
     assert vars(captcha.image)["secrets"] is secrets
@@ -91,6 +112,7 @@ def test_secrets_stays_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("lower", 36, 8_000, 2_000, {4, 5, 6, 7, 8}),
         ("cased", 62, 8_000, 2_000, {4, 5, 6, 7, 8}),
+        ("styles", 62, 60_000, 2_000, {3, 4, 5, 6, 7, 8}),
         ("tiny", 10, 256, 64, {2, 3, 4}),
     ],
 )
@@ -109,7 +131,7 @@ def test_texts(
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'upper'.*lower, cased, tiny, words, chinese"):
+    with pytest.raises(DataError, match=r"'upper'.*lower, cased, styles, tiny, words, chinese"):
         prepare("upper", str(tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -135,7 +135,7 @@ class GeneratedCaptcha(GeneratedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Captchas drawn from seeded chance, all but `styles` by the library `captcha`.",
+            description="Captchas, drawn by the library `captcha`; `styles` by this project.",
             homepage="https://github.com/lepture/captcha",
             features=tfds.features.FeaturesDict(
                 {

@@ -1,8 +1,8 @@
 """Drawing captchas in as many styles as there are: each picture is a style of its own.
 
-What one service's captchas have in common (face, size, turn, colours, spacing, ground, dirt) is drawn
-by chance for every picture, so that a network which has learnt to read them has met most styles
-before it sees a new one.
+What one service's captchas have in common (face, size, turn, colours, spacing, ground, dirt) is
+drawn by chance for every picture, so that a network which has learnt to read them has met most
+styles before it sees a new one.
 """
 
 import io
@@ -21,7 +21,7 @@ CONTRAST = 40  # of ink and ground at the least, in levels of luminance
 
 
 def draw(text: str, rng: np.random.Generator) -> bytes:
-    """The PNG of `text`, 22 to 80 pixels high."""
+    """The PNG of `text`, 22 to 128 pixels high."""
     size = int(rng.integers(*EM))
     glyphs = _glyphs(text, size, rng)
     height = int(max(size * rng.choice((1.0, 1.2, 1.5, 2.0, 2.6)) * rng.uniform(0.95, 1.15), 22))

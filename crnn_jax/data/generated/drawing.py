@@ -192,4 +192,5 @@ def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generato
 
 
 def to_rgb(values: np.ndarray) -> tuple[int, ...]:
+    """The colour (3,), in levels that may lie outside 0 to 255, as Pillow takes it."""
     return tuple(np.clip(values, 0, 255).astype(int).tolist())
