@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from crnn_jax.errors import ConfigError
 
-CELLS = 8  # of the mesh along a picture's width; enough for one wave to look smooth
+CELLS = 8  # of the mesh along the width of a picture that is bent; one wave looks smooth
+LEVELS = np.arange(256.0)  # of a channel
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,15 @@ def drawn_changes(augmentation: Augmentation, rng: np.random.Generator) -> list[
 def augment(
     picture: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
-    """Changes a prepared picture uint8 (H, W, C) by chance; the size stays.
+    """Changes a prepared picture uint8 (H, W, C) by chance; see `augmented`."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    return np.array(augmented(image, augmentation, rng)).reshape(picture.shape)
+
+
+def augmented(
+    image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
+) -> Image.Image:
+    """A picture, L or RGB, changed by chance; the size stays.
 
     The same generator state gives the same picture. Shape comes before light, light before dirt,
     as in a picture's life: printed, lit, photographed, compressed.
@@ -90,20 +99,21 @@ def augment(
     drawn = drawn_changes(augmentation, rng)
     strength = augmentation.strength
     if {"affine", "perspective", "curve"} & set(drawn):
-        picture = _warp(picture, drawn, strength, rng)
+        image = _warped(image, drawn, strength, rng)
     for name, change in CHANGES.items():
         if name in drawn:
-            picture = change(picture, strength, rng)
-    return picture
+            image = change(image, strength, rng)
+    return image
 
 
-def _warp(
-    picture: np.ndarray, drawn: Sequence[str], strength: float, rng: np.random.Generator
-) -> np.ndarray:
+def _warped(
+    image: Image.Image, drawn: Sequence[str], strength: float, rng: np.random.Generator
+) -> Image.Image:
     """One resampling through a mesh for all changes of shape, as each one softens the strokes."""
-    height, width = picture.shape[:2]
-    columns, rows = np.meshgrid(np.linspace(-1, 1, CELLS + 1), np.array([-1.0, 1.0]))
-    # Places to read from, (2, CELLS + 1) each, in units of half the height about the centre.
+    width, height = image.size
+    cells = CELLS if "curve" in drawn else 1
+    columns, rows = np.meshgrid(np.linspace(-1, 1, cells + 1), np.array([-1.0, 1.0]))
+    # Places to read from, (2, cells + 1) each, in units of half the height about the centre.
     x, y = columns * (width / height), rows
     if "affine" in drawn:
         angle = rng.uniform(-1, 1) * strength * min(0.10, 0.5 * height / width)
@@ -121,7 +131,7 @@ def _warp(
         wave = rng.uniform(0.5, 1.5) * np.pi * columns + rng.uniform(0, 2 * np.pi)
         y = y + rng.uniform(-0.2, 0.2) * strength * np.sin(wave)
     x, y = (x * height + width) / 2, (y + 1) * height / 2
-    edges = np.round(np.linspace(0, width, CELLS + 1)).astype(int)
+    edges = np.round(np.linspace(0, width, cells + 1)).astype(int)
     mesh = [
         (
             (int(edges[i]), 0, int(edges[i + 1]), height),
@@ -132,72 +142,72 @@ def _warp(
                 for value in (x[row, column], y[row, column])
             ),
         )
-        for i in range(CELLS)
+        for i in range(cells)
         if edges[i] < edges[i + 1]
     ]
-    image = _image(picture)
-    warped = image.transform(
+    return image.transform(
         image.size,
         Image.Transform.MESH,
         mesh,
         Image.Resampling.BILINEAR,
-        fillcolor=_background(picture),
+        fillcolor=_background(image),
     )
-    return _array(warped, picture)
 
 
-def _blur(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    radius = rng.uniform(0.2, 1.0) * strength
-    return _array(_image(picture).filter(ImageFilter.GaussianBlur(radius)), picture)
+def _blur(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0) * strength))
 
 
-def _contrast(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _contrast(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     gain = np.exp(rng.uniform(-0.4, 0.4) * strength)
-    shift = rng.uniform(-30, 30) * strength + rng.uniform(-15, 15, picture.shape[2]) * strength
-    return _clipped((picture - 127.5) * gain + 127.5 + shift)
+    balance = rng.uniform(-15, 15, len(image.getbands())) * strength
+    shift = rng.uniform(-30, 30) * strength + balance[:, None]
+    return image.point(_clipped((LEVELS - 127.5) * gain + 127.5 + shift).ravel().tolist())
 
 
-def _invert(picture: np.ndarray, _strength: float, _rng: np.random.Generator) -> np.ndarray:
-    return 255 - picture
+def _invert(image: Image.Image, _strength: float, _rng: np.random.Generator) -> Image.Image:
+    return ImageChops.invert(image)
 
 
-def _lines(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    height, width = picture.shape[:2]
-    image = _image(picture)
-    draw = ImageDraw.Draw(image)
+def _lines(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    width, height = image.size
+    changed = image.copy()
+    draw = ImageDraw.Draw(changed)
     for _ in range(rng.integers(1, 2 + round(2 * strength))):
         x, y = rng.uniform(-0.1, 1.1, 2) * width, rng.uniform(0, 1, 2) * height
-        draw.line([(x[0], y[0]), (x[1], y[1])], _colour(picture, rng), int(rng.integers(1, 3)))
+        draw.line([(x[0], y[0]), (x[1], y[1])], _colour(image, rng), int(rng.integers(1, 3)))
     for _ in range(rng.integers(0, 1 + round(width / 8 * strength))):
         place = (rng.uniform(0, width), rng.uniform(0, height))
-        draw.circle(place, rng.uniform(0.3, 1.0), _colour(picture, rng))
-    return _array(image, picture)
-
-
-def _erase(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    height, width = picture.shape[:2]
-    changed = picture.copy()
-    # Narrower than a character, so that what is left still says which one it was.
-    for _ in range(rng.integers(1, 3)):
-        size = np.maximum(rng.uniform(0.1, 0.3, 2) * strength * height, 1).astype(int)
-        top, left = rng.integers(0, max(height - size[0], 1)), rng.integers(0, width)
-        changed[top : top + size[0], left : left + size[1]] = _background(picture)
+        draw.circle(place, rng.uniform(0.3, 1.0), _colour(image, rng))
     return changed
 
 
-def _noise(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _erase(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    width, height = image.size
+    changed = image.copy()
+    # Narrower than a character, so that what is left still says which one it was.
+    for _ in range(rng.integers(1, 3)):
+        size = np.maximum(rng.uniform(0.1, 0.3, 2) * strength * height, 1).astype(int).tolist()
+        top, left = int(rng.integers(0, max(height - size[0], 1))), int(rng.integers(0, width))
+        changed.paste(_background(image), (left, top, left + size[1], top + size[0]))
+    return changed
+
+
+def _noise(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     deviation = rng.uniform(2, 16) * strength
-    return _clipped(picture + deviation * rng.standard_normal(picture.shape, np.float32))
+    values = np.asarray(image)
+    noise = deviation * rng.standard_normal(values.shape, np.float32)
+    return Image.fromarray(_clipped(values + noise))
 
 
-def _jpeg(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _jpeg(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     quality = int(np.clip(95 - rng.uniform(20, 75) * strength, 5, 95))
     data = io.BytesIO()
-    _image(picture).save(data, "JPEG", quality=quality)
-    return _array(Image.open(data, formats=("JPEG",)), picture)
+    image.save(data, "JPEG", quality=quality)
+    return Image.open(data, formats=("JPEG",))
 
 
-CHANGES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
+CHANGES: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = {
     "invert": _invert,
     "contrast": _contrast,
     "lines": _lines,
@@ -209,25 +219,18 @@ CHANGES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
 """Changes of light and dirt, in the order they are made."""
 
 
-def _background(picture: np.ndarray) -> tuple[int, ...]:
+def _background(image: Image.Image) -> tuple[int, ...]:
     """The median colour of the picture's border."""
-    border = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    values = np.asarray(image).reshape(image.height, image.width, -1)
+    border = [values[0], values[-1], values[:, 0], values[:, -1]]
     return tuple(int(value) for value in np.median(np.concatenate(border), axis=0))
 
 
-def _colour(picture: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
+def _colour(image: Image.Image, rng: np.random.Generator) -> Any:
     """The colour of a place in the picture: dirt that looks like print is the hard one."""
-    row, column = rng.integers(picture.shape[0]), rng.integers(picture.shape[1])
-    return tuple(int(value) for value in picture[row, column])
+    row, column = int(rng.integers(image.height)), int(rng.integers(image.width))
+    return image.getpixel((column, row))
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _image(picture: np.ndarray) -> Image.Image:
-    return Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-
-
-def _array(image: Image.Image, like: np.ndarray) -> np.ndarray:
-    return np.array(image).reshape(like.shape)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from crnn_jax.data.augment import Augmentation, augment
+from crnn_jax.data.augment import Augmentation, augmented
 from crnn_jax.data.generated.drawing import LUMINANCE, choose_face, clouds, to_rgb
 from crnn_jax.data.generated.fonts import Face, latin_families
 
@@ -148,19 +148,20 @@ def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> 
 def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """The picture bent, blurred, speckled and made smaller, none or several of them."""
     shape = Augmentation(strength=rng.uniform(0.3, 1.3), affine=0.3, perspective=0.15, curve=0.25)
-    pixels = augment(np.asarray(image), shape, rng)
+    image = augmented(image, shape, rng)
     if rng.random() < 0.2 and image.height > 32:
         height = int(rng.integers(22, image.height))
-        image = Image.fromarray(pixels)
-        pixels = np.asarray(image.resize((max(image.width * height // image.height, 16), height)))
+        image = image.resize((max(image.width * height // image.height, 16), height))
     if rng.random() < 0.12:
         # Salt and pepper.
+        pixels = np.asarray(image)
         struck = rng.random(pixels.shape[:2]) < rng.uniform(0.01, 0.12)
-        pixels = np.where(struck[..., None], 255 * rng.integers(0, 2), pixels).astype(np.uint8)
+        salted = np.where(struck[..., None], 255 * rng.integers(0, 2), pixels)
+        image = Image.fromarray(salted.astype(np.uint8))
     dirt = Augmentation(
         strength=rng.uniform(0.2, 1.0), blur=0.2, noise=0.15, contrast=0.2, jpeg=0.2
     )
-    return Image.fromarray(augment(pixels, dirt, rng))
+    return augmented(image, dirt, rng)
 
 
 def _png(image: Image.Image) -> bytes:
