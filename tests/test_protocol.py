@@ -6,7 +6,7 @@ import string
 import pytest
 
 from crnn_jax.text.metrics import TextMetrics
-from crnn_jax.text.protocol import SUBSETS, alphanumeric_match
+from crnn_jax.text.protocol import SUBSETS, alphanumeric_match, lookalike_match
 
 
 def spelt_out(text: str) -> list[str]:
@@ -54,6 +54,25 @@ def test_by_hand(prediction: str, reference: str, right: bool) -> None:
     assert alphanumeric_match(prediction, reference) is right
     figures = TextMetrics.from_texts([prediction], [reference]).compute()
     assert figures["exact_match_alphanumeric"] == right
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "right"),
+    [
+        ("O0oIl1i", "0Oo1lIL", True),
+        ("Ab1O", "aBL0", True),
+        ("b0", "d0", False),
+        ("11", "1", False),
+        ("", "", True),
+        ("\0", "", False),  # what evaluation writes for a picture that cannot be read
+        ("2", "z", False),  # only what is alike in nearly every face counts
+        ("5", "S", False),
+    ],
+)
+def test_lookalikes(prediction: str, reference: str, right: bool) -> None:
+    assert lookalike_match(prediction, reference) is right
+    figures = TextMetrics.from_texts([prediction], [reference]).compute()
+    assert figures["exact_match_lookalike"] == right
 
 
 def test_subsets() -> None:

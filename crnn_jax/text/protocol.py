@@ -1,13 +1,15 @@
-"""How scene-text benchmarks are scored: 36 characters, on all labels or on part of them.
+"""What counts as right besides the exact text, and on which labels.
 
-As Baek et al. 2019, "What Is Wrong With Scene Text Recognition Model Comparisons? Dataset and
-Model Analysis" (arXiv:1904.01906) count, and most papers since.
+How scene-text benchmarks are scored, on 36 characters and on all labels or part of them, is as
+Baek et al. 2019, "What Is Wrong With Scene Text Recognition Model Comparisons? Dataset and Model
+Analysis" (arXiv:1904.01906) count, and most papers since.
 """
 
 import re
 from collections.abc import Callable
 
 _DROPPED = re.compile("[^0-9A-Za-z]")
+_LOOKALIKES = str.maketrans({"o": "0", "i": "1", "l": "1"})
 
 
 def alphanumeric_match(prediction: str, reference: str) -> bool:
@@ -20,6 +22,15 @@ def alphanumeric_match(prediction: str, reference: str) -> bool:
     if not wanted:
         return prediction.casefold() == reference.casefold()
     return _DROPPED.sub("", prediction).lower() == wanted
+
+
+def lookalike_match(prediction: str, reference: str) -> bool:
+    """Whether both are the same, caseless, to an eye that cannot tell O from 0, nor 1, l and I.
+
+    In many faces these are drawn alike, and a random text does not say which one is meant.
+    """
+    first, second = (text.casefold().translate(_LOOKALIKES) for text in (prediction, reference))
+    return first == second
 
 
 SUBSETS: dict[str, Callable[[str], bool]] = {
