@@ -1,0 +1,143 @@
+"""Runs the experiments of results.json, and puts their figures into the README.
+
+    python scripts/results.py run keras sysu --data DIR --machine "two cores of ..."
+    python scripts/results.py render
+
+`run` trains each of the experiments named from an empty workdir, with the command that its row
+holds ({data} is DIR), and writes what came of it into results.json. `render` makes of all rows the
+table in README.md and the learning curves .github/learning_curves.png (`pip install ".[bench]"`).
+"""
+
+import argparse
+import datetime
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results.json"
+README = ROOT / "README.md"
+CURVES = ROOT / ".github" / "learning_curves.png"
+BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
+
+SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
+
+
+def read_results(path: Path = RESULTS) -> dict[str, Any]:
+    """The rows by name: `set`, `pictures`, `arguments`, and `figures` once they have been run."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_results(results: dict[str, Any], path: Path = RESULTS) -> None:
+    """Writes each row on a line of its own."""
+    rows = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in results.items())
+    path.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+
+
+def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
+    """Trains a row's experiment and measures it.
+
+    Args:
+      row: of results.json.
+      workdir: is not there yet.
+      data: the folder that holds the sets.
+
+    Raises:
+      SystemExit: the workdir is there, or the command failed.
+    """
+    if workdir.exists():
+        sys.exit(f"error: {workdir} is there already; times are those of runs from the beginning")
+    arguments = [argument.format(data=data) for argument in row["arguments"]]
+    command = [sys.executable, "-m", "crnn_jax.main", *arguments, "--workdir", str(workdir)]
+    print(shlex.join(command), flush=True)
+    start = time.monotonic()
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit("error: the run failed, see above")
+    minutes = (time.monotonic() - start) / 60
+    return {"minutes": round(minutes, 1), **figures(workdir)}
+
+
+def figures(workdir: Path) -> dict[str, Any]:
+    """What the metrics of a run say: test scores, speed, and the curve of the held-out pictures."""
+    text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    of = {split: [line for line in lines if line["split"] == split] for split in ("train", "test")}
+    validation = [line for line in lines if line["split"] == "validation"]
+    speeds = [line["images_per_second"] for line in of["train"]]
+    return {
+        **{key: of["test"][-1][key] for key in SCORES},
+        "step": of["test"][-1]["step"],
+        "images_per_second": round(statistics.median(speeds)),
+        "curve": [[line["step"], line["exact_match"]] for line in validation],
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The rows that have been run, in Markdown."""
+    head = ("set", "train / test", "exact match", "caseless", "look-alikes equal", "CER")
+    head += ("wall time", "images/s", "arguments")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in results.values():
+        if done := row.get("figures"):
+            scores = [f"{100 * done[key]:.1f} %" for key in SCORES]
+            speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"])]
+            arguments = f"`{shlex.join(row['arguments']).format(data='DIR')}`"
+            cells = [row["set"], row["pictures"], *scores, *speed, arguments]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(results: dict[str, Any], path: Path) -> None:
+    """Draws exact match on the held-out pictures over training steps, a curve for each row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, row in results.items():
+        if done := row.get("figures"):
+            steps, scores = zip(*done["curve"], strict=True)
+            axes.plot(steps, [100 * score for score in scores], label=name)
+    axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
+    axes.set(ylim=(0, 100), xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Runs or renders, as the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="train, and record the figures")
+    running.add_argument("names", nargs="+", help="rows of results.json")
+    running.add_argument("--data", type=Path, required=True, help="the folder that holds the sets")
+    running.add_argument("--machine", required=True, help="what it runs on, for the record")
+    running.add_argument("--workdirs", type=Path, default=Path("runs/results"))
+    commands.add_parser("render", help="write the table and the curves")
+    arguments = parser.parse_args()
+    results = read_results()
+    if arguments.command == "render":
+        text = README.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        README.write_text(before + BEGIN + table(results) + END + after, encoding="utf-8")
+        draw_curves(results, CURVES)
+        return
+    if unknown := set(arguments.names) - set(results):
+        sys.exit(f"error: no row {', '.join(sorted(unknown))}; there are {', '.join(results)}")
+    for name in arguments.names:
+        done = run(results[name], arguments.workdirs.resolve() / name, arguments.data.resolve())
+        when = {"date": f"{datetime.date.today()}", "machine": arguments.machine}
+        # Read again: another run may have added its figures meanwhile.
+        results = read_results()
+        results[name]["figures"] = {**when, **done}
+        write_results(results)
+
+
+if __name__ == "__main__":
+    main()
