@@ -7,6 +7,7 @@ augmentation libraries would bring OpenCV along for no gain.
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,10 @@ from crnn_jax.errors import ConfigError
 
 CELLS = 8  # of the mesh along the width of a picture that is bent; one wave looks smooth
 LEVELS = np.arange(256.0)  # of a channel
+
+NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
+"""256 equally likely values of the normal distribution, of which a byte of chance picks one: noise
+takes half the time that it takes to draw."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,8 @@ def _contrast(image: Image.Image, strength: float, rng: np.random.Generator) -> 
     gain = np.exp(rng.uniform(-0.4, 0.4) * strength)
     balance = rng.uniform(-15, 15, len(image.getbands())) * strength
     shift = rng.uniform(-30, 30) * strength + balance[:, None]
-    return image.point(_clipped((LEVELS - 127.5) * gain + 127.5 + shift).ravel().tolist())
+    changed = np.rint((LEVELS - 127.5) * gain + 127.5 + shift).clip(0, 255)
+    return image.point(changed.astype(int).ravel().tolist())
 
 
 def _invert(image: Image.Image, _strength: float, _rng: np.random.Generator) -> Image.Image:
@@ -194,10 +200,10 @@ def _erase(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
 
 
 def _noise(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    deviation = rng.uniform(2, 16) * strength
+    noise = np.rint(rng.uniform(2, 16) * strength * NORMAL).astype(np.int16)
     values = np.asarray(image)
-    noise = deviation * rng.standard_normal(values.shape, np.float32)
-    return Image.fromarray(_clipped(values + noise))
+    chance = np.frombuffer(rng.bytes(values.size), np.uint8).reshape(values.shape)
+    return Image.fromarray((values + np.take(noise, chance)).clip(0, 255).astype(np.uint8))
 
 
 def _jpeg(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
@@ -223,14 +229,11 @@ def _background(image: Image.Image) -> tuple[int, ...]:
     """The median colour of the picture's border."""
     values = np.asarray(image).reshape(image.height, image.width, -1)
     border = [values[0], values[-1], values[:, 0], values[:, -1]]
-    return tuple(int(value) for value in np.median(np.concatenate(border), axis=0))
+    in_order = np.sort(np.concatenate(border), axis=0)
+    return tuple(in_order[len(in_order) // 2].tolist())
 
 
 def _colour(image: Image.Image, rng: np.random.Generator) -> Any:
     """The colour of a place in the picture: dirt that looks like print is the hard one."""
     row, column = int(rng.integers(image.height)), int(rng.integers(image.width))
     return image.getpixel((column, row))
-
-
-def _clipped(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -88,7 +88,7 @@ def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image
     if shadowed:
         by = rng.integers(1, 4, 2) * rng.choice((-1, 1), 2)
         shadow = ImageChops.offset(outline if outlined else fill, int(by[0]), int(by[1]))
-        shadow = shadow.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
+        shadow = shadow.filter(ImageFilter.BoxBlur(rng.uniform(0, 3)))
     return Image.merge("RGB", (fill, outline, shadow))
 
 
@@ -144,7 +144,8 @@ def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
         deep = ground * rng.uniform(0.2, 0.6) if rng.random() < 0.7 else ground / 2 + 127
         image.paste(to_rgb(deep), mask=shadow)
         image.paste("white" if ink @ LUMINANCE < 128 else "black", mask=outline)
-    image.paste(clouds(layers.size, ink, 25 if rng.random() < 0.3 else 0, rng), mask=fill)
+    uneven = rng.random() < 0.3
+    image.paste(clouds(layers.size, ink, 25, rng) if uneven else to_rgb(ink), mask=fill)
     if rng.random() < 0.3:
         light = clouds(layers.size, np.full(3, 200.0), 55, rng)
         image = ImageChops.multiply(image, light)
@@ -154,8 +155,8 @@ def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two colours of different lightness, either the darker: of the ink, and of the ground."""
     # Most of what is printed is black, white or gray, or nearly so.
-    colours = 255 * rng.beta(0.6, 0.6, (8, 2, 3))
-    saturation = rng.random((8, 2, 1)) ** 2
+    colours = 255 * rng.beta(0.6, 0.6, (4, 2, 3))
+    saturation = rng.random((4, 2, 1)) ** 2
     colours = colours[..., :1] * (1 - saturation) + colours * saturation
     light = colours @ LUMINANCE
     contrast = np.abs(light[:, 0] - light[:, 1])
@@ -169,7 +170,7 @@ def clouds(
 ) -> Image.Image:
     """A picture in one colour, or within +-reach of it: a gradient, or clouds."""
     cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
-    if cells == (1, 1) or not reach:
+    if cells == (1, 1):
         return Image.new("RGB", size, to_rgb(colour))
     reach *= rng.uniform(0.1, 1)
     lightness, hue = rng.uniform(-1, 1, (*cells, 1)), rng.uniform(-0.5, 0.5, (*cells, 3))
@@ -186,7 +187,7 @@ def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generato
         y = np.sort(rng.uniform(-0.5, 1.5, 2) * image.height).tolist()
         shape = (draw.ellipse, draw.rectangle, draw.line)[rng.integers(3)]
         shape((x[0], y[0], x[1], y[1]), fill=colour)
-    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 3)))
+    return image.filter(ImageFilter.BoxBlur(rng.uniform(0, 4)))
 
 
 def to_rgb(values: np.ndarray) -> tuple[int, ...]:
