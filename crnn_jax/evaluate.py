@@ -113,12 +113,15 @@ def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[st
     """Of a mixture, the metrics of each part on what was read; their names end with `/part`."""
     read: dict[str, list[tuple[str, str]]] = {}
     for part, text, label in zip(split.parts, texts, split.labels, strict=False):
-        read.setdefault(part, []).append((text, alphabet.normalize(label)))
-    metrics = {
-        part: TextMetrics.from_texts(*zip(*pairs, strict=True)).compute()
-        for part, pairs in read.items()
-    }
+        read.setdefault(part, []).append((text, label))
+    metrics = {part: _metrics(pairs, alphabet) for part, pairs in read.items()}
     return {f"{key}/{part}": metrics[part][key] for key in OF_PARTS for part in metrics}
+
+
+def _metrics(pairs: Sequence[tuple[str, str]], alphabet: Alphabet) -> dict[str, float]:
+    """The metrics of texts that were read, each with its label."""
+    texts, labels = zip(*pairs, strict=True)
+    return TextMetrics.from_texts(texts, [alphabet.normalize(label) for label in labels]).compute()
 
 
 def score(
@@ -146,11 +149,7 @@ def score(
         for subset, belongs in SUBSETS.items():
             chosen = [pair for pair in pairs if belongs(pair[1])]
             if chosen and (subset == "all" or len(chosen) < len(pairs)):
-                metrics = TextMetrics.from_texts(
-                    [text for text, _ in chosen],
-                    [model.alphabet.normalize(label) for _, label in chosen],
-                )
-                figures = metrics.compute()
+                figures = _metrics(chosen, model.alphabet)
                 kept = {key: figures[key] for key in ("count", *SCORES)}
                 rows.append({"set": str(directory), "labels": subset, **kept})
     return rows

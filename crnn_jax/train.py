@@ -185,7 +185,8 @@ def run(
             )
             break
         epoch = step / plan.steps_per_epoch
-        with window.waiting():
+        # The first batch takes as long as reading ahead takes to begin; that is starting, too.
+        with window.waiting() if compiled else window.paused():
             batch = next(batches)
         for index in batch["indices"][batch["unread"]]:
             writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
@@ -207,7 +208,8 @@ def run(
             )
         previous = figures
         finished = step == len(plan)
-        writer.progress(step, **window.so_far())
+        if step > first_step + 1:  # of the first step alone no time is known
+            writer.progress(step, **window.so_far())
         if step % config.log_every == 0 or finished:
             writer.metrics(step, epoch, "train", window.close())
         evaluating = step % evaluation_interval == 0 or finished
@@ -252,7 +254,7 @@ def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evalu
 class Window:
     """Training figures since they were last recorded, and the pace of the steps.
 
-    Its clock stands still while a program is compiled, or the run evaluates or saves.
+    Its clock stands still while the run starts, compiles a program, evaluates or saves.
     """
 
     def __init__(self) -> None:

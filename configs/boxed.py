@@ -1,0 +1,34 @@
+"""Captchas of many styles: what the model in the box has learnt from.
+
+    python -m crnn_jax.main --config configs/boxed.py --workdir runs/boxed \
+        --config.data.parts.pku.dir=DIR --config.data.parts.taiwan.dir=DIR
+    python scripts/box_model.py runs/boxed captcha
+
+Besides captchas drawn in styles by chance (`pip install ".[render]"`) it learns from two sets whose
+licences allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
+github.com/linsamtw/TaiwanTrainVerificationCode2text (Apache-2.0).
+"""
+
+import ml_collections
+
+from configs import captcha
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The small network on a mixture of captchas."""
+    config = captcha.get_config()
+    config.update(
+        model={"name": "crnn_small"},
+        data={"source": "mixture", "validation_fraction": 0.02, "buckets": 3},
+        epochs=3,
+        augment={"affine": 0.3, "contrast": 0.3, "noise": 0.1, "blur": 0.1},
+    )
+    parts = {
+        "styles": {"source": "generated", "variant": "styles", "weight": 6.0},
+        "cased": {"source": "generated", "variant": "cased"},
+        "lower": {"source": "generated", "variant": "lower"},
+        "pku": {"source": "folder", "dir": "data/captcha_pku_elective", "weight": 0.8},
+        "taiwan": {"source": "folder", "dir": "data/captcha_taiwan_rail", "weight": 0.8},
+    }
+    config.update(data={"parts": parts})
+    return config
