@@ -70,7 +70,7 @@ def figures(workdir: Path) -> dict[str, Any]:
     validation = [line for line in lines if line["split"] == "validation"]
     speeds = [line["images_per_second"] for line in of["train"]]
     return {
-        **{key: of["test"][-1][key] for key in SCORES},
+        **{key: of["test"][-1].get(key) for key in SCORES},  # none of runs of earlier versions
         "step": of["test"][-1]["step"],
         "images_per_second": round(statistics.median(speeds)),
         "curve": [[line["step"], line["exact_match"]] for line in validation],
@@ -79,15 +79,15 @@ def figures(workdir: Path) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The rows that have been run, in Markdown."""
-    head = ("set", "train / test", "exact match", "caseless", "look-alikes equal", "CER")
-    head += ("wall time", "images/s", "arguments")
+    head = ("row", "set", "train / test", "config", "exact match", "caseless", "look-alikes equal")
+    head += ("CER", "wall time", "images/s")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in results.values():
+    for name, row in results.items():
         if done := row.get("figures"):
-            scores = [f"{100 * done[key]:.1f} %" for key in SCORES]
+            scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
             speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"])]
-            arguments = f"`{shlex.join(row['arguments']).format(data='DIR')}`"
-            cells = [row["set"], row["pictures"], *scores, *speed, arguments]
+            config = f"`{row['arguments'][1]}`"
+            cells = [f"`{name}`", row["set"], row["pictures"], config, *scores, *speed]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -96,7 +96,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     """Draws exact match on the held-out pictures over training steps, a curve for each row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, row in results.items():
         if done := row.get("figures"):
@@ -105,7 +105,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
     axes.set(ylim=(0, 100), xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right center")
     figure.savefig(path, dpi=120)
 
 

@@ -1,0 +1,71 @@
+"""The table of results says what the metrics of the runs say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from crnn_jax.training.writers import Writer
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import results
+
+SCORES = {
+    "exact_match": 0.5,
+    "exact_match_caseless": 0.75,
+    "exact_match_lookalike": 0.875,
+    "cer": 0.0625,
+}
+ROW = {"set": "a set", "pictures": "90 / 8", "arguments": ["--config", "configs/tiny.py"]}
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """A run of three epochs, of which the second was the best."""
+    folder = tmp_path / "run"
+    with Writer(folder, 6, 2, 0) as writer:
+        for step, speed, score in ((2, 10.0, 0.25), (4, 50.0, 0.75), (6, 40.0, 0.5)):
+            writer.metrics(step, step / 2, "train", {"loss": 1.0, "images_per_second": speed})
+            writer.metrics(step, step / 2, "validation", {"exact_match": score})
+        writer.metrics(4, 2.0, "test", SCORES)
+    return folder
+
+
+def test_figures_are_those_of_the_run(workdir: Path) -> None:
+    assert results.figures(workdir) == {
+        **SCORES,
+        "step": 4,
+        "images_per_second": 40,
+        "curve": [[2, 0.25], [4, 0.75], [6, 0.5]],
+    }
+
+
+def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
+    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    rows = {"tiny": done, "planned": ROW}
+    results.write_results(rows, tmp_path / "results.json")
+    assert results.read_results(tmp_path / "results.json") == rows
+    lines = results.table(rows).splitlines()
+    assert len(lines) == 3  # what has not been run is not in it
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[:4] == ["`tiny`", "a set", "90 / 8", "`configs/tiny.py`"]
+    assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40"]
+
+
+def test_a_run_begins_from_nothing(workdir: Path, tmp_path: Path) -> None:
+    before = (workdir / "metrics.jsonl").read_bytes()
+    with pytest.raises(SystemExit, match=r"run is there already"):
+        results.run(ROW, workdir, tmp_path)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_is_shown_was_run_and_its_command_is_given() -> None:
+    rows = results.read_results()
+    for name, row in rows.items():
+        config = Path(row["arguments"][1].split(":")[0])
+        assert (results.ROOT / config).is_file(), name
+    text = results.README.read_text(encoding="utf-8")
+    assert results.BEGIN + results.table(rows) + results.END in text
+    assert json.loads(results.RESULTS.read_text(encoding="utf-8")) == rows
