@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs.captcha import get_config
 from crnn_jax import models, predict
 from crnn_jax.data.generated.captcha import render
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
@@ -341,3 +342,12 @@ def test_the_boxed_captcha_model_reads_captchas() -> None:
     read = [recognition.text for recognition in Recognizer.load()(pictures)]
     right = sum(one == text for one, text in zip(read, texts, strict=True))
     assert right >= 27  # of 2,000 it reads 96 %, with which fewer of 32 come once in 600 times
+
+
+def test_the_fine_tune_variant_starts_from_it() -> None:
+    config = get_config("fine_tune")
+    config.data.update(source="folder", dir=str(PICTURES))
+    state, beginning = Experiment.build(config).initial_state()
+    assert "all from step" in beginning
+    stack = TrainedModel.load("captcha").variables["params"]["conv_stack"]
+    jax.tree.map(np.testing.assert_array_equal, state.params["conv_stack"], stack)

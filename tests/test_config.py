@@ -18,7 +18,7 @@ from crnn_jax.data.sources import parts_of
 from crnn_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CAPTCHA_VARIANTS = ("default", "paper", "seed")
+CAPTCHA_VARIANTS = ("default", "fine_tune", "paper", "seed")
 
 
 def changed(**values: Any) -> ml_collections.ConfigDict:
@@ -49,7 +49,7 @@ def test_every_variant_can_be_used(variant: str) -> None:
 def test_variants_are_told_apart() -> None:
     recipes = [captcha.get_config(variant).to_json() for variant in CAPTCHA_VARIANTS]
     assert len(set(recipes)) == len(CAPTCHA_VARIANTS)
-    with pytest.raises(ValueError, match=r":papre.*default, paper and seed"):
+    with pytest.raises(ValueError, match=r":papre.*default, fine_tune, paper and seed"):
         captcha.get_config("papre")
 
 
