@@ -10,8 +10,8 @@ test.tsv, or pictures named after their texts):
 
 Variants: `configs/captcha.py:fine_tune`, which starts from the model in the box, for a few hundred
 to a few thousand pictures; `configs/captcha.py:paper`, the network of the paper in full (four times
-the arithmetic; for a GPU or TPU); `configs/captcha.py:seed`, the recipe of the PyTorch tutorial that
-this project started from.
+the arithmetic; for a GPU or TPU); `configs/captcha.py:seed`, the recipe of the PyTorch tutorial
+that this project started from.
 """
 
 import ml_collections
