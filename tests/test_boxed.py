@@ -346,6 +346,7 @@ def test_the_boxed_captcha_model_reads_captchas() -> None:
 
 def test_the_fine_tune_variant_starts_from_it() -> None:
     config = get_config("fine_tune")
+    config.batch_size = 16  # of 30 pictures
     config.data.update(source="folder", dir=str(PICTURES))
     state, beginning = Experiment.build(config).initial_state()
     assert "all from step" in beginning
