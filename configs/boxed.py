@@ -15,13 +15,12 @@ from configs import captcha
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The small network on a mixture of captchas."""
-    config = captcha.get_config()
+    """The recipe of fine-tuning, from nothing, on a mixture of captchas."""
+    config = captcha.get_config("fine_tune")
     config.update(
-        model={"name": "crnn_small"},
+        init_from="",
         data={"source": "mixture", "validation_fraction": 0.02, "buckets": 3},
         epochs=3,
-        augment={"affine": 0.3, "contrast": 0.3, "noise": 0.1, "blur": 0.1},
     )
     parts = {
         "styles": {"source": "generated", "variant": "styles", "weight": 6.0},

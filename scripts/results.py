@@ -66,12 +66,14 @@ def figures(workdir: Path) -> dict[str, Any]:
     """What the metrics of a run say: test scores, speed, and the curve of the held-out pictures."""
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    of = {split: [line for line in lines if line["split"] == split] for split in ("train", "test")}
-    validation = [line for line in lines if line["split"] == "validation"]
-    speeds = [line["images_per_second"] for line in of["train"]]
+    train, validation, test = (
+        [line for line in lines if line["split"] == split]
+        for split in ("train", "validation", "test")
+    )
+    speeds = [line["images_per_second"] for line in train]
     return {
-        **{key: of["test"][-1].get(key) for key in SCORES},  # none of runs of earlier versions
-        "step": of["test"][-1]["step"],
+        **{key: test[-1].get(key) for key in SCORES},  # runs of earlier versions lack some
+        "step": test[-1]["step"],
         "images_per_second": round(statistics.median(speeds)),
         "curve": [[line["step"], line["exact_match"]] for line in validation],
     }
