@@ -15,10 +15,9 @@ from configs import captcha
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The recipe of fine-tuning, from nothing, on a mixture of captchas."""
+    """The recipe of fine-tuning, from the box before it, on a mixture of captchas."""
     config = captcha.get_config("fine_tune")
     config.update(
-        init_from="",
         data={"source": "mixture", "validation_fraction": 0.02, "buckets": 3},
         epochs=3,
     )

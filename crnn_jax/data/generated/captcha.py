@@ -111,6 +111,7 @@ CONFIGS: dict[str, CaptchaConfig] = {
             description="Digits, upper-case and lower-case letters, each picture in its own style.",
             characters=string.digits + string.ascii_uppercase + string.ascii_lowercase,
             render=render_styled,
+            version=tfds.core.Version("2.0.0"),
             min_length=3,
             num_train=60_000,
         ),

@@ -5,6 +5,7 @@ drawn by chance for every picture, so that a network which has learnt to read th
 styles before it sees a new one.
 """
 
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -15,20 +16,30 @@ from crnn_jax.data.augment import Augmentation, augmented
 from crnn_jax.data.generated.drawing import LUMINANCE, choose_face, clouds, to_rgb
 from crnn_jax.data.generated.fonts import Face, latin_families
 
+
+@dataclasses.dataclass(frozen=True)
+class Pen:
+    """What all characters of a picture are drawn with: pixels about the outline, and no fill."""
+
+    bold: int
+    hollow: bool
+
+
 EM = (20, 44)  # pixels
 TURNS = (0.0, 0.0, 8.0, 20.0, 40.0)  # degrees that a character is turned by at the most
-CONTRAST = 40  # of ink and ground at the least, in levels of luminance
+CONTRASTS = (12.0, 40.0, 40.0)  # of ink and ground at the least, in levels of luminance
 
 
 def draw(text: str, rng: np.random.Generator) -> bytes:
-    """The PNG of `text`, 22 to 128 pixels high."""
+    """The PNG of `text`, 22 to 158 pixels high."""
     size = int(rng.integers(*EM))
     glyphs = _glyphs(text, size, rng)
-    height = int(max(size * rng.choice((1.0, 1.2, 1.5, 2.0, 2.6)) * rng.uniform(0.95, 1.15), 22))
-    # Apart, or into each other.
-    gap = size * (rng.uniform(-0.12, 0.1) if rng.random() < 0.6 else rng.uniform(0.1, 0.8))
+    height = int(
+        max(size * rng.choice((1.0, 1.2, 1.5, 2.0, 2.6, 3.2)) * rng.uniform(0.95, 1.15), 22)
+    )
+    gaps = size * _gaps(len(text), rng)
     margins = rng.uniform(0.05, 0.3 if rng.random() < 0.5 else 1.5, 2) * size
-    width = int(sum(glyph.width + gap for glyph in glyphs) - gap + margins.sum())
+    width = int(sum(glyph.width for glyph in glyphs) + gaps.sum() + margins.sum())
     ground = _ground_colour(rng)
     image = clouds((width, height), ground, 60, rng)
     if rng.random() < 0.25:
@@ -40,32 +51,46 @@ def draw(text: str, rng: np.random.Generator) -> bytes:
     level = rng.uniform(0.3, 0.7)  # of the text as a whole
     sway = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0  # of each character about it
     x = margins[0]
-    for glyph, ink in zip(glyphs, inks, strict=True):
+    for glyph, gap, ink in zip(glyphs, gaps, inks, strict=True):
         free = height - size
         y = free * (level + sway * rng.uniform(-0.5, 0.5)) - (glyph.height - size) / 2
-        image.paste(to_rgb(ink), (round(x), round(y)), glyph)
+        image.paste(to_rgb(ink), (round(x + gap), round(y)), glyph)
         x += glyph.width + gap
     if not behind and rng.random() < 0.75:
         _lines(image, inks, rng)
     return _png(_worn(image, rng))
 
 
+def _gaps(count: int, rng: np.random.Generator) -> np.ndarray:
+    """The space before each character, (count,), in ems: apart, or into each other."""
+    kind = rng.random()
+    if kind < 0.5:
+        gaps = np.full(count, rng.uniform(-0.12, 0.1))
+    elif kind < 0.75:
+        gaps = np.full(count, rng.uniform(0.1, 1.2))
+    else:
+        gaps = rng.uniform(-0.25, rng.uniform(0.2, 1.2), count)
+    gaps[0] = 0
+    return gaps
+
+
 def _glyphs(text: str, size: int, rng: np.random.Generator) -> list[Image.Image]:
-    """A mask 'L' of each character, turned, as wide as its ink and of one height."""
+    """A mask 'L' of each character, turned and slanted, as wide as its ink and of one height."""
     families = latin_families()
     one = choose_face(text, families, rng)
     mixed = rng.random() < 0.2
     faces: Sequence[Face] = [choose_face(c, families, rng) if mixed else one for c in text]
     turn = TURNS[rng.integers(len(TURNS))]
     unequal = rng.uniform(0, 0.25) if rng.random() < 0.3 else 0.0
-    bold = int(rng.random() < 0.1)
+    slant = rng.uniform(0, 0.5) if rng.random() < 0.15 else 0.0
+    pen = Pen(bold=int(rng.random() < 0.1), hollow=rng.random() < 0.08)
     return [
         _glyph(
             character,
             face,
             round(size * (1 + unequal * rng.uniform(-1, 1))),
-            turn * rng.uniform(-1, 1),
-            bold,
+            (turn * rng.uniform(-1, 1), slant * rng.uniform(-1, 1)),
+            pen,
             2 * size,
         )
         for character, face in zip(text, faces, strict=True)
@@ -73,11 +98,25 @@ def _glyphs(text: str, size: int, rng: np.random.Generator) -> list[Image.Image]
 
 
 def _glyph(
-    character: str, face: Face, size: int, angle: float, bold: int, extent: int
+    character: str, face: Face, size: int, shape: tuple[float, float], pen: Pen, extent: int
 ) -> Image.Image:
     image = Image.new("L", (extent, extent))
     place = (extent / 2, extent / 2 + 0.35 * size)  # capitals are about 0.7 em high
-    ImageDraw.Draw(image).text(place, character, 255, face.at(size), anchor="ms", stroke_width=bold)
+    ImageDraw.Draw(image).text(
+        place,
+        character,
+        0 if pen.hollow else 255,
+        face.at(size),
+        anchor="ms",
+        stroke_width=max(pen.bold, pen.hollow),
+        stroke_fill=255,
+    )
+    angle, slant = shape
+    if slant:
+        across = (1, slant, -slant * extent / 2, 0, 1, 0)
+        image = image.transform(
+            image.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR
+        )
     if angle:
         image = image.rotate(angle, Image.Resampling.BICUBIC)
     box = image.getbbox()
@@ -100,7 +139,8 @@ def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarra
     # Half of what is printed is dark, the rest has any colour.
     inks = rng.uniform(0, rng.choice((90, 255)), (16 * count, 3))
     light, below = inks @ LUMINANCE, float(ground @ LUMINANCE)
-    order = np.argsort(np.abs(light - below) < CONTRAST, kind="stable")
+    enough = CONTRASTS[rng.integers(len(CONTRASTS))]
+    order = np.argsort(np.abs(light - below) < enough, kind="stable")
     inks = inks[order][:count]
     return inks if rng.random() < 0.6 else np.repeat(inks[:1], count, axis=0)
 

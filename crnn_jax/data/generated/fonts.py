@@ -13,19 +13,22 @@ from crnn_jax.errors import ConfigError
 
 FAMILIES = (
     # Sans serif, from wide to narrow, and rounded.
-    *("open-sans", "roboto", "archivo", "montserrat", "poppins", "jost", "nunito"),
-    *("oswald", "barlow-condensed", "chakra-petch"),
+    *("open-sans", "roboto", "lato", "archivo", "montserrat", "poppins", "jost", "nunito"),
+    *("oswald", "barlow-condensed", "chakra-petch", "comfortaa", "kanit"),
+    # Of straight strokes: technical ones, and one of large pixels.
+    *("orbitron", "saira", "exo-2", "rajdhani", "teko", "press-start-2p"),
     # Serif and slab serif.
     *("pt-serif", "merriweather", "libre-baskerville", "eb-garamond", "playfair-display"),
-    *("bodoni-moda", "cinzel", "roboto-slab", "arvo", "alfa-slab-one"),
+    *("bodoni-moda", "cinzel", "roboto-slab", "arvo", "zilla-slab"),
+    *("alfa-slab-one",),
     # Monospaced.
-    *("inconsolata", "space-mono"),
+    *("inconsolata", "space-mono", "ibm-plex-mono"),
     # Display.
     *("anton", "bebas-neue", "abril-fatface", "bungee", "black-ops-one", "luckiest-guy"),
-    *("lilita-one", "righteous", "fredoka", "russo-one"),
+    *("lilita-one", "righteous", "fredoka", "russo-one", "titan-one", "changa-one"),
     # Scripts and hands.
     *("lobster", "pacifico", "oleo-script", "yellowtail", "dancing-script", "caveat", "kalam"),
-    *("permanent-marker", "indie-flower"),
+    *("permanent-marker", "indie-flower", "satisfy", "shadows-into-light"),
 )
 """Latin fonts, of the packages fontpkg-*, all under the Open Font License or Apache-2.0."""
 
@@ -35,7 +38,7 @@ CAPITALS = {"bebas-neue", "bungee", "cinzel", "luckiest-guy", "permanent-marker"
 CHINESE = ("NotoSansSC-Regular.otf", "NotoSerifSC-Regular.otf")
 """Files of the package pylopdf-fonts-zh-cn, under the Open Font License."""
 
-WEIGHTS = (400, 700, 900)
+WEIGHTS = (200, 400, 700, 900)
 
 REMEDY = 'pip install ".[render]"'
 
