@@ -18,6 +18,7 @@ from crnn_jax.data.images import (
     Preprocessing,
     decode,
     pad_batch,
+    pillow_warnings_off,
     prepare,
     resize,
     target_width,
@@ -109,16 +110,17 @@ class PreparedSplit:
         # for colours, not for a log full of redrawn bars.
         console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
         shown = track(pictures, f"reading {name}", total=len(split), console=console)
-        for index, examined in enumerate(shown):
-            if examined.failure:
-                self.failures[index] = examined.failure
-                continue
-            self.widths[index] = target_width(examined.size, preprocessing)
-            self.sizes[index] = examined.size
-            self.digests[index] = examined.digest
-            if examined.picture is not None and self._has_room(examined.size):
-                self.cache[index] = examined.picture
-                self.cached_bytes += examined.picture.nbytes
+        with pillow_warnings_off:
+            for index, examined in enumerate(shown):
+                if examined.failure:
+                    self.failures[index] = examined.failure
+                    continue
+                self.widths[index] = target_width(examined.size, preprocessing)
+                self.sizes[index] = examined.size
+                self.digests[index] = examined.digest
+                if examined.picture is not None and self._has_room(examined.size):
+                    self.cache[index] = examined.picture
+                    self.cached_bytes += examined.picture.nbytes
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
 
     def __len__(self) -> int:

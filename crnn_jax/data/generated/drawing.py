@@ -1,6 +1,7 @@
 """Drawing a line of text as it looks in a photograph: faces, colours, grounds, shape and dirt."""
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,27 +59,27 @@ def photograph(
 def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image.Image:
     """Where there is ink: 'L', or 'RGB' of fill, outline and shadow if it has these."""
     font = face.at(size)
-    spacing = size * rng.uniform(-0.03, 0.3) if rng.random() < 0.25 else 0.0
+    spaced = rng.random() < 0.25
     bold = int(rng.random() < 0.15)
-    parts = list(text) if spacing else [text]
-    steps = [font.getlength(part) + spacing for part in parts]
-    length = sum(steps)
-    # No glyph reaches further beyond its place; what is empty is cut off again.
-    x, y, extent = size, 1.75 * size, (int(length + 2 * size), 3 * size)
+    parts, places = [text], [0.0]
+    if spaced:
+        spacing = size * rng.uniform(-0.03, 0.3)
+        parts, steps = list(text), [font.getlength(part) + spacing for part in text]
+        places = [0.0, *itertools.accumulate(steps)]
+    # No glyph is wider than this, or reaches further beyond its place; what is empty is cut off.
+    x, y, extent = size, 1.75 * size, (int((1.8 * len(text) + 2) * size), 3 * size)
 
     def drawn(stroke: int) -> Image.Image:
         image = Image.new("L", extent)
         draw = ImageDraw.Draw(image)
-        place = float(x)
-        for part, step in zip(parts, steps, strict=True):
-            draw.text((place, y), part, 255, font, anchor="ls", stroke_width=stroke)
-            place += step
+        for part, place in zip(parts, places, strict=False):
+            draw.text((x + place, y), part, 255, font, anchor="ls", stroke_width=stroke)
         return image
 
     fill = drawn(bold)
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and (box := fill.getbbox()):
         line = y + size * rng.uniform(0.08, 0.2)
-        ends = [(x, line), (x + length, line)]
+        ends = [(box[0], line), (box[2], line)]
         ImageDraw.Draw(fill).line(ends, 255, int(rng.integers(1, 3)))
     outlined, shadowed = rng.random() < 0.12, rng.random() < 0.15
     if not outlined and not shadowed:

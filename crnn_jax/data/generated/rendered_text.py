@@ -58,6 +58,7 @@ class RenderedTextConfig(GeneratedConfig):
 class RenderedText(GeneratedBuilder):
     """Rendered text and what is written in it."""
 
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS: ClassVar[list[RenderedTextConfig]] = [
         RenderedTextConfig(
             name="words",

@@ -91,13 +91,16 @@ def _from_rows(directory: Path, file: Path) -> Split:
 
 
 def _find(directory: Path, row: Row) -> Path:
-    if Path(row.name).is_absolute() or ".." in Path(row.name).parts:
+    inside = Path(row.name)
+    if inside.is_absolute() or ".." in inside.parts:
         raise DataError(
             f"{row.place}: picture {row.name!r} lies outside the folder; "
             "move it there and name it relative to the folder"
         )
-    paths = (directory / row.name, directory / "images" / row.name)
-    return next((path for path in paths if path.is_file()), paths[0])
+    path = directory / inside
+    if not path.is_file() and (other := directory / "images" / inside).is_file():
+        return other
+    return path
 
 
 def _from_names(directory: Path) -> Split:
