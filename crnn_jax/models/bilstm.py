@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from crnn_jax.models.channels import Dense
+
 
 class ProjectedLSTMCell(nn.RNNCellBase):
     """An LSTM cell whose input products were computed before the scan.
@@ -72,7 +74,7 @@ class BiLSTM(nn.Module):
         """Maps sequences (B, T, D) with true lengths (B,) to (B, T, 2 * hidden)."""
 
         def direction(name: str, reverse: bool) -> jax.Array:
-            projected = nn.Dense(4 * self.hidden, dtype=self.dtype, name=f"{name}_input")(x)
+            projected = Dense(4 * self.hidden, dtype=self.dtype, name=f"{name}_input")(x)
             rnn = nn.RNN(
                 ProjectedLSTMCell(self.hidden, self.dtype, name=name),
                 reverse=reverse,

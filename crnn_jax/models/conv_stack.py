@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
+from crnn_jax.models.channels import Conv
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # Which of the seven convolutions (counted from 1) are followed by batch normalisation.
@@ -68,7 +69,7 @@ class ConvStack(nn.Module):
             x = jnp.where(width_mask(widths, x.shape[2] // 2), _folded(x), 0)
         for layer, channels in enumerate(self.channels, start=1):
             last = layer == len(self.channels)
-            x = nn.Conv(
+            x = Conv(
                 channels,
                 (2, 2) if last else (3, 3),
                 padding="VALID" if last else "SAME",

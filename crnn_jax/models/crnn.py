@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax.models.bilstm import BiLSTM
+from crnn_jax.models.channels import Dense
 from crnn_jax.models.conv_stack import PAPER_CHANNELS, ConvStack, width_mask
 
 
@@ -73,7 +74,7 @@ class CRNN(nn.Module):
         )(x.astype(self.dtype or jnp.float32), widths, train and not self.freeze_conv_stack)
         x = nn.Dropout(self.dropout, deterministic=not train)(x[:, 0])
         x = BiLSTM(self.hidden, self.dtype, name="bilstm1")(x, lengths)
-        x = nn.Dense(self.hidden, dtype=self.dtype, name="between")(x)
+        x = Dense(self.hidden, dtype=self.dtype, name="between")(x)
         x = BiLSTM(self.hidden, self.dtype, name="bilstm2")(x, lengths)
-        logits = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+        logits = Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
         return logits, lengths
