@@ -14,7 +14,64 @@ from networks import assert_trees_close, bidirectional, flax_cells, jit, max_poo
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
+from crnn_jax.models.channels import spread_channels, sum_to_channels
+from crnn_jax.models.layers import Conv, Dense
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
+
+# --- sums to channels, and layers with them ---
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 4), (7, 3), (1, 1)])
+def test_a_sum_to_channels_and_its_gradient(shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+    x, cotangent = jnp.asarray(normal(*shape), dtype), normal(shape[-1], seed=1)
+    total, pullback = jax.vjp(sum_to_channels, x)
+    assert total.dtype == jnp.float32
+    exact = np.asarray(x, np.float64).reshape(-1, shape[-1]).sum(0)
+    np.testing.assert_allclose(total, exact, rtol=1e-5, atol=1e-6)
+    (gradient,) = pullback(jnp.asarray(cotangent))
+    assert gradient.dtype == dtype
+    expected = np.broadcast_to(np.asarray(jnp.asarray(cotangent, dtype)), shape)
+    np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 4), (7, 3), (1, 1)])
+def test_values_spread_over_features_and_their_gradient(
+    shape: tuple[int, ...], dtype: jnp.dtype
+) -> None:
+    values = jnp.asarray(normal(shape[-1]), dtype)
+    cotangent = jnp.asarray(normal(*shape, seed=1), dtype)
+    features, pullback = jax.vjp(partial(spread_channels, shape=shape), values)
+    np.testing.assert_array_equal(features, np.broadcast_to(np.asarray(values), shape))
+    (gradient,) = pullback(cotangent)
+    assert gradient.dtype == dtype
+    exact = np.asarray(cotangent, np.float64).reshape(-1, shape[-1]).sum(0)
+    rounding = 1e-5 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(gradient.astype(jnp.float32), exact, rtol=rounding, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "flax"),
+    [
+        (Conv(4, (3, 3), padding="SAME"), nn.Conv(4, (3, 3), padding="SAME")),
+        (Conv(4, (2, 2), padding="VALID"), nn.Conv(4, (2, 2), padding="VALID")),
+        (Dense(4), nn.Dense(4)),
+    ],
+    ids=["same", "valid", "dense"],
+)
+def test_layers_are_those_of_flax(ours: nn.Module, flax: nn.Module) -> None:
+    x = normal(2, 4, 5, 3)
+    fresh = [layer.init(jax.random.key(0), x) for layer in (ours, flax)]
+    assert_trees_close(fresh[0], fresh[1], rtol=0)
+    params = {"kernel": fresh[0]["params"]["kernel"], "bias": normal(4, seed=1)}
+
+    def step(layer: nn.Module) -> Any:
+        y, pullback = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
+        return y, pullback(normal(*y.shape, seed=2))
+
+    assert_trees_close(jit(partial(step, ours))(), jit(partial(step, flax))(), rtol=1e-5)
+
 
 # --- batch normalisation ---
 

@@ -81,7 +81,6 @@ class MaskedBatchNorm(nn.BatchNorm):
             sign = jnp.where(scale < 0, -1.0, 1.0)
             x = pool(x * sign.astype(dtype)[None, None, None])
             factor = factor * sign
-        factor, shift = (
-            spread_channels(values.astype(dtype), x.shape) for values in (factor, shift)
-        )
-        return x * factor + shift
+        factors: jax.Array = spread_channels(factor.astype(dtype), x.shape)
+        shifts: jax.Array = spread_channels(shift.astype(dtype), x.shape)
+        return x * factors + shifts

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from crnn_jax.models.channels import Dense
+from crnn_jax.models.layers import Dense
 
 
 class ProjectedLSTMCell(nn.RNNCellBase):

@@ -8,7 +8,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 
 @jax.custom_vjp
@@ -53,30 +52,3 @@ def _spread_backward(shape: tuple[int, ...], values: jax.Array, g: jax.Array) ->
 
 sum_to_channels.defvjp(_sum_forward, _sum_backward)
 spread_channels.defvjp(_spread_forward, _spread_backward)
-
-
-class Conv(nn.Conv):
-    """`nn.Conv` with a bias whose gradient is `sum_to_channels`."""
-
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Convolves features (B, H, W, C)."""
-        return _biased(self, super().__call__(inputs))
-
-
-class Dense(nn.Dense):
-    """`nn.Dense` with a bias whose gradient is `sum_to_channels`."""
-
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Multiplies features (..., C)."""
-        return _biased(self, super().__call__(inputs))
-
-
-def _biased(layer: Conv | Dense, outputs: jax.Array) -> jax.Array:
-    bias = layer.param("bias", layer.bias_init, (layer.features,), layer.param_dtype)
-    return outputs + spread_channels(bias.astype(outputs.dtype), outputs.shape)

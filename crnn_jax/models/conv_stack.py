@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
-from crnn_jax.models.channels import Conv
+from crnn_jax.models.layers import Conv
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
 # Which of the seven convolutions (counted from 1) are followed by batch normalisation.
