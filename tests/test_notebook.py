@@ -104,7 +104,8 @@ def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
+# Two minutes: marks each test that asks for it.
+@pytest.fixture(scope="module", params=[pytest.param("run", marks=pytest.mark.slow)])
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("notebook")
     workdir = directory / "workdir"

@@ -102,7 +102,7 @@ def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_pa
 
 @posix
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 30), pytest.param(20, 500, marks=pytest.mark.slow)]
+    ("kills", "steps"), [(2, 20), pytest.param(20, 500, marks=pytest.mark.slow)]
 )
 def test_killed_runs_end_as_the_undisturbed_one(kills: int, steps: int, tmp_path: Path) -> None:
     # A copy of what is compiled already: a killed process leaves files by half.
