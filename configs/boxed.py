@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = captcha.get_config("fine_tune")
     config.update(
         data={"source": "mixture", "validation_fraction": 0.02, "buckets": 3},
-        epochs=3,
+        epochs=2,
     )
     parts = {
         "styles": {"source": "generated", "variant": "styles", "weight": 6.0},
