@@ -165,9 +165,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     if variant == "fine_tune":
         config.model.name = "crnn_small"
         config.init_from = "captcha"
-        # So few pictures are soon learnt by heart. Of three strengths tried on 147 held-out pictures
-        # of captcha_sysu_cas, after 532 steps: 85.7 % with affine and contrast 0.3 alone, 85.7 %
-        # with all of these, 87.8 % with dropout besides.
+        # So few pictures are soon learnt by heart. On 147 held-out pictures of captcha_sysu_cas the
+        # best of nine evaluations was 85.7 % with affine and contrast 0.3 alone, 85.7 % with all of
+        # these at a lower loss (0.63 instead of 0.84 at the end), and 87.8 % with dropout besides.
         config.model.dropout = 0.3
         config.augment.update(affine=0.6, perspective=0.3, curve=0.3, contrast=0.5)
         config.augment.update(noise=0.1, blur=0.1, erase=0.2)
