@@ -22,8 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
         epochs=2,
         # Captchas in styles by chance need less of it than a few of one style.
         augment={"affine": 0.3, "perspective": 0.0, "curve": 0.0, "contrast": 0.3, "erase": 0.0},
+        model={"dropout": 0.0},
     )
-    config.model.dropout = 0.0
     parts = {
         "styles": {"source": "generated", "variant": "styles", "weight": 6.0},
         "cased": {"source": "generated", "variant": "cased"},
