@@ -4,14 +4,17 @@
     python scripts/results.py render
 
 `run` trains each of the experiments named from an empty workdir, with the command that its row
-holds ({data} is DIR), and writes what came of it into results.json. `render` makes of all rows the
-table in README.md and the learning curves .github/learning_curves.png (`pip install ".[bench]"`).
+holds ({data} is DIR, {some} a copy of the set with as many training pictures as `some` says), and
+writes what came of it into results.json. `render` makes of all rows the tables in README.md, and of
+those that learn from whole sets the curves .github/learning_curves.png (`pip install ".[bench]"`).
 """
 
 import argparse
 import datetime
 import json
+import random
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,12 +27,16 @@ RESULTS = ROOT / "results.json"
 README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
+OF_PARTS = "The same with fewer pictures to learn from, drawn from the training pictures by chance:"
 
 SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 
 
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
-    """The rows by name: `set`, `pictures`, `arguments`, and `figures` once they have been run."""
+    """The rows by name: `set`, `pictures`, `arguments`, and `figures` once they have been run.
+
+    Those that learn from a part of a set have `some`: its folder, and how many training pictures.
+    """
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -52,7 +59,11 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
     """
     if workdir.exists():
         sys.exit(f"error: {workdir} is there already; times are those of runs from the beginning")
-    arguments = [argument.format(data=data) for argument in row["arguments"]]
+    some = workdir.with_name(f"{workdir.name}_pictures")
+    if "some" in row:
+        folder, number = row["some"]
+        copy_some(data / folder, number, some)
+    arguments = [argument.format(data=data, some=some) for argument in row["arguments"]]
     command = [sys.executable, "-m", "crnn_jax.main", *arguments, "--workdir", str(workdir)]
     print(shlex.join(command), flush=True)
     start = time.monotonic()
@@ -60,6 +71,18 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
         sys.exit("error: the run failed, see above")
     minutes = (time.monotonic() - start) / 60
     return {"minutes": round(minutes, 1), **figures(workdir)}
+
+
+def copy_some(folder: Path, number: int, target: Path) -> None:
+    """Copies a labelled set: so many training pictures, drawn with seed 0, and all for testing."""
+    for split in ("train.tsv", "test.tsv"):
+        lines = (folder / split).read_text(encoding="utf-8").splitlines()
+        if split == "train.tsv":
+            lines = random.Random(0).sample(lines, number)
+        for picture in (line.split("\t")[0] for line in lines):
+            (target / picture).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / picture, target / picture)
+        (target / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def figures(workdir: Path) -> dict[str, Any]:
@@ -77,6 +100,13 @@ def figures(workdir: Path) -> dict[str, Any]:
         "images_per_second": round(statistics.median(speeds)),
         "curve": [[line["step"], line["exact_match"]] for line in validation],
     }
+
+
+def tables(results: dict[str, Any]) -> str:
+    """What stands in the README: the rows of whole sets, and those of parts of them."""
+    parts = {name: row for name, row in results.items() if "some" in row}
+    whole = {name: row for name, row in results.items() if name not in parts}
+    return f"{table(whole)}\n{OF_PARTS}\n\n{table(parts)}"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -101,7 +131,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, row in results.items():
-        if done := row.get("figures"):
+        if (done := row.get("figures")) and "some" not in row:
             steps, scores = zip(*done["curve"], strict=True)
             axes.plot(steps, [100 * score for score in scores], label=name)
     axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
@@ -127,7 +157,7 @@ def main() -> None:
         text = README.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         _, _, after = rest.partition(END)
-        README.write_text(before + BEGIN + table(results) + END + after, encoding="utf-8")
+        README.write_text(before + BEGIN + tables(results) + END + after, encoding="utf-8")
         draw_curves(results, CURVES)
         return
     if unknown := set(arguments.names) - set(results):

@@ -54,6 +54,33 @@ def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
     assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40"]
 
 
+def test_some_pictures_of_a_set(tmp_path: Path) -> None:
+    whole, some = tmp_path / "whole", tmp_path / "some"
+    (whole / "images").mkdir(parents=True)
+    for split, names in (("train", "abcdefgh"), ("test", "xy")):
+        for name in names:
+            (whole / "images" / f"{name}.png").write_bytes(name.encode())
+        lines = [f"images/{name}.png\t{name.upper()}" for name in names]
+        (whole / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
+    results.copy_some(whole, 3, some)
+    learnt = (some / "train.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(set(learnt)) == 3
+    assert set(learnt) < set((whole / "train.tsv").read_text(encoding="utf-8").splitlines())
+    assert (some / "test.tsv").read_text(encoding="utf-8").split("\n")[:2] == [
+        "images/x.png\tX",
+        "images/y.png\tY",
+    ]
+    named = {line.split("\t")[0] for line in learnt} | {"images/x.png", "images/y.png"}
+    assert {str(path.relative_to(some)) for path in some.glob("images/*")} == named
+    assert (some / "images" / "x.png").read_bytes() == b"x"
+
+
+def test_the_tables_part_rows_of_whole_sets_from_others(workdir: Path) -> None:
+    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    text = results.tables({"few": {**done, "some": ["a set", 3]}, "all": done})
+    assert text.index("`all`") < text.index(results.OF_PARTS) < text.index("`few`")
+
+
 def test_a_run_begins_from_nothing(workdir: Path, tmp_path: Path) -> None:
     before = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(SystemExit, match=r"run is there already"):
@@ -67,5 +94,5 @@ def test_what_is_shown_was_run_and_its_command_is_given() -> None:
         config = Path(row["arguments"][1].split(":")[0])
         assert (results.ROOT / config).is_file(), name
     text = results.README.read_text(encoding="utf-8")
-    assert results.BEGIN + results.table(rows) + results.END in text
+    assert results.BEGIN + results.tables(rows) + results.END in text
     assert json.loads(results.RESULTS.read_text(encoding="utf-8")) == rows
