@@ -191,6 +191,9 @@ def run(
         for index in batch["indices"][batch["unread"]]:
             writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
         width = batch["images"].shape[2]
+        if width not in compiled:
+            # Else the step before would be done while the clock stands still, in no time.
+            jax.block_until_ready(previous)
         with window.paused() if width not in compiled else contextlib.nullcontext():
             state, figures = train_step(state, parallel.shard(device_arrays(batch)))
         compiled.add(width)
@@ -254,11 +257,14 @@ def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evalu
 class Window:
     """Training figures since they were last recorded, and the pace of the steps.
 
-    Its clock stands still while the run starts, compiles a program, evaluates or saves.
+    Its clock stands still while the run starts, compiles a program, evaluates or saves. A step is
+    added while it is under way, and the time since then is the next one's; so the first has none,
+    and its images do not count.
     """
 
     def __init__(self) -> None:
         self._stood_still = 0.0  # seconds
+        self._started = False
         self._step_seconds: deque[float] = deque(maxlen=PACED)
         self._last_step = self._now()
         self._open()
@@ -289,9 +295,11 @@ class Window:
     def add(self, figures: dict[str, jax.Array], images: int) -> None:
         """Adds a step."""
         self._figures.append(figures)
-        self._images += images
         now = self._now()
-        self._step_seconds.append(now - self._last_step)
+        if self._started:
+            self._images += images
+            self._step_seconds.append(now - self._last_step)
+        self._started = True
         self._last_step = now
 
     def so_far(self) -> dict[str, Any]:
@@ -306,7 +314,7 @@ class Window:
             "loss": float(ready["loss"][0]),
             "images_per_second": self._images / seconds,
             "waiting": self._waited / seconds,
-            "seconds_per_step": sum(self._step_seconds) / len(self._step_seconds),
+            "seconds_per_step": sum(self._step_seconds) / max(1, len(self._step_seconds)),
             "skipped": int(ready["skipped"][0]),
         }
 

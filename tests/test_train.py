@@ -432,10 +432,12 @@ def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatc
         figures = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
         window.add({key: jnp.array([value]) for key, value in figures.items()}, images=32)
 
-    with window.waiting():
-        spend(1.0)
     with window.paused():  # the program is compiled
         spend(60.0)
+    step(11.0)  # under way: its time is the next one's
+    assert window.so_far()["images_per_second"] == 0
+    with window.waiting():
+        spend(1.0)
     spend(1.0)
     step(9.0)
     with window.paused():  # an evaluation, between two records
@@ -450,7 +452,7 @@ def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatc
         "seconds_per_step": 2.0,
         "skipped": 3,
     }
-    assert window.close() == {**so_far, "loss": 8.0, "gradient_norm": 2.0, "seconds": 4.0}
+    assert window.close() == {**so_far, "loss": 9.0, "gradient_norm": 2.0, "seconds": 4.0}
     spend(5.0)
     step(1.0)
     assert window.so_far()["images_per_second"] == 32 / 5
