@@ -11,7 +11,7 @@ from crnn_jax.errors import CheckpointError
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training.integrity import flatten
-from crnn_jax.training.state import CONV_STACK, HEAD, TrainState
+from crnn_jax.training.state import CONV_STACK, HEAD, SHORTCUT_HEAD, TrainState
 
 SHOWN = 40  # new characters that are shown; the rest are counted
 
@@ -36,7 +36,7 @@ def carry_over(
     known = flatten(origin.variables)
     for path in {**fresh, **known}:
         part = path.split("/")[1]
-        if config.init_parts != "all" and part != CONV_STACK:
+        if part == SHORTCUT_HEAD or (config.init_parts != "all" and part != CONV_STACK):
             continue
         if part == HEAD and path in known:
             known[path] = known[path][..., classes]  # any column for a new character, as yet

@@ -37,28 +37,36 @@ def make_train_step(
     """A pmapped step: a replicated state and a sharded batch give the next state and figures.
 
     The loss is the mean over the global batch's samples whose label can be aligned. Figures are
-    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`.
+    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. A
+    shortcut's loss is added to the one whose gradient is taken, not to the figure.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
 
-        def loss_share(params: Any) -> tuple[jax.Array, Any]:
+        def loss_shares(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             (logits, lengths), changed = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch["images"],
                 batch["widths"],
                 train=True,
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "shortcut"],
                 rngs={"dropout": key},
             )
-            losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
-            count = jax.lax.psum(feasible.sum(), parallel.AXIS)
+            shortcut = changed.get("shortcut", {}).get("logits", ())
+            of_heads = [
+                ctc_loss(head, lengths, batch["labels"], batch["label_lengths"])
+                for head in (logits, *shortcut)
+            ]
+            count = jax.lax.psum(of_heads[0][1].sum(), parallel.AXIS)
             # This device's share of the global mean: the shares, and their gradients, add up.
-            return losses.sum() / jnp.maximum(count, 1), changed.get("batch_stats", {})
+            shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
+            return sum(shares, jnp.zeros(())), (shares[0], changed.get("batch_stats", {}))
 
-        (loss, batch_stats), gradients = jax.value_and_grad(loss_share, has_aux=True)(state.params)
+        (_, (loss, batch_stats)), gradients = jax.value_and_grad(loss_shares, has_aux=True)(
+            state.params
+        )
         loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
         norm = optax.tree.norm(gradients)
 

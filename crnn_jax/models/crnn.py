@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.conv_stack import PAPER_CHANNELS, ConvStack, width_mask
-from crnn_jax.models.layers import Dense
+from crnn_jax.models.layers import Conv, Dense
 
 
 def normalize_images(images: jax.Array, mask: jax.Array, per_image: bool) -> jax.Array:
@@ -32,6 +32,10 @@ class CRNN(nn.Module):
 
     ConvStack - map to sequence - BiLSTM(hidden) - Dense(hidden) - BiLSTM(hidden) -
     Dense(num_classes). Class 0 is CTC's blank.
+
+    With `shortcut` a second head reads the column features before the LSTMs when training, and
+    sows its logits (B, T, K) as `logits` in the collection `shortcut` (Retsinas et al. 2022,
+    arXiv:2404.11339, "CTC shortcut"; its weight there is 0.1).
     """
 
     num_classes: int
@@ -44,6 +48,7 @@ class CRNN(nn.Module):
     dropout: float = 0.0
     per_image: bool = False
     freeze_conv_stack: bool = False
+    shortcut: bool = False
     dtype: jnp.dtype | None = None
     axis_name: str | None = None
 
@@ -73,6 +78,11 @@ class CRNN(nn.Module):
             name="conv_stack",
         )(x.astype(self.dtype or jnp.float32), widths, train and not self.freeze_conv_stack)
         x = nn.Dropout(self.dropout, deterministic=not train)(x[:, 0])
+        if self.shortcut and (train or self.is_initializing()):
+            # As a Dense layer it takes 210 steps to leave the blank-only plateau, so 150.
+            logits = Conv(self.num_classes, (3,), dtype=jnp.float32, name="shortcut_head")(x)
+            if train:
+                self.sow("shortcut", "logits", logits)
         x = BiLSTM(self.hidden, self.dtype, name="bilstm1")(x, lengths)
         x = Dense(self.hidden, dtype=self.dtype, name="between")(x)
         x = BiLSTM(self.hidden, self.dtype, name="bilstm2")(x, lengths)

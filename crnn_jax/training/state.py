@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import struct, traverse_util
 
 CONV_STACK = "conv_stack"  # the name of the part that can be carried over alone, and frozen
+SHORTCUT_HEAD = "shortcut_head"  # of the part that serves training alone
 HEAD = "head"  # of the part whose arrays have the classes on their last axis
 
 
