@@ -11,7 +11,7 @@ from crnn_jax.errors import CheckpointError
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training.integrity import flatten
-from crnn_jax.training.state import CONV_STACK, HEAD, SHORTCUT_HEAD, TrainState
+from crnn_jax.training.state import CONV_STACK, HEADS, SHORTCUT_HEAD, TrainState
 
 SHOWN = 40  # new characters that are shown; the rest are counted
 
@@ -23,7 +23,7 @@ def carry_over(
 ) -> tuple[TrainState, str]:
     """`state` with the origin's parameters and statistics, and what was carried over.
 
-    Of the head these are the blank and the characters that the origin knows, wherever they stand
+    Of the heads these are the blank and the characters that the origin knows, wherever they stand
     in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
     convolution stack as it was.
 
@@ -36,9 +36,11 @@ def carry_over(
     known = flatten(origin.variables)
     for path in {**fresh, **known}:
         part = path.split("/")[1]
-        if part == SHORTCUT_HEAD or (config.init_parts != "all" and part != CONV_STACK):
+        if config.init_parts != "all" and part != CONV_STACK:
             continue
-        if part == HEAD and path in known:
+        if part == SHORTCUT_HEAD and not (path in fresh and path in known):
+            continue  # nothing is read with it
+        if part in HEADS and path in known:
             known[path] = known[path][..., classes]  # any column for a new character, as yet
         there, here = (tree[path].shape if path in tree else "missing" for tree in (known, fresh))
         if there != here:
@@ -46,7 +48,7 @@ def carry_over(
                 f"init_from={config.init_from} holds another model: {path} is {there} there and"
                 f" {here} here; set config.model to that of its manifest"
             )
-        stays = classes < 0 if part == HEAD else False
+        stays = classes < 0 if part in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
     variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
     state = state.replace(**variables)

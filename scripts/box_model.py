@@ -16,6 +16,7 @@ from crnn_jax.recognition.boxed import ARRAYS, BOXES, write_box
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.manifest import IDENTITY
+from crnn_jax.training.state import SHORTCUT_HEAD
 
 
 def box_model(workdir: Path, folder: Path) -> TrainedModel:
@@ -38,7 +39,12 @@ def box_model(workdir: Path, folder: Path) -> TrainedModel:
         **{key: manifest[key] for key in (*IDENTITY, "versions")},
         "figures": {line["split"]: line for line in figures if line["split"] != "train"},
     }
-    write_box(folder, described, model.variables)
+    # What serves training alone stays outside.
+    described["model"] = {**model.description, "settings": {**model.description["settings"]}}
+    described["model"]["settings"]["shortcut"] = False
+    params = model.variables["params"]
+    params = {part: arrays for part, arrays in params.items() if part != SHORTCUT_HEAD}
+    write_box(folder, described, {**model.variables, "params": params})
     return TrainedModel.load(folder)
 
 

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from configs import captcha
 from crnn_jax import models
@@ -215,10 +216,11 @@ def random_batch(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.usefixtures("eight_devices")
 def test_eight_devices_agree_with_one() -> None:
-    """Loss, gradients and statistics; pictures of many widths, one label that cannot fit."""
+    """Loss, gradients of both heads, and statistics; many widths, one label that cannot fit."""
     batch = random_batch(np.random.default_rng(0), 16)
     batch["labels"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
-    model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
+    settings: dict[str, Any] = {"channels": CHANNELS, "hidden": 16, "shortcut": True}
+    model = CRNN(6, **settings, batch_norm="all", axis_name=parallel.AXIS)
     # With plain descent the parameters' change is the gradient.
     optimizer = optax.sgd(1.0)
     start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
@@ -228,20 +230,30 @@ def test_eight_devices_agree_with_one() -> None:
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
 
-    single = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all")
+    single = CRNN(6, **settings, batch_norm="all")
 
-    def loss(params: object) -> tuple[jax.Array, object]:
+    def loss(params: Any) -> tuple[jax.Array, object]:
         variables = {"params": params, "batch_stats": start.batch_stats}
         (logits, lengths), changed = single.apply(
-            variables, batch["images"], batch["widths"], train=True, mutable=["batch_stats"]
+            variables,
+            batch["images"],
+            batch["widths"],
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: module.name == "conv_stack",
         )
+        columns = changed["intermediates"]["conv_stack"]["__call__"][0][0][:, 0]
+        shortcut = nn.Conv(6, (3,)).apply({"params": params["shortcut_head"]}, columns)
         steps = (jnp.arange(logits.shape[1])[None] >= lengths[:, None]).astype(jnp.float32)
         letters = (np.arange(4)[None] >= batch["label_lengths"][:, None]).astype(np.float32)
-        losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
-        fits = np.arange(16) != 3
-        return jnp.where(fits, losses, 0).sum() / 15, changed["batch_stats"]
 
-    (expected, statistics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        def mean(logits: Any) -> jax.Array:
+            losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
+            return jnp.where(np.arange(16) != 3, losses, 0).sum() / 15
+
+        return mean(logits) + mean(shortcut), (mean(logits), changed["batch_stats"])
+
+    (_, (expected, statistics)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         start.params
     )
     np.testing.assert_allclose(figures["loss"][0], expected, rtol=1e-5)

@@ -10,8 +10,8 @@ from flax import linen as nn
 from flax import struct, traverse_util
 
 CONV_STACK = "conv_stack"  # the name of the part that can be carried over alone, and frozen
-SHORTCUT_HEAD = "shortcut_head"  # of the part that serves training alone
-HEAD = "head"  # of the part whose arrays have the classes on their last axis
+SHORTCUT_HEAD = "shortcut_head"  # of the part that serves training alone, if there is one
+HEADS = ("head", SHORTCUT_HEAD)  # of the parts whose arrays have the classes on their last axis
 
 
 class TrainState(struct.PyTreeNode):
