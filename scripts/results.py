@@ -106,6 +106,8 @@ def tables(results: dict[str, Any]) -> str:
     """What stands in the README: the rows of whole sets, and those of parts of them."""
     parts = {name: row for name, row in results.items() if "some" in row}
     whole = {name: row for name, row in results.items() if name not in parts}
+    if not any("figures" in row for row in parts.values()):
+        return table(whole)
     return f"{table(whole)}\n{OF_PARTS}\n\n{table(parts)}"
 
 
