@@ -46,7 +46,7 @@ def make_train_step(
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
 
         def loss_shares(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            (logits, lengths), changed = model.apply(
+            outputs: Any = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch["images"],
                 batch["widths"],
@@ -54,6 +54,7 @@ def make_train_step(
                 mutable=["batch_stats", "shortcut"],
                 rngs={"dropout": key},
             )
+            (logits, lengths), changed = outputs
             shortcut = changed.get("shortcut", {}).get("logits", ())
             of_heads = [
                 ctc_loss(head, lengths, batch["labels"], batch["label_lengths"])
