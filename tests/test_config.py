@@ -62,6 +62,7 @@ def test_the_seed_variant_is_the_tutorial() -> None:
     assert (config.model.name, config.model.batch_norm) == ("crnn", "bgshih")
     assert config.model.momentum == 0.9  # PyTorch's 0.1, which counts the other share
     assert (config.data.channels, config.data.height) == (1, 32)
+    assert (config.model.shortcut, config.model.dropout) == (False, 0)
 
 
 @pytest.mark.parametrize(
