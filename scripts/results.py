@@ -135,7 +135,8 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     for name, row in results.items():
         if (done := row.get("figures")) and "some" not in row:
             steps, scores = zip(*done["curve"], strict=True)
-            axes.plot(steps, [100 * score for score in scores], label=name)
+            line = "--" if ":" in row["arguments"][1] else "-"  # a variant; there are ten colours
+            axes.plot(steps, [100 * score for score in scores], line, label=name)
     axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
     axes.set(ylim=(0, 100), xlim=(0, None))
     axes.grid(alpha=0.3)
