@@ -180,10 +180,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.model.name = "crnn"
     elif variant == "seed":
         # Batch 32, Adam 1e-3, hidden 256, 75 epochs, loss and accuracy every 25.
-        config.model.update(
-            name="crnn", batch_norm="bgshih", momentum=0.9, leaky=False, per_image=False
-        )
-        config.model.shortcut = False
+        config.model.update(name="crnn", batch_norm="bgshih", momentum=0.9)
+        config.model.update(leaky=False, per_image=False, shortcut=False)
         config.data.update(channels=1, width=160)
         config.epochs = 75
         config.min_steps = 0

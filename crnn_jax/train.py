@@ -273,9 +273,8 @@ class Window:
 
     def __init__(self) -> None:
         self._stood_still = 0.0  # seconds
-        self._started = False
         self._step_seconds: deque[float] = deque(maxlen=PACED)
-        self._last_step = self._now()
+        self._last_step: float | None = None
         self._open()
 
     def _open(self) -> None:
@@ -305,10 +304,9 @@ class Window:
         """Adds a step."""
         self._figures.append(figures)
         now = self._now()
-        if self._started:
+        if self._last_step is not None:
             self._images += images
             self._step_seconds.append(now - self._last_step)
-        self._started = True
         self._last_step = now
 
     def so_far(self) -> dict[str, Any]:

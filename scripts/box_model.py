@@ -34,16 +34,16 @@ def box_model(workdir: Path, folder: Path) -> TrainedModel:
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     figures = [line for line in map(json.loads, lines) if line["step"] == model.step]
+    # What serves training alone stays outside.
+    settings = {**model.description["settings"], "shortcut": False}
+    params = model.variables["params"]
+    params = {part: arrays for part, arrays in params.items() if part != SHORTCUT_HEAD}
     described = {
         "step": model.step,
         **{key: manifest[key] for key in (*IDENTITY, "versions")},
+        "model": {**model.description, "settings": settings},
         "figures": {line["split"]: line for line in figures if line["split"] != "train"},
     }
-    # What serves training alone stays outside.
-    described["model"] = {**model.description, "settings": {**model.description["settings"]}}
-    described["model"]["settings"]["shortcut"] = False
-    params = model.variables["params"]
-    params = {part: arrays for part, arrays in params.items() if part != SHORTCUT_HEAD}
     write_box(folder, described, {**model.variables, "params": params})
     return TrainedModel.load(folder)
 

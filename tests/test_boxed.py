@@ -104,6 +104,8 @@ def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
     # But for the head that is used in training alone.
     settings = {**original.description["settings"], "shortcut": False}
     assert model.description == {**original.description, "settings": settings}
+    name, classes = original.description["name"], ALPHABET.num_classes
+    assert model.network == models.create(name, classes, settings)
     assert model.variables["params"].keys() == original.variables["params"].keys() - {
         "shortcut_head"
     }

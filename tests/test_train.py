@@ -390,6 +390,14 @@ def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, Trai
         assert np.ptp(head[:, index]) > 0 and np.ptp(ours[..., index]) > 0
 
 
+def test_the_head_of_the_shortcut_is_not_asked_for(whole: tuple[Path, TrainState]) -> None:
+    config = small_config(init_from=str(whole[0]), **{"model.shortcut": False})
+    state, _ = Experiment.build(config).initial_state()
+    origin = TrainedModel.load(whole[0]).variables["params"]
+    assert origin.keys() - state.params.keys() == {"shortcut_head"}
+    jax.tree.map(np.testing.assert_array_equal, state.params, {k: origin[k] for k in state.params})
+
+
 def test_pictures_unlike_those_of_the_origin_are_told_of(
     whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
 ) -> None:

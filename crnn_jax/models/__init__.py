@@ -2,7 +2,9 @@
 
 A model is a `flax.linen.Module` called with uint8 images (B, H, W, C), true widths (B,) and
 `train`; it returns logits (B, T, K) with T = num_time_steps(W), and the valid time steps (B,). Its
-parts `conv_stack` and `head`, a Dense layer of K features, are known by name to fine-tuning.
+parts `conv_stack` and `head`, a Dense layer of K features, are known by name to fine-tuning; so is
+`shortcut_head`, if it has one, whose logits (B, T, K) it sows in training: `logits` in the
+collection `shortcut`.
 """
 
 from collections.abc import Callable, Mapping
