@@ -19,10 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
     config = captcha.get_config("fine_tune")
     config.update(
         data={"source": "mixture", "validation_fraction": 0.02, "buckets": 3},
-        epochs=2,
+        epochs=4,
         # Captchas in styles by chance need less of it than a few of one style.
         augment={"affine": 0.3, "perspective": 0.0, "curve": 0.0, "contrast": 0.3, "erase": 0.0},
-        model={"dropout": 0.0},
+        model={"dropout": 0.0, "shortcut": True},
     )
     parts = {
         "styles": {"source": "generated", "variant": "styles", "weight": 6.0},
