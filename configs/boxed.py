@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         epochs=4,
         # Captchas in styles by chance need less of it than a few of one style.
         augment={"affine": 0.3, "perspective": 0.0, "curve": 0.0, "contrast": 0.3, "erase": 0.0},
-        model={"dropout": 0.0, "shortcut": True},
+        model={"dropout": 0.0},
     )
     parts = {
         "styles": {"source": "generated", "variant": "styles", "weight": 6.0},

@@ -168,7 +168,6 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     if variant == "fine_tune":
         config.model.name = "crnn_small"
-        config.model.shortcut = False  # its head would have to be learnt first
         config.init_from = "captcha"
         # So few pictures are soon learnt by heart. On 147 held-out pictures of captcha_sysu_cas the
         # best of nine evaluations was 85.7 % with affine and contrast 0.3 alone, 85.7 % with all of
