@@ -19,6 +19,7 @@ from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_benchmark, load_test_split
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
+from crnn_jax.text.confusions import Confusions, confusions
 from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
@@ -33,6 +34,7 @@ SCORES = (
     *("exact_match", "exact_match_caseless", "exact_match_alphanumeric"),
     *("cer", "one_minus_ned"),
 )
+SHOWN_CONFUSIONS = 20  # the commonest
 SCORE_BUCKETS = 4  # widths to pad to, of which each costs a compilation
 
 EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
@@ -40,10 +42,11 @@ EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a split, and what was read in each of its samples."""
+    """The metrics of a split, what was read in each of its samples, and what for what."""
 
     metrics: dict[str, float]
     texts: list[str]
+    confusions: Confusions
 
 
 def make_eval_step(model: nn.Module) -> EvalStep:
@@ -82,7 +85,7 @@ def evaluate(
     """
     start = time.monotonic()
     texts = [""] * len(prepared)
-    metrics = TextMetrics()
+    metrics, confused = TextMetrics(), Confusions()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices = batch["indices"][:count]
         arrays = parallel.shard(device_arrays(batch))
@@ -96,17 +99,20 @@ def evaluate(
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
+        references = [alphabet.normalize(prepared.split.labels[index]) for index in indices]
+        read = zip(predictions, references, strict=True)
+        confused += confusions(pair for pair in read if pair[0] != UNREAD)
         valid = np.arange(best_path.shape[1]) < lengths[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
-            [alphabet.normalize(prepared.split.labels[index]) for index in indices],
+            references,
             loss_sum=float(outputs["losses"][:count].sum()),
             blanks=int(((best_path == BLANK) & valid).sum()),
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
     of_parts = _of_parts(prepared.split, texts, alphabet)
-    return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts)
+    return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts, confused)
 
 
 def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[str, float]:
@@ -155,11 +161,12 @@ def score(
     return rows
 
 
-def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:
-    """The metrics of a saved model on the test split of a config's data.
+def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
+    """The metrics and `confusions` of a saved model on the test split of a config's data.
 
     Alphabet, preprocessing and network are the model's own; the config gives the data, the batch
-    size and `eval.step`.
+    size and `eval.step`. Confusions are lists of a character written, what was read for it, either
+    empty where there was none, and how often; the commonest first.
 
     Raises:
       CheckpointError: nothing was saved, or it cannot be read.
@@ -177,4 +184,5 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, float]:
         choose_buckets(prepared.widths, config.data.buckets),
         config.batch_size,
     )
-    return {"step": model.step, **result.metrics}
+    commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
+    return {"step": model.step, **result.metrics, "confusions": commonest}

@@ -18,6 +18,7 @@ from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import TrainingDiverged
 from crnn_jax.evaluate import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
+from crnn_jax.text.confusions import describe
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
@@ -28,6 +29,7 @@ from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
 PICTURED = 24  # test pictures shown with what was read in them
+DESCRIBED = 10  # errors on the test pictures, the commonest
 PACED = 200  # steps whose mean time tells how long the rest will take
 
 
@@ -130,6 +132,8 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                 result = experiment.evaluate(variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
                 show_pictures(writer, best, splits["test"], result)
+                if result.confusions:
+                    writer.say(f"commonest errors: {describe(result.confusions, DESCRIBED)}")
             writer.say(ending)
     stop.deliver()
     return state

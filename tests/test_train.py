@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
 
     def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
         metrics = {"exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0}
-        return Evaluation(metrics, [""] * len(experiment.splits[split]))
+        return Evaluation(metrics, [""] * len(experiment.splits[split]), Counter())
 
     def ending() -> str:
         return capsys.readouterr().err.splitlines()[-1]
@@ -320,6 +321,11 @@ def test_figures_are_written_and_the_saved_model_gives_them_again(
     again = evaluate_workdir(small_config(), workdir)
     for key in ("exact_match", "exact_match_caseless", "cer", "one_minus_ned", "count"):
         assert again[key] == pytest.approx(test[key], rel=1e-5)
+    # As many edits as there are errors of characters, if none is too rare to be among them.
+    labels = [line.split("\t")[1] for line in (PICTURES / "test.tsv").read_text().splitlines()]
+    edits = round(again["cer"] * len("".join(labels)))
+    shown = sum(count for *_, count in again["confusions"])
+    assert shown == edits if len(again["confusions"]) < 20 else 20 <= shown <= edits
     # One picture at a time, by the other way in.
     recognizer = Recognizer.load(workdir)
     names = [line.split("\t") for line in (PICTURES / "test.tsv").read_text().splitlines()]
