@@ -19,8 +19,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from crnn_jax.text.confusions import describe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results.json"
@@ -28,7 +31,9 @@ README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
 OF_PARTS = "The same with fewer pictures to learn from, drawn from the training pictures by chance:"
+OF_ERRORS = "The commonest errors, what is written first, and how often of how many test pictures:"
 
+CONFUSIONS = 8  # the commonest, which are shown
 SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 
 
@@ -70,7 +75,11 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit("error: the run failed, see above")
     minutes = (time.monotonic() - start) / 60
-    return {"minutes": round(minutes, 1), **figures(workdir)}
+    evaluated = subprocess.run(
+        [*command, "--mode", "eval"], cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    confusions = json.loads(evaluated.stdout.splitlines()[-1])["confusions"]
+    return {"minutes": round(minutes, 1), **figures(workdir), "confusions": confusions[:CONFUSIONS]}
 
 
 def copy_some(folder: Path, number: int, target: Path) -> None:
@@ -103,12 +112,15 @@ def figures(workdir: Path) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """What stands in the README: the rows of whole sets, and those of parts of them."""
+    """What stands in the README: rows of whole sets, those of parts of them, and of errors."""
     parts = {name: row for name, row in results.items() if "some" in row}
     whole = {name: row for name, row in results.items() if name not in parts}
-    if not any("figures" in row for row in parts.values()):
-        return table(whole)
-    return f"{table(whole)}\n{OF_PARTS}\n\n{table(parts)}"
+    text = table(whole)
+    if any("figures" in row for row in parts.values()):
+        text += f"\n{OF_PARTS}\n\n{table(parts)}"
+    if errors := errors_table(whole):
+        text += f"\n{OF_ERRORS}\n\n{errors}"
+    return text
 
 
 def table(results: dict[str, Any]) -> str:
@@ -124,6 +136,18 @@ def table(results: dict[str, Any]) -> str:
             cells = [f"`{name}`", row["set"], row["pictures"], config, *scores, *speed]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def errors_table(results: dict[str, Any]) -> str:
+    """The confusions of the rows of which they were counted, in Markdown; empty if of none."""
+    lines = []
+    for name, row in results.items():
+        if counted := row.get("figures", {}).get("confusions"):
+            counter = Counter({(label, read): n for label, read, n in counted})
+            shown = describe(counter, CONFUSIONS).replace("|", r"\|")  # else it ends the cell
+            tested = row["pictures"].partition(" / ")[2]
+            lines.append(f"| `{name}` | {shown} | {tested} |\n")
+    return "".join(("| row | errors | pictures |\n|---|---|---|\n", *lines)) if lines else ""
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:

@@ -81,6 +81,14 @@ def test_the_tables_part_rows_of_whole_sets_from_others(workdir: Path) -> None:
     assert text.index("`all`") < text.index(results.OF_PARTS) < text.index("`few`")
 
 
+def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
+    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    assert results.OF_ERRORS not in results.tables({"tiny": done})
+    counted = {**done["figures"], "confusions": [["0", "o", 3], ["l", "", 1]]}
+    text = results.tables({"tiny": done, "told": {**done, "figures": counted}})
+    assert text.endswith("| `told` | 0 as o 3, l left out 1 | 8 |\n")
+
+
 def test_a_run_begins_from_nothing(workdir: Path, tmp_path: Path) -> None:
     before = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(SystemExit, match=r"run is there already"):
