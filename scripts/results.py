@@ -31,6 +31,9 @@ README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
 OF_PARTS = "The same with fewer pictures to learn from, drawn from the training pictures by chance:"
+OF_BENCHMARKS = "Scene text, on all labels and on those that published figures are on:"
+    "Benchmarks of scene text, on all labels and on those that published figures are on:"
+)
 OF_ERRORS = "The commonest errors, what is written first, and how often of how many test pictures:"
 
 CONFUSIONS = 8  # the commonest, which are shown
@@ -40,7 +43,8 @@ SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
     """The rows by name: `set`, `pictures`, `arguments`, and `figures` once they have been run.
 
-    Those that learn from a part of a set have `some`: its folder, and how many training pictures.
+    Those that learn from a part of a set have `some`: its folder, and how many training pictures;
+    those that are scored on further sets have `benchmarks`: their folders.
     """
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -75,11 +79,20 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit("error: the run failed, see above")
     minutes = (time.monotonic() - start) / 60
-    evaluated = subprocess.run(
-        [*command, "--mode", "eval"], cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
-    )
-    confusions = json.loads(evaluated.stdout.splitlines()[-1])["confusions"]
-    return {"minutes": round(minutes, 1), **figures(workdir), "confusions": confusions[:CONFUSIONS]}
+    confusions = printed_json([*command, "--mode", "eval"])["confusions"][:CONFUSIONS]
+    done = {"minutes": round(minutes, 1), **figures(workdir), "confusions": confusions}
+    if "benchmarks" in row:
+        folders = [str(data / folder) for folder in row["benchmarks"]]
+        scoring = [sys.executable, "-m", "crnn_jax.score", "--json", "--model", str(workdir)]
+        scores = printed_json([*scoring, *folders])
+        done["benchmarks"] = [{**score, "set": Path(score["set"]).name} for score in scores]
+    return done
+
+
+def printed_json(command: list[str]) -> Any:
+    """What a command's last line of output holds."""
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def copy_some(folder: Path, number: int, target: Path) -> None:
@@ -112,12 +125,14 @@ def figures(workdir: Path) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """What stands in the README: rows of whole sets, those of parts of them, and of errors."""
+    """What stands in the README: rows of whole sets, of parts of them, benchmarks, errors."""
     parts = {name: row for name, row in results.items() if "some" in row}
     whole = {name: row for name, row in results.items() if name not in parts}
     text = table(whole)
     if any("figures" in row for row in parts.values()):
         text += f"\n{OF_PARTS}\n\n{table(parts)}"
+    if scores := benchmarks_table(whole):
+        text += f"\n{OF_BENCHMARKS}\n\n{scores}"
     if errors := errors_table(whole):
         text += f"\n{OF_ERRORS}\n\n{errors}"
     return text
@@ -136,6 +151,20 @@ def table(results: dict[str, Any]) -> str:
             cells = [f"`{name}`", row["set"], row["pictures"], config, *scores, *speed]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def benchmarks_table(results: dict[str, Any]) -> str:
+    """The scores of the rows that have been scored on benchmarks, in Markdown; empty if none."""
+    head = ("row", "set", "labels", "pictures", "36 characters, caseless", "exact match", "CER")
+    keys = ("exact_match_alphanumeric", "exact_match", "cer")
+    lines = [
+        f"| `{name}` | {score['set']} | {score['labels']} | {score['count']:,} | "
+        + " | ".join(f"{100 * score[key]:.1f} %" for key in keys)
+        + " |\n"
+        for name, row in results.items()
+        for score in row.get("figures", {}).get("benchmarks", ())
+    ]
+    return f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n{''.join(lines)}" if lines else ""
 
 
 def errors_table(results: dict[str, Any]) -> str:

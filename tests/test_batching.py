@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import signal
 from collections import Counter
@@ -114,12 +115,19 @@ def test_buckets_hold_all_widths(widths: list[int], count: int) -> None:
     assert max(widths) <= buckets[-1] < max(widths) + 8
 
 
-def test_buckets_are_for_about_as_many_pictures_each() -> None:
-    widths = random_widths(400)
-    buckets = choose_buckets(widths, 4)
-    counts = Counter(bucket_width(int(width), buckets) for width in widths)
-    # A width in 8..400 falls into each run of 8 pixels about 400 / 49 = 8 times.
-    assert all(abs(count - 100) < 25 for count in counts.values())
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_buckets_pad_less(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    widths = np.minimum(rng.lognormal(3.2, 0.6, 60).astype(int) + 1, 72)
+    bounds = range(8, 80, 8)
+    least = min(
+        padding_share(widths, buckets)
+        for number in range(1, count + 1)
+        for buckets in itertools.combinations(bounds, number)
+        if buckets[-1] >= widths.max()
+    )
+    assert padding_share(widths, choose_buckets(widths, count)) == pytest.approx(least)
 
 
 @pytest.mark.parametrize(

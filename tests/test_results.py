@@ -89,6 +89,16 @@ def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
     assert text.endswith("| `told` | 0 as o 3, l left out 1 | 8 |\n")
 
 
+def test_benchmarks_stand_in_a_table_of_their_own(workdir: Path) -> None:
+    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    assert results.OF_BENCHMARKS not in results.tables({"tiny": done})
+    score = {"set": "iiit5k", "labels": "all", "count": 3000}
+    score |= {"exact_match": 0.5, "exact_match_alphanumeric": 0.7015, "cer": 0.125}
+    scored = {**done["figures"], "benchmarks": [score]}
+    text = results.tables({"tiny": done, "scored": {**done, "figures": scored}})
+    assert text.endswith("| `scored` | iiit5k | all | 3,000 | 70.2 % | 50.0 % | 12.5 % |\n")
+
+
 def test_a_run_begins_from_nothing(workdir: Path, tmp_path: Path) -> None:
     before = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(SystemExit, match=r"run is there already"):

@@ -8,9 +8,25 @@ MULTIPLE = 8  # of pixels in a bucket's width; conv features shrink by 4, vector
 
 
 def choose_buckets(widths: np.ndarray, count: int) -> tuple[int, ...]:
-    """At most `count` bucket widths for `widths` (N,), each for about as many pictures."""
-    quantiles = np.quantile(widths, np.arange(1, count + 1) / count, method="higher")
-    return tuple(sorted({round_up(int(width)) for width in quantiles}))
+    """At most `count` bucket widths, with which `widths` (N,) are padded the least.
+
+    Widths have long tails: of 78,465 captchas in many styles a third is wider than 128 pixels, and
+    the widest has 568, to which three buckets for as many pictures each would pad all of these.
+    """
+    bounds, counts = np.unique(-(-widths // MULTIPLE) * MULTIPLE, return_counts=True)
+    bounds, below = np.append(0, bounds), np.append(0, counts.cumsum())
+    # of_one[i, j]: columns in all of a bucket for what is wider than bounds[i], up to bounds[j].
+    of_one = np.where(bounds[:, None] <= bounds, bounds * (below - below[:, None]), np.inf)
+    # The least for all up to bounds[j], with one bucket more each time, and where the last begins.
+    least, beginnings = of_one[0], [np.zeros(len(bounds), int)]
+    for _ in range(count - 1):
+        columns = least[:, None] + of_one
+        least = columns.min(0)
+        beginnings.append(columns.argmin(0))
+    ends = [len(bounds) - 1]
+    for beginning in reversed(beginnings):
+        ends.append(int(beginning[ends[-1]]))
+    return tuple(sorted({int(bounds[end]) for end in ends} - {0}))
 
 
 def bucket_width(width: int, buckets: Sequence[int]) -> int:
