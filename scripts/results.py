@@ -32,8 +32,6 @@ CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
 OF_PARTS = "The same with fewer pictures to learn from, drawn from the training pictures by chance:"
 OF_BENCHMARKS = "Scene text, on all labels and on those that published figures are on:"
-    "Benchmarks of scene text, on all labels and on those that published figures are on:"
-)
 OF_ERRORS = "The commonest errors, what is written first, and how often of how many test pictures:"
 
 CONFUSIONS = 8  # the commonest, which are shown
