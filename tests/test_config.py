@@ -46,6 +46,17 @@ def test_every_variant_can_be_used(variant: str) -> None:
     check_config(captcha.get_config(variant))
 
 
+def test_the_benchmarks_of_scene_text_can_be_learnt_from() -> None:
+    config = scene_text.get_config("benchmarks")
+    check_config(config)
+    chosen_by = [
+        name for name, part in config.data.parts.items() if "validation_fraction" not in part
+    ]
+    assert sorted(chosen_by) == ["icdar15", "iiit5k"]
+    with pytest.raises(ValueError, match=r":benchmark: .*default and benchmarks"):
+        scene_text.get_config("benchmark")
+
+
 def test_variants_are_told_apart() -> None:
     recipes = [captcha.get_config(variant).to_json() for variant in CAPTCHA_VARIANTS]
     assert len(set(recipes)) == len(CAPTCHA_VARIANTS)
@@ -70,7 +81,7 @@ def test_the_seed_variant_is_the_tutorial() -> None:
 )
 def test_every_field_has_a_comment(file: str, fields: int) -> None:
     text = (CONFIGS / file).read_text(encoding="utf-8")
-    lines = text.partition('    if variant == "paper":')[0].splitlines()
+    lines = text.partition('    if variant == "')[0].splitlines()
     field = re.compile(r"    config\.[\w.]+ = (?!ml_collections)|            \"[\w.]+\": ")
     numbers = [number for number, line in enumerate(lines) if field.match(line)]
     assert len(numbers) > fields
