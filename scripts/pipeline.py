@@ -15,10 +15,10 @@ from workload import LETTERS, SEED, Workload
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, training_batches
 from crnn_jax.data.buckets import choose_buckets
-from crnn_jax.data.generated.captcha import render
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.models import num_time_steps
 from crnn_jax.text.alphabet import Alphabet
 

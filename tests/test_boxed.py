@@ -19,8 +19,8 @@ import pytest
 
 from configs.captcha import get_config
 from crnn_jax import models, predict
-from crnn_jax.data.generated.captcha import render
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
+from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.evaluate import score
 from crnn_jax.experiment import Experiment

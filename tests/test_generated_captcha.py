@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crnn_jax.data.generated.builder import GeneratedBuilder
-from crnn_jax.data.generated.captcha import CONFIGS, render, render_styled
 from crnn_jax.data.sources.generated import load_generated, prepare
 from crnn_jax.data.sources.split import Split
+from crnn_jax.data.synthetic.builder import GeneratedBuilder
+from crnn_jax.data.synthetic.captcha import CONFIGS, render, render_styled
 from crnn_jax.errors import DataError
 
 TINY = CONFIGS["tiny"]

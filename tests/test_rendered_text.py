@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from crnn_jax.data.generated import fonts, texts
-from crnn_jax.data.generated.drawing import _bent, _layers, choose_face
-from crnn_jax.data.generated.fonts import CAPITALS, FAMILIES, chinese_families, latin_families
-from crnn_jax.data.generated.rendered_text import RenderedText, sample
-from crnn_jax.data.generated.texts import HANZI, PRINTABLE, chinese_text, word_text
 from crnn_jax.data.sources.generated import load_generated
 from crnn_jax.data.sources.split import Split
+from crnn_jax.data.synthetic import fonts, texts
+from crnn_jax.data.synthetic.drawing import _bent, _layers, choose_face
+from crnn_jax.data.synthetic.fonts import CAPITALS, FAMILIES, chinese_families, latin_families
+from crnn_jax.data.synthetic.rendered_text import RenderedText, sample
+from crnn_jax.data.synthetic.texts import HANZI, PRINTABLE, chinese_text, word_text
 from crnn_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -36,8 +36,8 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
         DataError: there is no such variant, or drawing failed.
     """
     # Here, as importing tensorflow_datasets takes seconds that other sources need not pay.
-    from crnn_jax.data.generated.captcha import GeneratedCaptcha
-    from crnn_jax.data.generated.rendered_text import RenderedText
+    from crnn_jax.data.synthetic.captcha import GeneratedCaptcha
+    from crnn_jax.data.synthetic.rendered_text import RenderedText
 
     variants = {
         config.name: (builder, config)

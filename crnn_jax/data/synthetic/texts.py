@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crnn_jax.data.generated.fonts import missing
+from crnn_jax.data.synthetic.fonts import missing
 
 PRINTABLE = string.digits + string.ascii_letters + string.punctuation
 

@@ -15,8 +15,8 @@ import captcha.image
 import numpy as np
 import tensorflow_datasets as tfds
 
-from crnn_jax.data.generated import captcha_styles
-from crnn_jax.data.generated.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
+from crnn_jax.data.synthetic import captcha_styles
+from crnn_jax.data.synthetic.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
 from crnn_jax.errors import DataError
 
 HEIGHT = 60

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from crnn_jax.data.generated.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
-from crnn_jax.data.generated.drawing import choose_face, photograph
-from crnn_jax.data.generated.fonts import chinese_families, latin_families
-from crnn_jax.data.generated.texts import chinese_text, english_words, word_text
+from crnn_jax.data.synthetic.builder import Drawing, GeneratedBuilder, GeneratedConfig, Sample
+from crnn_jax.data.synthetic.drawing import choose_face, photograph
+from crnn_jax.data.synthetic.fonts import chinese_families, latin_families
+from crnn_jax.data.synthetic.texts import chinese_text, english_words, word_text
 
 KINDS = {
     "words": (word_text, latin_families, 1.8, 14),

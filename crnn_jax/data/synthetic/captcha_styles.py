@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from crnn_jax.data.augment import Augmentation, augmented
-from crnn_jax.data.generated.drawing import LUMINANCE, choose_face, clouds, to_rgb
-from crnn_jax.data.generated.fonts import Face, latin_families
+from crnn_jax.data.synthetic.drawing import LUMINANCE, choose_face, clouds, to_rgb
+from crnn_jax.data.synthetic.fonts import Face, latin_families
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from crnn_jax.data.augment import Augmentation, augmented
-from crnn_jax.data.generated.fonts import Face, Family
+from crnn_jax.data.synthetic.fonts import Face, Family
 
 SIZES = (20, 37)  # pixels of the em
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
