@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 from networks import assert_trees_close, bidirectional, flax_cells, jit, max_pool, normal
 
+from crnn_jax.models import pooling
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.channels import spread_channels, sum_to_channels
@@ -210,6 +211,11 @@ def test_a_pool_inside_batch_norm_is_one_behind_it(training: bool) -> None:
     actual = value_and_pullback(inside, cotangent, variables["params"], x)
     expected = value_and_pullback(behind, cotangent, variables["params"], x)
     assert_trees_close(actual, expected, rtol=1e-5)
+    for pool in (None, max_pool_2x2):
+        _, changed = norm.apply(variables, x, mask, not training, pool, mutable=["batch_stats"])
+        moved = 0.99 * variables["batch_stats"]["mean"] + 0.01 * x.mean((0, 1, 2))
+        mean = moved if training else variables["batch_stats"]["mean"]
+        np.testing.assert_allclose(changed["batch_stats"]["mean"], mean, rtol=1e-5)
 
 
 def test_of_equals_the_first_takes_the_gradient_of_a_pool() -> None:
@@ -268,6 +274,14 @@ def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *argu
     return run(cotangent, *arguments)
 
 
+@pytest.fixture(params=["pairs", "windows"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools as they are computed here, and as on a TPU."""
+    if request.param == "windows":
+        monkeypatch.setattr(pooling, "_pooled", lambda x, of_pairs, of_windows: of_windows(x))
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 6), (4, 7), (3, 3)])
 def test_max_pools_are_those_of_flax(height: int, width: int) -> None:
     x = normal(2, height, width, 3)
@@ -283,6 +297,7 @@ def test_max_pools_are_those_of_flax(height: int, width: int) -> None:
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), actual, expected)
 
 
+@pytest.mark.usefixtures("form")
 def test_max_pool_2x1_of_padded_features_is_that_of_the_valid_part() -> None:
     widths = (6, 2, 5)
     x = normal(3, 4, 6, 2) - 1  # mostly negative, so that a border of zeros would show

@@ -50,8 +50,12 @@ class MaskedBatchNorm(nn.BatchNorm):
         scale = self.param("scale", self.scale_init, (features,), self.param_dtype)
         bias = self.param("bias", self.bias_init, (features,), self.param_dtype)
 
+        # A maximum of what a negative scale turns round comes of the smallest. Such features change
+        # their sign before all else, where it costs nothing.
+        sign = jnp.where(scale < 0, -1.0, 1.0) if pool else jnp.ones_like(scale)
+        x = x * sign.astype(x.dtype)[None, None, None]
         if use_running_average:
-            mean, var = running_mean.value, running_var.value
+            mean, var = running_mean.value * sign, running_var.value
         else:
             weights = mask.astype(jnp.float32)
             # Two moments in one pass over the features; fp32 sums whatever the compute dtype.
@@ -69,18 +73,15 @@ class MaskedBatchNorm(nn.BatchNorm):
             var = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
             if not self.is_initializing():
                 momentum = self.momentum
-                running_mean.value = momentum * running_mean.value + (1 - momentum) * mean
+                running_mean.value = momentum * running_mean.value + (1 - momentum) * mean * sign
                 running_var.value = momentum * running_var.value + (1 - momentum) * var
 
         dtype = self.dtype or x.dtype
         x = x.astype(dtype)
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        factor = scale * sign * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
         if pool is not None:
-            # Where the factor is negative, the largest comes of the smallest.
-            sign = jnp.where(scale < 0, -1.0, 1.0)
-            x = pool(x * sign.astype(dtype)[None, None, None])
-            factor = factor * sign
+            x = pool(x)
         factors: jax.Array = spread_channels(factor.astype(dtype), x.shape)
         shifts: jax.Array = spread_channels(shift.astype(dtype), x.shape)
         return x * factors + shifts

@@ -74,6 +74,7 @@ class ConvStack(nn.Module):
                 (2, 2) if last else (3, 3),
                 padding="VALID" if last else "SAME",
                 kernel_init=nn.initializers.he_normal(),
+                learn_bias=layer not in normalized,
                 dtype=self.dtype,
                 name=f"conv{layer}",
             )(x)

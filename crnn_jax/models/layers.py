@@ -7,14 +7,19 @@ from crnn_jax.models.channels import spread_channels
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` with a bias whose gradient is `sum_to_channels`, from memory to memory."""
+    """`nn.Conv` with a bias whose gradient is `sum_to_channels`, from memory to memory.
+
+    Without `learn_bias` it has no gradient. Before batch normalisation, which takes any bias away
+    again, it is zero but for rounding, of which Adam would make steps of full length.
+    """
 
     use_bias: bool = False  # of nn.Conv; the bias is added here
+    learn_bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Convolves features (B, H, W, C)."""
-        return _with_bias(self, super().__call__(_written(inputs)))
+        return _with_bias(self, super().__call__(_written(inputs)), self.learn_bias)
 
 
 class Dense(nn.Dense):
@@ -28,8 +33,10 @@ class Dense(nn.Dense):
         return _with_bias(self, super().__call__(inputs))
 
 
-def _with_bias(layer: Conv | Dense, outputs: jax.Array) -> jax.Array:
+def _with_bias(layer: Conv | Dense, outputs: jax.Array, learn_bias: bool = True) -> jax.Array:
     bias = layer.param("bias", layer.bias_init, (layer.features,), layer.param_dtype)
+    if not learn_bias:
+        bias = jax.lax.stop_gradient(bias)
     biases: jax.Array = spread_channels(bias.astype(outputs.dtype), outputs.shape)
     return outputs + biases
 
