@@ -85,7 +85,7 @@ def evaluate(
     """
     start = time.monotonic()
     texts = [""] * len(prepared)
-    metrics, confused = TextMetrics(), Confusions()
+    metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices = batch["indices"][:count]
         arrays = parallel.shard(device_arrays(batch))
@@ -99,19 +99,18 @@ def evaluate(
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
-        references = [alphabet.normalize(prepared.split.labels[index]) for index in indices]
-        read = zip(predictions, references, strict=True)
-        confused += confusions(pair for pair in read if pair[0] != UNREAD)
         valid = np.arange(best_path.shape[1]) < lengths[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
-            references,
+            [alphabet.normalize(prepared.split.labels[index]) for index in indices],
             loss_sum=float(outputs["losses"][:count].sum()),
             blanks=int(((best_path == BLANK) & valid).sum()),
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
     of_parts = _of_parts(prepared.split, texts, alphabet)
+    read = zip(texts, map(alphabet.normalize, prepared.split.labels), strict=True)
+    confused = confusions(pair for pair in read if pair[0] != UNREAD)
     return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts, confused)
 
 

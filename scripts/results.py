@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,41 +141,45 @@ def table(results: dict[str, Any]) -> str:
     """The rows that have been run, in Markdown."""
     head = ("row", "set", "train / test", "config", "exact match", "caseless", "look-alikes equal")
     head += ("CER", "wall time", "images/s")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines: list[list[str]] = []
     for name, row in results.items():
         if done := row.get("figures"):
             scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
             speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"])]
             config = f"`{row['arguments'][1]}`"
-            cells = [f"`{name}`", row["set"], row["pictures"], config, *scores, *speed]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append([f"`{name}`", row["set"], row["pictures"], config, *scores, *speed])
+    return markdown(head, lines)
 
 
 def benchmarks_table(results: dict[str, Any]) -> str:
     """The scores of the rows that have been scored on benchmarks, in Markdown; empty if none."""
     head = ("row", "set", "labels", "pictures", "36 characters, caseless", "exact match", "CER")
-    keys = ("exact_match_alphanumeric", "exact_match", "cer")
-    lines = [
-        f"| `{name}` | {score['set']} | {score['labels']} | {score['count']:,} | "
-        + " | ".join(f"{100 * score[key]:.1f} %" for key in keys)
-        + " |\n"
-        for name, row in results.items()
-        for score in row.get("figures", {}).get("benchmarks", ())
-    ]
-    return f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n{''.join(lines)}" if lines else ""
+    lines: list[list[str]] = []
+    for name, row in results.items():
+        for score in row.get("figures", {}).get("benchmarks", ()):
+            keys = ("exact_match_alphanumeric", "exact_match", "cer")
+            scores = [f"{100 * score[key]:.1f} %" for key in keys]
+            lines.append(
+                [f"`{name}`", score["set"], score["labels"], f"{score['count']:,}", *scores]
+            )
+    return markdown(head, lines) if lines else ""
 
 
 def errors_table(results: dict[str, Any]) -> str:
     """The confusions of the rows of which they were counted, in Markdown; empty if of none."""
-    lines = []
+    lines: list[list[str]] = []
     for name, row in results.items():
         if counted := row.get("figures", {}).get("confusions"):
             counter = Counter({(label, read): n for label, read, n in counted})
             shown = describe(counter, CONFUSIONS).replace("|", r"\|")  # else it ends the cell
-            tested = row["pictures"].partition(" / ")[2]
-            lines.append(f"| `{name}` | {shown} | {tested} |\n")
-    return "".join(("| row | errors | pictures |\n|---|---|---|\n", *lines)) if lines else ""
+            lines.append([f"`{name}`", shown, row["pictures"].partition(" / ")[2]])
+    return markdown(("row", "errors", "pictures"), lines) if lines else ""
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of cells."""
+    first, *rest = (f"| {' | '.join(cells)} |\n" for cells in (head, *lines))
+    return "".join((first, "|---" * len(head), "|\n", *rest))
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
