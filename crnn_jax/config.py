@@ -43,7 +43,7 @@ def check_config(config: Config) -> None:
     require(
         "data.height",
         output_height(height) == 1,
-        f"leaves {output_height(height)} rows of features where the network reads one; set 32",
+        f"leaves {output_height(height)} rows of features instead of one; set 32 or 64",
     )
     require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (colour)")
     for key in ("data.test_fraction", "data.validation_fraction"):

@@ -267,7 +267,7 @@ def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> Prepar
     kept = [index for index in range(len(train)) if index not in refused]
     if not kept:
         raise DataError(
-            "no training label fits into its picture's time steps (a quarter of its width at"
-            " height 32); are the labels those of these pictures?"
+            "no training label fits into its picture's time steps (an eighth of its height"
+            " each); are the labels those of these pictures?"
         )
     return train.select(kept)

@@ -31,7 +31,9 @@ def small_model(**settings: Any) -> nn.Module:
     return models.create("crnn", CLASSES, {**SMALL, **settings})
 
 
-def random_variables(model: nn.Module, channels: int = 1, seed: int = 0) -> dict[str, Any]:
+def random_variables(
+    model: nn.Module, channels: int = 1, seed: int = 0, height: int = 32
+) -> dict[str, Any]:
     """Parameters and statistics in which nothing is 0 or 1, so that nothing goes unnoticed."""
     rng = np.random.default_rng(seed)
 
@@ -45,22 +47,24 @@ def random_variables(model: nn.Module, channels: int = 1, seed: int = 0) -> dict
             values = rng.normal(size=leaf.shape) * 0.3
         return jnp.asarray(values, leaf.dtype)
 
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, height, 32, channels), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, jnp.array([32]))
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def picture(width: int, channels: int = 1) -> np.ndarray:
-    """The one picture there is of this width, uint8 (32, width, channels)."""
-    return np.random.default_rng(width).integers(0, 256, (32, width, channels), np.uint8)
+def picture(width: int, channels: int = 1, height: int = 32) -> np.ndarray:
+    """The one picture there is of this size, uint8 (height, width, channels)."""
+    return np.random.default_rng(width).integers(0, 256, (height, width, channels), np.uint8)
 
 
-def padded(widths: Sequence[int], to: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def padded(
+    widths: Sequence[int], to: int, channels: int = 1, height: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
     """The pictures of these widths with random bytes on their right, and the widths."""
     garbage = np.random.default_rng(to)
-    images = garbage.integers(0, 256, (len(widths), 32, to, channels), np.uint8)
+    images = garbage.integers(0, 256, (len(widths), height, to, channels), np.uint8)
     for image, width in zip(images, widths, strict=True):
-        image[:, :width] = picture(width, channels)
+        image[:, :width] = picture(width, channels, height)
     return images, np.array(widths, np.int32)
 
 

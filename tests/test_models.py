@@ -97,19 +97,20 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
 
 
 # Every remainder that the strides could care about, and a sample of the rest up to 600.
-@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize(("fold", "height"), [(False, 32), (True, 32), (False, 64), (True, 101)])
 @pytest.mark.parametrize("widths", [range(8, 40), range(40, 601, 37)], ids=["narrow", "wide"])
-def test_time_steps_of_all_widths(widths: range, fold: bool) -> None:
+def test_time_steps_of_all_widths(widths: range, fold: bool, height: int) -> None:
     stack = ConvStack((1,) * 7, "none", fold=fold)
 
     def shape(width: int) -> tuple[int, ...]:
-        images = jax.ShapeDtypeStruct((1, 32, width, 1), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
         call = partial(stack.init_with_output, train=False)
         (features, _), _ = jax.eval_shape(call, jax.random.key(0), images, jnp.array([width]))
         return features.shape
 
-    assert [shape(width) for width in widths] == [(1, 1, width // 4 + 1, 1) for width in widths]
-    assert [num_time_steps(width) for width in widths] == [width // 4 + 1 for width in widths]
+    steps = [width // {32: 4, 64: 8, 101: 12}[height] + 1 for width in widths]
+    assert [shape(width) for width in widths] == [(1, 1, count, 1) for count in steps]
+    assert [num_time_steps(width, height) for width in widths] == steps
 
 
 # --- padding ---
@@ -127,22 +128,27 @@ RAGGED = (8, 13, 26, 31, 37)
 
 # One width alone for each network, as each is compiled: all remainders of a division by 4 occur.
 @pytest.mark.parametrize(
-    ("settings", "place"),
-    list(zip(NETWORKS, (3, 1, 2, 0, 3), strict=True)),
-    ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31"],
+    ("settings", "place", "height"),
+    [
+        *zip(NETWORKS, (3, 1, 2, 0, 3), (32,) * 5, strict=True),
+        (NETWORKS[0], 1, 64),
+        (NETWORKS[4], 3, 70),
+    ],
+    ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31", "high-13", "fold-high-31"],
 )
 def test_a_picture_has_the_same_logits_alone_and_padded(
-    settings: Mapping[str, Any], place: int
+    settings: Mapping[str, Any], place: int, height: int
 ) -> None:
     model = small_model(**settings)
-    apply = jit(partial(model.apply, random_variables(model)))
-    logits, lengths = apply(*padded(RAGGED, 37))
-    assert lengths.tolist() == [3, 4, 7, 8, 10]  # width // 4 + 1
-    wider, same_lengths = apply(*padded(RAGGED, 52))
+    apply = jit(partial(model.apply, random_variables(model, height=height)))
+    logits, lengths = apply(*padded(RAGGED, 37, height=height))
+    # width // 4 + 1, or of 64 and 70 rows width // 8 + 1
+    assert lengths.tolist() == ([3, 4, 7, 8, 10] if height == 32 else [2, 2, 4, 4, 5])
+    wider, same_lengths = apply(*padded(RAGGED, 52, height=height))
     assert same_lengths.tolist() == lengths.tolist()
     for i, steps in enumerate(lengths):
         np.testing.assert_allclose(wider[i, :steps], logits[i, :steps], atol=1e-5)
-    alone, _ = apply(*padded(RAGGED[place : place + 1], RAGGED[place]))
+    alone, _ = apply(*padded(RAGGED[place : place + 1], RAGGED[place], height=height))
     assert alone.shape[1] == lengths[place]
     np.testing.assert_allclose(alone[0], logits[place, : lengths[place]], atol=1e-5)
     # Logits that were all alike would pass.
@@ -211,21 +217,22 @@ class PlainCRNN(nn.Module):
     classes: int
     normalized: Sequence[int]
     slope: float  # of the activation, below 0
-    fold: bool
+    fold: int  # of so many pixels each way one is made
+    first_pool: bool
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images.astype(jnp.float32) / 127.5 - 1
-        if self.fold:
-            corners = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-            x = jnp.concatenate(corners, axis=-1)
+        places = range(self.fold)
+        corners = [x[:, i :: self.fold, j :: self.fold] for i in places for j in places]
+        x = jnp.concatenate(corners, axis=-1)
         for layer in range(1, 8):
             size, padding = ((2, 2), "VALID") if layer == 7 else ((3, 3), "SAME")
             x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
             if layer in self.normalized:
                 x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
             x = jnp.where(x > 0, x, self.slope * x)
-            if layer == 2 or (layer == 1 and not self.fold):
+            if layer == 2 or (layer == 1 and self.first_pool):
                 x = max_pool(x, (2, 2), 0)
             if layer in (4, 6):
                 x = max_pool(x, (2, 1), 1)
@@ -237,21 +244,25 @@ class PlainCRNN(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("settings", "normalized", "slope"),
+    ("settings", "normalized", "slope", "height", "fold"),
     [
-        ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0),
-        ({"batch_norm": "paper", "leaky": True}, (5, 6), 0.2),
-        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0),
+        ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0, 32, 1),
+        ({"batch_norm": "paper", "leaky": True}, (5, 6), 0.2, 32, 1),
+        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0, 32, 2),
+        ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0, 64, 2),
+        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0, 64, 4),
     ],
 )
 def test_the_network_is_that_of_the_paper(
-    settings: Mapping[str, Any], normalized: tuple[int, ...], slope: float
+    settings: Mapping[str, Any], normalized: tuple[int, ...], slope: float, height: int, fold: int
 ) -> None:
     model = small_model(**settings)
-    variables = random_variables(model, channels=3)
+    variables = random_variables(model, channels=3, height=height)
     params = variables["params"]
-    fold = settings.get("fold", False)
-    plain = PlainCRNN(SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, fold)
+    first_pool = not settings.get("fold", False)
+    plain = PlainCRNN(
+        SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, fold, first_pool
+    )
     plain_variables = {
         "params": {
             **params["conv_stack"],
@@ -262,8 +273,10 @@ def test_the_network_is_that_of_the_paper(
         },
         "batch_stats": variables["batch_stats"]["conv_stack"],
     }
-    images = np.stack([picture(42, 3), 255 - picture(42, 3)])
-    logits, lengths = jit(model.apply)(variables, images, np.array([42, 42]))
+    # The width in pixels is 42 at 32 rows, or what comes to as many at more.
+    images = picture(42 * height // 32, 3, height)
+    images = np.stack([images, 255 - images])
+    logits, lengths = jit(model.apply)(variables, images, np.full(2, images.shape[2]))
     expected = jit(plain.apply)(plain_variables, images)
     assert logits.shape == expected.shape == (2, 11, CLASSES)
     assert lengths.tolist() == [11, 11]

@@ -21,14 +21,20 @@ BATCH_NORM_VARIANTS = {
 PAPER_CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 
 
-def num_time_steps(width: int) -> int:
-    """Time steps for a picture `width` pixels wide: two halvings, +1, +1, -1 (see ConvStack)."""
-    return width // 4 + 1
+HEIGHT = 32  # pixels that become one row of features
+
+
+def num_time_steps(width: int, height: int = HEIGHT) -> int:
+    """Time steps for a picture of `width` x `height` pixels: two halvings, +1, +1, -1.
+
+    See ConvStack, which folds pictures that are two or more times 32 pixels high.
+    """
+    return width // (height // HEIGHT) // 4 + 1
 
 
 def output_height(height: int) -> int:
     """Height of the feature map for pictures `height` pixels high; the stack needs 1."""
-    return height // 16 - 1
+    return height // max(height // HEIGHT, 1) // 16 - 1
 
 
 def width_mask(widths: jax.Array, width: int) -> jax.Array:
@@ -39,14 +45,16 @@ def width_mask(widths: jax.Array, width: int) -> jax.Array:
 class ConvStack(nn.Module):
     """Seven convolutions and four max pools (Shi et al. 2015, arXiv:1507.05717, table 1).
 
-    Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Features
+    Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of higher
+    ones each 2 x 2 (64 pixels high; 3 x 3 if 96) come in as one of four (nine) times the channels:
+    small print keeps its detail, in as many columns and for hardly more arithmetic. Features
     to the right of each picture's true width are zero after every layer, so that a picture has
     the same features alone, padded, and in any batch.
 
-    With `fold` each 2 x 2 pixels come in as one of four times the channels (space to depth; the
-    reverse of Shi et al. 2016, arXiv:1609.05158, section 2.2), and the pool behind the first
-    convolution, which then sees 6 x 6 pixels, is left out. No layer has the full size any more:
-    those that have take little arithmetic but much time, for all the memory they go through.
+    That is space to depth, the reverse of Shi et al. 2016, arXiv:1609.05158, section 2.2. With
+    `fold` it is done to 2 x 2 more, and the pool behind the first convolution, which then sees
+    6 x 6 pixels, is left out. No layer has the full size any more: those that have take little
+    arithmetic but much time, for all the memory they go through.
     """
 
     channels: Sequence[int] = PAPER_CHANNELS
@@ -59,14 +67,15 @@ class ConvStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, widths: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps images (B, 32, W, C), zero beyond the widths (B,), to (B, 1, T, D), lengths."""
+        """Maps images (B, H, W, C), zero beyond the widths (B,), to (B, 1, T, D), lengths."""
         normalized = BATCH_NORM_VARIANTS[self.batch_norm]
-        halving = (1, 2)
-        if self.fold:
-            halving = (2,)
-            widths = widths // 2
-            # A last odd column lies beyond the halved width, and is none of the picture alone.
-            x = jnp.where(width_mask(widths, x.shape[2] // 2), _folded(x), 0)
+        halving = (2,) if self.fold else (1, 2)
+        factor = x.shape[1] // HEIGHT * (2 if self.fold else 1)
+        if factor > 1:
+            widths = widths // factor
+            x = _folded(x, factor)
+            # A last column with padding lies beyond that width, and is none of the picture alone.
+            x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         for layer, channels in enumerate(self.channels, start=1):
             last = layer == len(self.channels)
             x = Conv(
@@ -101,9 +110,9 @@ class ConvStack(nn.Module):
         return x, widths
 
 
-def _folded(x: jax.Array) -> jax.Array:
-    """(B, H, W, C) as (B, H // 2, W // 2, 4 C); odd last rows and columns are dropped."""
+def _folded(x: jax.Array, n: int) -> jax.Array:
+    """(B, H, W, C) as (B, H // n, W // n, n n C); what is left over of rows and columns is not."""
     batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+    x = x[:, : height // n * n, : width // n * n]
+    x = x.reshape(batch, height // n, n, width // n, n, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // n, width // n, n * n * channels)

@@ -59,12 +59,12 @@ class CRNN(nn.Module):
         """Scores every character at every time step.
 
         Args:
-          images: (B, 32, W, C) uint8.
+          images: (B, H, W, C) uint8; H of 32 to 47, or at least 64 (see ConvStack).
           widths: (B,) true widths in pixels; what lies to the right of them counts for nothing.
           train: use the batch's own statistics in normalisation, and move the running ones.
 
         Returns:
-          Logits (B, T, K) in float32 with T = W // 4 + 1, and the valid time steps (B,).
+          Logits (B, T, K) in float32 with T = num_time_steps(W, H), and the valid time steps (B,).
         """
         x = normalize_images(images, width_mask(widths, images.shape[2]), self.per_image)
         x, lengths = ConvStack(
