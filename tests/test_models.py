@@ -97,7 +97,7 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
 
 
 # Every remainder that the strides could care about, and a sample of the rest up to 600.
-@pytest.mark.parametrize(("fold", "height"), [(False, 32), (True, 32), (False, 64), (True, 101)])
+@pytest.mark.parametrize(("fold", "height"), [(False, 32), (True, 32), (False, 64), (True, 64)])
 @pytest.mark.parametrize("widths", [range(8, 40), range(40, 601, 37)], ids=["narrow", "wide"])
 def test_time_steps_of_all_widths(widths: range, fold: bool, height: int) -> None:
     stack = ConvStack((1,) * 7, "none", fold=fold)
@@ -108,7 +108,7 @@ def test_time_steps_of_all_widths(widths: range, fold: bool, height: int) -> Non
         (features, _), _ = jax.eval_shape(call, jax.random.key(0), images, jnp.array([width]))
         return features.shape
 
-    steps = [width // {32: 4, 64: 8, 101: 12}[height] + 1 for width in widths]
+    steps = [width // {32: 4, 64: 8}[height] + 1 for width in widths]
     assert [shape(width) for width in widths] == [(1, 1, count, 1) for count in steps]
     assert [num_time_steps(width, height) for width in widths] == steps
 

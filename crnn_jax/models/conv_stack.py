@@ -21,20 +21,21 @@ BATCH_NORM_VARIANTS = {
 PAPER_CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 
 
-HEIGHT = 32  # pixels that become one row of features
+HIGH = 64  # pixels; from this height on ConvStack folds pictures
 
 
-def num_time_steps(width: int, height: int = HEIGHT) -> int:
-    """Time steps for a picture of `width` x `height` pixels: two halvings, +1, +1, -1.
-
-    See ConvStack, which folds pictures that are two or more times 32 pixels high.
-    """
-    return width // (height // HEIGHT) // 4 + 1
+def num_time_steps(width: int, height: int = 32) -> int:
+    """Time steps for a picture of `width` x `height` pixels: two halvings, +1, +1, -1."""
+    return width // _fold(height) // 4 + 1
 
 
 def output_height(height: int) -> int:
     """Height of the feature map for pictures `height` pixels high; the stack needs 1."""
-    return height // max(height // HEIGHT, 1) // 16 - 1
+    return height // _fold(height) // 16 - 1
+
+
+def _fold(height: int) -> int:
+    return 2 if height >= HIGH else 1
 
 
 def width_mask(widths: jax.Array, width: int) -> jax.Array:
@@ -45,9 +46,9 @@ def width_mask(widths: jax.Array, width: int) -> jax.Array:
 class ConvStack(nn.Module):
     """Seven convolutions and four max pools (Shi et al. 2015, arXiv:1507.05717, table 1).
 
-    Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of higher
-    ones each 2 x 2 (64 pixels high; 3 x 3 if 96) come in as one of four (nine) times the channels:
-    small print keeps its detail, in as many columns and for hardly more arithmetic. Features
+    Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of those
+    64 pixels high each 2 x 2 come in as one of four times the channels: small print keeps its
+    detail, in as many columns and for hardly more arithmetic. Features
     to the right of each picture's true width are zero after every layer, so that a picture has
     the same features alone, padded, and in any batch.
 
@@ -70,7 +71,7 @@ class ConvStack(nn.Module):
         """Maps images (B, H, W, C), zero beyond the widths (B,), to (B, 1, T, D), lengths."""
         normalized = BATCH_NORM_VARIANTS[self.batch_norm]
         halving = (2,) if self.fold else (1, 2)
-        factor = x.shape[1] // HEIGHT * (2 if self.fold else 1)
+        factor = _fold(x.shape[1]) * (2 if self.fold else 1)
         if factor > 1:
             widths = widths // factor
             x = _folded(x, factor)

@@ -59,7 +59,7 @@ class CRNN(nn.Module):
         """Scores every character at every time step.
 
         Args:
-          images: (B, H, W, C) uint8; H of 32 to 47, or at least 64 (see ConvStack).
+          images: (B, H, W, C) uint8; H of 32 to 47 or 64 to 95 (see ConvStack).
           widths: (B,) true widths in pixels; what lies to the right of them counts for nothing.
           train: use the batch's own statistics in normalisation, and move the running ones.
 
