@@ -19,8 +19,6 @@ BATCH_NORM_VARIANTS = {
     "none": (),
 }
 PAPER_CHANNELS = (64, 128, 256, 256, 512, 512, 512)
-
-
 HIGH = 64  # pixels; from this height on ConvStack folds pictures
 
 
@@ -48,9 +46,9 @@ class ConvStack(nn.Module):
 
     Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of those
     64 pixels high each 2 x 2 come in as one of four times the channels: small print keeps its
-    detail, in as many columns and for hardly more arithmetic. Features
-    to the right of each picture's true width are zero after every layer, so that a picture has
-    the same features alone, padded, and in any batch.
+    detail, in as many columns and for hardly more arithmetic. Features to the right of each
+    picture's true width are zero after every layer, so that a picture has the same features alone,
+    padded, and in any batch.
 
     That is space to depth, the reverse of Shi et al. 2016, arXiv:1609.05158, section 2.2. With
     `fold` it is done to 2 x 2 more, and the pool behind the first convolution, which then sees
