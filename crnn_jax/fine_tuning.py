@@ -8,11 +8,13 @@ from flax import traverse_util
 
 from crnn_jax.config import Config
 from crnn_jax.errors import CheckpointError
+from crnn_jax.models.conv_stack import finer_kernel
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training.integrity import flatten
 from crnn_jax.training.state import CONV_STACK, HEADS, SHORTCUT_HEAD, TrainState
 
+FIRST_KERNEL = f"params/{CONV_STACK}/conv1/kernel"
 SHOWN = 40  # new characters that are shown; the rest are counted
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,8 @@ def carry_over(
 
     Of the heads these are the blank and the characters that the origin knows, wherever they stand
     in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
-    convolution stack as it was.
+    convolution stack as it was. Pictures may be 64 pixels high where the origin's were 32: each
+    2 x 2 pixels are then read as one was.
 
     Raises:
       CheckpointError: the origin has other shapes, or reads another kind of pictures.
@@ -34,6 +37,8 @@ def carry_over(
     classes = alphabet.classes_in(origin.alphabet)
     fresh = flatten({"params": state.params, "batch_stats": state.batch_stats})
     known = flatten(origin.variables)
+    if _twice_as_high(config, origin):
+        known[FIRST_KERNEL] = finer_kernel(known[FIRST_KERNEL], config.data.channels)
     for path in {**fresh, **known}:
         part = path.split("/")[1]
         if config.init_parts != "all" and part != CONV_STACK:
@@ -46,7 +51,7 @@ def carry_over(
         if there != here:
             raise CheckpointError(
                 f"init_from={config.init_from} holds another model: {path} is {there} there and"
-                f" {here} here; set config.model to that of its manifest"
+                f" {here} here; set config.model and config.data.height to those of its manifest"
             )
         stays = classes < 0 if part in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
@@ -61,6 +66,10 @@ def carry_over(
         more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
         carried += f"; new: {''.join(new[:SHOWN])}{more}"
     return state, carried
+
+
+def _twice_as_high(config: Config, origin: TrainedModel) -> bool:
+    return (origin.preprocessing.height, config.data.height) == (32, 64)
 
 
 def _compare_inputs(config: Config, origin: TrainedModel) -> None:
@@ -78,8 +87,9 @@ def _compare_inputs(config: Config, origin: TrainedModel) -> None:
             f" not {config.data.channels}; set --config.data.channels={preprocessing.channels}"
         )
     settings = origin.description["settings"]
+    height = preprocessing.height * (2 if _twice_as_high(config, origin) else 1)
     for key, learnt, asked in (
-        ("data.height", preprocessing.height, config.data.height),
+        ("data.height", height, config.data.height),
         ("data.width", preprocessing.width, config.data.width),
         # No array has another shape for these.
         ("model.leaky", settings.get("leaky", False), config.model.leaky),

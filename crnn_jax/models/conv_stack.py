@@ -1,10 +1,12 @@
 """The convolution stack of the CRNN: a picture becomes a sequence of column features."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from crnn_jax.models.batch_norm import MaskedBatchNorm
@@ -34,6 +36,18 @@ def output_height(height: int) -> int:
 
 def _fold(height: int) -> int:
     return 2 if height >= HIGH else 1
+
+
+def finer_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """The first kernel for pictures 64 pixels high, from that for 32 (3, 3, n n C, D).
+
+    It sees in each 2 x 2 of their pixels, of C `channels`, what that one saw in one: their mean.
+    """
+    rows, columns, folded, features = kernel.shape
+    n = math.isqrt(folded // channels)
+    kernel = kernel.reshape(rows, columns, n, n, channels, features)
+    kernel = kernel.repeat(2, axis=2).repeat(2, axis=3) / 4
+    return kernel.reshape(rows, columns, 4 * folded, features)
 
 
 def width_mask(widths: jax.Array, width: int) -> jax.Array:
