@@ -26,7 +26,7 @@ from networks import (
 
 from crnn_jax import models
 from crnn_jax.errors import ConfigError
-from crnn_jax.models.conv_stack import ConvStack, num_time_steps
+from crnn_jax.models.conv_stack import ConvStack, finer_kernel, num_time_steps
 from crnn_jax.models.crnn import normalize_images
 
 # --- size ---
@@ -281,6 +281,19 @@ def test_the_network_is_that_of_the_paper(
     assert logits.shape == expected.shape == (2, 11, CLASSES)
     assert lengths.tolist() == [11, 11]
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_finer_kernel_reads_each_two_by_two_pixels_as_one(fold: bool) -> None:
+    model = small_model(fold=fold)
+    variables = random_variables(model, channels=3)
+    images = np.stack([picture(42, 3), 255 - picture(42, 3)])
+    expected, _ = jit(model.apply)(variables, images, np.array([42, 42]))
+    first = variables["params"]["conv_stack"]["conv1"]
+    first["kernel"] = finer_kernel(np.asarray(first["kernel"]), 3)
+    larger = images.repeat(2, axis=1).repeat(2, axis=2)
+    logits, _ = jit(model.apply)(variables, larger, np.array([84, 84]))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_logits_are_float32_whatever_the_activations() -> None:

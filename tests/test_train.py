@@ -428,6 +428,24 @@ def test_pictures_unlike_those_of_the_origin_are_told_of(
         carry(**{"data.channels": 1})
 
 
+def test_pictures_twice_as_high_are_read_as_before(
+    whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = TrainedModel.load(whole[0])
+    config = small_config(init_from=str(whole[0]), **{"data.height": 64})
+    experiment = Experiment.build(config)
+    state, _ = experiment.initial_state()
+    assert not [record for record in caplog.records if "init_from" in record.getMessage()]
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 60, 3), np.uint8)
+    model: Any = experiment.model
+    expected, _ = model.apply(origin.variables, image, np.array([60]))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    larger = image.repeat(2, axis=1).repeat(2, axis=2)
+    logits, _ = model.apply(variables, larger, np.array([120]))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert np.ptp(expected) > 0.1
+
+
 def test_a_model_of_another_shape_cannot_be_carried_over(
     whole: tuple[Path, TrainState], tmp_path: Path
 ) -> None:
