@@ -359,5 +359,7 @@ def test_the_fine_tune_variant_starts_from_it() -> None:
     config.data.update(source="folder", dir=str(PICTURES))
     state, beginning = Experiment.build(config).initial_state()
     assert "all from step" in beginning
-    stack = TrainedModel.load("captcha").variables["params"]["conv_stack"]
-    jax.tree.map(np.testing.assert_array_equal, state.params["conv_stack"], stack)
+    layers = TrainedModel.load("captcha").variables["params"]["conv_stack"]
+    del layers["conv1"]  # is spread over finer pixels
+    started = {name: state.params["conv_stack"][name] for name in layers}
+    jax.tree.map(np.testing.assert_array_equal, started, layers)
