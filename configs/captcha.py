@@ -169,8 +169,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     if variant == "fine_tune":
         config.model.name = "crnn_small"
         config.init_from = "captcha"
-        # What tells 1 from I and 0 from O in captcha_taiwan_rail, 60 pixels high, is lost at 32. Where
-        # pictures are low it costs nothing.
+        # What tells 1 from I and 0 from O in captcha_taiwan_rail, 60 pixels high, is lost at 32.
         config.data.height = 64
         # So few pictures are soon learnt by heart. On 147 held-out pictures of captcha_sysu_cas the
         # best of nine evaluations was 85.7 % with affine and contrast 0.3 alone, 85.7 % with all of
