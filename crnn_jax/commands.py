@@ -11,6 +11,7 @@ from absl import logging as absl_logging
 
 from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
 from crnn_jax.errors import ConfigError, CrnnError
+from crnn_jax.huge_pages import restart_with_huge_pages
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
@@ -20,6 +21,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
     """
 
     def command(arguments: Sequence[str]) -> None:
+        restart_with_huge_pages()
         absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
         warnings = logging.StreamHandler()
         warnings.setFormatter(logging.Formatter("warning: %(message)s"))

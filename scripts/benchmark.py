@@ -26,6 +26,7 @@ from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
 from crnn_jax.compiler import choose_convolutions
+from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 
@@ -207,6 +208,7 @@ def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Tab
 
 def main() -> None:
     """Measures what the command line asks for."""
+    restart_with_huge_pages()
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
     parser.add_argument("what", choices=["train", "infer", "input", "decode"])
     parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")

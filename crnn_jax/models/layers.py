@@ -1,25 +1,39 @@
-"""Flax's `Conv` and `Dense`, the same but for gradients that XLA computes faster on a CPU."""
+"""Flax's `Conv` and `Dense`, the same but for forms that XLA computes faster on a CPU."""
+
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
+from crnn_jax.models import winograd
 from crnn_jax.models.channels import spread_channels
 
 
-class Conv(nn.Conv):
-    """`nn.Conv` with a bias whose gradient is `sum_to_channels`, from memory to memory.
+class Conv(nn.Module):
+    """`nn.Conv` over features (B, ..., C), by Winograd's method where that is faster.
 
-    Without `learn_bias` it has no gradient. Before batch normalisation, which takes any bias away
-    again, it is zero but for rounding, of which Adam would make steps of full length.
+    The gradient of its bias is `sum_to_channels`. Without `learn_bias` it has none. Before batch
+    normalisation, which takes any bias away again, it is zero but for rounding, of which Adam would
+    make steps of full length.
     """
 
-    use_bias: bool = False  # of nn.Conv; the bias is added here
+    features: int
+    kernel_size: Sequence[int]
+    padding: str = "SAME"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     learn_bias: bool = True
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Convolves features (B, H, W, C)."""
-        return _with_bias(self, super().__call__(_written(inputs)), self.learn_bias)
+        """Convolves features (B, H, W, C), or (B, T, C)."""
+        shape = (*self.kernel_size, inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+        return _with_bias(self, _convolve(_written(inputs), kernel, self.padding), self.learn_bias)
 
 
 class Dense(nn.Dense):
@@ -31,6 +45,25 @@ class Dense(nn.Dense):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Multiplies features (..., C)."""
         return _with_bias(self, super().__call__(inputs))
+
+
+def _convolve(inputs: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    def plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        axes = "NHWC", "HWIO", "NHWC"
+        return jax.lax.conv_general_dilated(
+            inputs,
+            kernel,
+            (1,) * (kernel.ndim - 2),
+            padding,
+            dimension_numbers=axes if kernel.ndim == 4 else ("NWC", "WIO", "NWC"),
+        )
+
+    if padding != "SAME" or not winograd.pays(inputs, kernel):
+        return plain(inputs, kernel)
+    outputs: jax.Array = jax.lax.platform_dependent(
+        inputs, kernel, cpu=winograd.convolve_3x3, default=plain
+    )
+    return outputs
 
 
 def _with_bias(layer: Conv | Dense, outputs: jax.Array, learn_bias: bool = True) -> jax.Array:
