@@ -20,7 +20,10 @@ LAYERS = (
     ("training", "data"),
     ("recognition",),
     ("config", "dataset", "experiment", "train", "evaluate", "picture_sheet", "fine_tuning"),
-    ("commands", "compiler", "main", "predict", "check_data", "score", "export", "report", "demo"),
+    (
+        *("commands", "compiler", "huge_pages", "main", "predict", "check_data", "score"),
+        *("export", "report", "demo"),
+    ),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Layers whose modules may import each other; elsewhere rooms of one layer are strangers.

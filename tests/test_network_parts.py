@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 from networks import assert_trees_close, bidirectional, flax_cells, jit, max_pool, normal
 
-from crnn_jax.models import pooling
+from crnn_jax.models import pooling, winograd
 from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.channels import spread_channels, sum_to_channels
@@ -72,6 +72,44 @@ def test_layers_are_those_of_flax(ours: nn.Module, flax: nn.Module) -> None:
         return y, pullback(normal(*y.shape, seed=2))
 
     assert_trees_close(jit(partial(step, ours))(), jit(partial(step, flax))(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1, 3, 4, 8, 9])
+@pytest.mark.parametrize("width", [1, 4, 6, 25])
+def test_convolutions_by_winograd_are_plain_ones(height: int, width: int) -> None:
+    x, kernel = normal(2, height, width, 5), normal(3, 3, 5, 7, seed=1)
+    cotangent = normal(2, height, width, 7, seed=2)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        axes = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
+
+    actual = value_and_pullback(winograd.convolve_3x3, cotangent, x, kernel)
+    expected = value_and_pullback(plain, cotangent, x, kernel)
+    assert_trees_close(actual, expected, rtol=2e-5)
+
+
+def test_winograd_is_for_many_channels_in_float32() -> None:
+    def pays(*shape: int, kernel: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> bool:
+        arrays = (jax.ShapeDtypeStruct(s, dtype) for s in (shape, kernel))
+        return winograd.pays(*arrays)
+
+    assert pays(32, 8, 24, 128, kernel=(3, 3, 128, 256))
+    assert not pays(32, 8, 24, 128, kernel=(3, 3, 128, 256), dtype=jnp.bfloat16)
+    assert not pays(1, 8, 24, 128, kernel=(3, 3, 128, 256))
+    assert not pays(32, 8, 24, 64, kernel=(3, 3, 64, 64))
+    assert not pays(32, 2, 24, 512, kernel=(2, 2, 512, 512))
+
+
+def test_a_layer_that_it_suits_is_that_of_flax() -> None:
+    x = normal(4, 8, 32, 128)
+    ours, flax = Conv(128, (3, 3)), nn.Conv(128, (3, 3))
+    params = flax.init(jax.random.key(0), x)
+    assert winograd.pays(x, params["params"]["kernel"])
+    apply = jit(lambda layer, params: layer.apply(params, x), static_argnums=0)
+    actual, expected = apply(ours, params), apply(flax, params)
+    assert not np.array_equal(actual, expected)  # so it is by Winograd
+    assert_trees_close(actual, expected, rtol=2e-5)
 
 
 # --- batch normalisation ---

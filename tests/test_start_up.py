@@ -4,9 +4,11 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from crnn_jax import huge_pages
 from crnn_jax.compiler import choose_convolutions
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -45,3 +47,37 @@ def test_xla_knows_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     choose_convolutions()
     code = "import jax; jax.numpy.zeros(()).block_until_ready()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("switch", "tunables", "restarts"),
+    [
+        ("always [madvise] never", None, 1),
+        ("[always] madvise never", None, 0),
+        ("always madvise [never]", None, 0),
+        (None, None, 0),  # no Linux
+        ("always [madvise] never", "glibc.malloc.check=1", 0),
+    ],
+)
+def test_a_command_restarts_once_to_ask_for_huge_pages(
+    switch: str | None, tunables: str | None, restarts: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "enabled"
+    if switch:
+        file.write_text(switch)
+    code = f"""if True:
+        import os, pathlib, sys
+        from crnn_jax import huge_pages
+        huge_pages.SWITCH = pathlib.Path({str(file)!r})
+        print(os.getpid(), sys.argv[1:], os.environ.get(huge_pages.TUNABLES))
+        huge_pages.restart_with_huge_pages()
+    """
+    environment = {k: v for k, v in os.environ.items() if k != huge_pages.TUNABLES}
+    if tunables:
+        environment[huge_pages.TUNABLES] = tunables
+    command = [sys.executable, "-c", code, "a b", "--c"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    process = lines[0].split()[0]
+    asked = [tunables, huge_pages.ASK][: 1 + restarts]
+    assert lines == [f"{process} ['a b', '--c'] {value}" for value in asked]

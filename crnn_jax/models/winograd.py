@@ -20,7 +20,7 @@ TILE = 4  # outputs of a tile along an axis
 REACH = 6  # inputs that they see
 # Below so many weights for a tap the way there and back costs what the products save.
 LEAST_WEIGHTS = 128 * 128
-# Below so many tiles there are too few to multiply the transformed kernel with, four times as large.
+# Below so many tiles there are too few to multiply the kernel with, four times as large then.
 LEAST_TILES = 64
 
 # For the points 0, 1, -1, 2, -2 and infinity: of inputs, of a kernel, and back to outputs.
@@ -35,7 +35,14 @@ INPUTS = np.array(
     ]
 )
 KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+OUTPUTS = np.array(
+    [
+        [1, 1, 1, 1, 1, 0],
+        [0, 1, -1, 2, -2, 0],
+        [0, 1, 1, 4, 4, 0],
+        [0, 1, -1, 8, -8, 1],
+    ]
+)
 
 
 def pays(x: jax.Array, kernel: jax.Array) -> bool:
@@ -55,7 +62,10 @@ def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = _tiles(height), _tiles(width)
     tiles = (batch, rows, columns)
     # A tile more than there are, for what the last ones see of it.
-    border = [(0, 0), *((1, TILE * (n + 1) - size - 1) for n, size in ((rows, height), (columns, width)))]
+    border = [
+        (0, 0),
+        *((1, TILE * (n + 1) - size - 1) for n, size in ((rows, height), (columns, width))),
+    ]
     x = jnp.pad(x, [*border, (0, 0)])
     x = x.reshape(batch, rows + 1, TILE, columns + 1, TILE, channels).transpose(2, 4, 0, 1, 3, 5)
     more = REACH - TILE
