@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-TURN_SECONDS = 0.3  # short programs are called again for so long before it is the next one's turn
+# A program is called again for so long before it is the next one's turn. The first call of a turn
+# finds caches and memory as the others left them, those behind it as it left them itself.
+TURN_SECONDS = 3.0
 
 
 @dataclass(frozen=True)

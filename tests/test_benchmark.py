@@ -16,17 +16,19 @@ import timing
 from workload import Workload
 
 
-def test_programs_take_turns_after_a_warm_up() -> None:
+def test_programs_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
+    clock = 0.0
 
     def slow(name: str) -> None:
-        time.sleep(timing.TURN_SECONDS)  # so that a turn is one call
+        nonlocal clock
+        clock += 2.0
         calls.append(name)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
     timings = timing.take_turns({name: partial(slow, name) for name in "ab"}, rounds=2, warm_up=1)
-    assert "".join(calls) == "ab" + "abab"
-    assert all(len(timings[name].seconds) == 2 for name in "ab")
-    assert timings["a"].median >= timing.TURN_SECONDS
+    assert "".join(calls) == "ab" + "aabb" + "aabb"  # two calls make up a turn of three seconds
+    assert all(timings[name].seconds == (2.0,) * 4 for name in "ab")
 
 
 def test_ratios_are_over_the_best_of_the_others() -> None:
