@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from crnn_jax.models import winograd
 from crnn_jax.models.channels import spread_channels
@@ -32,7 +33,7 @@ class Conv(nn.Module):
         """Convolves features (B, H, W, C), or (B, T, C)."""
         shape = (*self.kernel_size, inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+        inputs, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
         return _with_bias(self, _convolve(_written(inputs), kernel, self.padding), self.learn_bias)
 
 
