@@ -15,7 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
         epochs=4,
         min_steps=0,
         model={"name": "crnn", "channels": (16, 32, 48, 48, 64, 64, 64), "hidden": 64},
-        data={"variant": "tiny", "buckets": 1},
+        data={"variant": "tiny", "height": 32, "buckets": 1},
+        augment={"affine": 0.0, "contrast": 0.0},
         optimizer={"learning_rate": 2e-3, "boundaries": (), "factors": ()},
         log_every=4,
     )

@@ -24,7 +24,7 @@ from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import check_same
-from crnn_jax.training.state import TrainState, apply_if_finite
+from crnn_jax.training.state import TrainState, apply_if_finite, shortcut_weight_schedule
 from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
@@ -34,13 +34,17 @@ PACED = 200  # steps whose mean time tells how long the rest will take
 
 
 def make_train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    shortcut_weight: optax.Schedule = lambda step: 1.0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """A pmapped step: a replicated state and a sharded batch give the next state and figures.
 
     The loss is the mean over the global batch's samples whose label can be aligned. Figures are
     the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. A
-    shortcut's loss is added to the one whose gradient is taken, not to the figure.
+    shortcut's loss, times its weight at this step, is added to the one whose gradient is taken, not
+    to the figure.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -65,7 +69,8 @@ def make_train_step(
             count = jax.lax.psum(of_heads[0][1].sum(), parallel.AXIS)
             # This device's share of the global mean: the shares, and their gradients, add up.
             shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
-            return sum(shares, jnp.zeros(())), (shares[0], changed.get("batch_stats", {}))
+            total = shares[0] + shortcut_weight(state.step) * sum(shares[1:])
+            return total, (shares[0], changed.get("batch_stats", {}))
 
         (_, (loss, batch_stats)), gradients = jax.value_and_grad(loss_shares, has_aux=True)(
             state.params
@@ -175,7 +180,12 @@ def run(
       The state, on the host, and a line that says why it is the last.
     """
     config, plan, train = experiment.config, experiment.plan, experiment.splits["train"]
-    train_step = make_train_step(experiment.model, experiment.optimizer, config.seed)
+    train_step = make_train_step(
+        experiment.model,
+        experiment.optimizer,
+        config.seed,
+        shortcut_weight_schedule(config.optimizer, len(plan)),
+    )
     first_step = int(parallel.unreplicate(state.step))
     batches = training_batches(
         train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers

@@ -106,6 +106,7 @@ def test_every_field_has_a_comment(file: str, fields: int) -> None:
         ("model.name", "crm", "crnn, crnn_half"),
         ("model.batch_norm", "some", "paper, bgshih, all, none"),
         ("model.momentum", 1.0, "0 or more, below 1"),
+        ("optimizer.shortcut_end", 0.0, "share of the run"),
         ("model.dropout", -0.1, "0 or more, below 1"),
         ("model.dtype", "float16", "float32 or bfloat16"),
         ("data.height", 31, "leaves 0 rows .* set 32"),

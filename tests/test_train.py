@@ -50,6 +50,7 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.model.channels = CHANNELS
     config.model.hidden = 16
     config.data.update(source="folder", dir=str(PICTURES), validation_fraction=0.2, buckets=1)
+    config.data.height = 32  # a quarter of the pixels
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
     config.update_from_flattened_dict(changes)
     return config
@@ -225,9 +226,8 @@ def test_eight_devices_agree_with_one() -> None:
     # With plain descent the parameters' change is the gradient.
     optimizer = optax.sgd(1.0)
     start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
-    state, figures = make_train_step(model, optimizer, seed=0)(
-        parallel.replicate(start), parallel.shard(batch)
-    )
+    step = make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
+    state, figures = step(parallel.replicate(start), parallel.shard(batch))
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
 
@@ -252,7 +252,7 @@ def test_eight_devices_agree_with_one() -> None:
             losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
             return jnp.where(np.arange(16) != 3, losses, 0).sum() / 15
 
-        return mean(logits) + mean(shortcut), (mean(logits), changed["batch_stats"])
+        return mean(logits) + 0.3 * mean(shortcut), (mean(logits), changed["batch_stats"])
 
     (_, (expected, statistics)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         start.params
@@ -518,6 +518,22 @@ def test_schedule_is_piecewise_constant_in_shares_of_the_run_after_a_warm_up() -
     np.testing.assert_allclose(rates[30:], 0.005, rtol=1e-6)
     longer = learning_rate_schedule(settings, total_steps=80)
     np.testing.assert_allclose([longer(39), longer(41)], [0.1, 0.05], rtol=1e-6)
+
+
+def test_the_weight_of_the_shortcut_falls_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import crnn_jax.train as module
+
+    make, weights = module.make_train_step, []
+
+    def making(*arguments: Any) -> Any:
+        weights.extend(arguments[3](jnp.arange(13)).tolist())
+        return make(*arguments)
+
+    monkeypatch.setattr(module, "make_train_step", making)
+    train_and_evaluate(small_config(**{"optimizer.shortcut_end": 0.5}), tmp_path)
+    np.testing.assert_allclose(weights, [1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6, *[0] * 7], atol=1e-6)
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:

@@ -71,6 +71,16 @@ def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> opt
     return lambda count: constant(count) * jnp.minimum(1.0, (count + 1) / (warmup + 1))
 
 
+def shortcut_weight_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
+    """The weight of the shortcut's loss: from 1 at the first step down to 0, linearly.
+
+    Args:
+      settings: `shortcut_end`, the share of the run after which it is 0.
+      total_steps: steps of the run.
+    """
+    return optax.linear_schedule(1.0, 0.0, round(settings["shortcut_end"] * total_steps))
+
+
 def make_optimizer(
     schedule: optax.Schedule, clip_norm: float, freeze_conv_stack: bool
 ) -> optax.GradientTransformation:
