@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 EVENLY, OFFENDERS = 40, 5  # pictures: from all over the data, and of each finding
 AUGMENTED, VERSIONS = 12, 5  # training pictures, and versions of each
-WIDEST = 280  # pixels shown of a picture
+WIDEST = 9  # times its height is what is shown of a picture
 
 
 def picture_sheet(report: Report) -> Image.Image:
@@ -29,7 +29,7 @@ def picture_sheet(report: Report) -> Image.Image:
             picture = split.picture(index)
             assert picture is not None
             label = split.split.labels[index]
-            pictures.append(picture[:, :WIDEST])
+            pictures.append(picture[:, : WIDEST * len(picture)])
             texts.append(wrong or label)
             references.append(label)
 
@@ -59,12 +59,12 @@ def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Im
     for index in _evenly(readable, AUGMENTED):
         picture = train.picture(index)
         assert picture is not None
-        pictures.append(picture[:, :WIDEST])
+        pictures.append(picture[:, : WIDEST * len(picture)])
         texts.append(train.split.labels[index])
         for step in range(VERSIONS):
             key = (seed, step, index)
             changed = augment(picture, augmentation, np.random.default_rng(key))
-            pictures.append(changed[:, :WIDEST])
+            pictures.append(changed[:, : WIDEST * len(changed)])
             names = drawn_changes(augmentation, np.random.default_rng(key))
             texts.append(", ".join(names) or "unchanged")
     return contact_sheet(pictures, texts, texts, columns=1 + VERSIONS)

@@ -37,14 +37,14 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     seed: int,
-    shortcut_weight: optax.Schedule = lambda step: 1.0,
+    shortcut_weight: optax.Schedule = lambda step: 0.0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """A pmapped step: a replicated state and a sharded batch give the next state and figures.
 
     The loss is the mean over the global batch's samples whose label can be aligned. Figures are
-    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. A
-    shortcut's loss, times its weight at this step, is added to the one whose gradient is taken, not
-    to the figure.
+    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. Of a
+    network with a shortcut the gradient is that of a mixture of two losses, its shortcut's with the
+    weight at this step, in [0, 1], and its own with the rest; the figure is its own.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -69,8 +69,11 @@ def make_train_step(
             count = jax.lax.psum(of_heads[0][1].sum(), parallel.AXIS)
             # This device's share of the global mean: the shares, and their gradients, add up.
             shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
-            total = shares[0] + shortcut_weight(state.step) * sum(shares[1:])
-            return total, (shares[0], changed.get("batch_stats", {}))
+            mixed = shares[0]
+            if shortcut:
+                weight = shortcut_weight(state.step)
+                mixed = (1 - weight) * shares[0] + weight * shares[1]
+            return mixed, (shares[0], changed.get("batch_stats", {}))
 
         (_, (loss, batch_stats)), gradients = jax.value_and_grad(loss_shares, has_aux=True)(
             state.params

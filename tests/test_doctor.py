@@ -133,8 +133,9 @@ def test_the_report_names_what_a_person_needs(clean: Path) -> None:
     text = "\n".join(report.lines())
     assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
     # Five equal characters need nine time steps: brute force for the least width that has them.
-    least = next(width for width in itertools.count(8) if num_time_steps(width) >= 9)
-    assert f"repeats.png '22222' of 5 characters needs {least} px and has 26" in text
+    # Of 40 x 50 px, 64 pixels high, it has 51.
+    least = next(width for width in itertools.count(8) if num_time_steps(width, 64) >= 9)
+    assert f"repeats.png '22222' of 5 characters needs {least} px and has 51" in text
     assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
     assert "it has 100000 x 1000 pixels" in text
     assert "test: two_a.png 'mdb' = test: two_b.png 'mdc'" in text
@@ -156,8 +157,8 @@ def test_the_report_as_json(clean: Path) -> None:
     assert report["severity"] == "error" and report["alphabet"] == "2345678bcdefgmnpwxy"
     samples = {finding["kind"]: finding["samples"] for finding in report["findings"]}
     assert len(samples["unreadable picture"]) == 4
-    # 40 captchas of 128 px fill their bucket; the planted pictures are what pads.
-    assert report["buckets"] == [128] and 0 < report["padding_share"] < 0.2
+    # 40 captchas of 256 px fill their bucket; the planted pictures are what pads.
+    assert report["buckets"] == [256] and 0 < report["padding_share"] < 0.2
 
 
 def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
@@ -177,10 +178,10 @@ def test_the_augmented_sheet_has_a_row_for_a_picture(clean: Path) -> None:
     height, width = len(sheet) // 12, sheet.shape[1] // 6
     for row, picture in enumerate(prepared):
         assert picture is not None
-        doubled = np.asarray(Image.fromarray(picture).resize((2 * 128, 2 * 32))).astype(int)
+        shown = picture.astype(int)
         for column in range(6):
             cell = sheet[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
-            expected = 255 - doubled if column else doubled
+            expected = 255 - shown if column else shown
             np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
     (clean / "train.tsv").unlink()
     with pytest.raises(DataError, match="no training pictures to change"):

@@ -13,6 +13,7 @@ FONTS = (
     *("Arial Unicode.ttf", "msyh.ttc", "malgun.ttf", "segoeui.ttf"),
 )
 SIZE = 20
+HEIGHT = 64  # pixels of a picture on a sheet
 _NO_CHARACTER = "\U0010ffff"  # Unicode keeps it free, so every font draws its box for what it lacks
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -35,18 +36,18 @@ def contact_sheet(
       columns: 0 for as many as 1200 pixels hold.
     """
     font = choose_font("".join({*"".join(texts), *"".join(references)}))
-    line, margin, scale = 28, 14, 2
+    line, margin = 28, 14
     pictures = [Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images]
     pictures = [
-        picture.resize((picture.width * scale, picture.height * scale)) for picture in pictures
+        picture.resize((max(1, picture.width * HEIGHT // picture.height), HEIGHT))
+        for picture in pictures
     ]
     read = [drawable(text, font) or "(nothing)" for text in texts]
     right = [drawable(text, font) for text in references]
     width = math.ceil(
         max(*(p.width for p in pictures), *(font.getlength(text) for text in read + right))
     )
-    height = max(picture.height for picture in pictures)
-    width, height = width + 2 * margin, height + 2 * line + 2 * margin
+    width, height = width + 2 * margin, HEIGHT + 2 * line + 2 * margin
     columns = columns or min(len(pictures), max(1, 1200 // width))
     sheet = Image.new(
         "RGB", (columns * width, math.ceil(len(pictures) / columns) * height), (236, 236, 236)
@@ -55,7 +56,7 @@ def contact_sheet(
     for i, picture in enumerate(pictures):
         x, y = i % columns * width + margin, i // columns * height + margin
         sheet.paste(picture, (x, y))
-        y += picture.height + 4
+        y += HEIGHT + 4
         if texts[i] == references[i]:
             draw.text((x, y), read[i], (30, 30, 30), font)
         else:

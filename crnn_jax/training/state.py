@@ -72,7 +72,7 @@ def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> opt
 
 
 def shortcut_weight_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
-    """The weight of the shortcut's loss: from 1 at the first step down to 0, linearly.
+    """The share of the shortcut in the loss: from 1 at the first step down to 0, linearly.
 
     Args:
       settings: `shortcut_end`, the share of the run after which it is 0.
