@@ -42,8 +42,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.model.leaky = False
     # Each picture to zero mean and unit variance, instead of a fixed scale.
     config.model.per_image = True
-    # Adds a second head, which reads the column features before the LSTMs, and whose CTC loss teaches
-    # the convolutions at the beginning (see optimizer.shortcut_end). It ends the blank-only plateau.
+    # Adds a second head, which reads the column features before the LSTMs, and whose CTC loss
+    # teaches the convolutions at the beginning (see optimizer.shortcut_end). It ends the
+    # blank-only plateau.
     config.model.shortcut = True
     # Share of the column features left out at random in training.
     config.model.dropout = 0.0
@@ -138,9 +139,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # From each of these shares of the run on, the rate is multiplied by the factor beside it.
     config.optimizer.boundaries = (0.6875, 0.875)
     config.optimizer.factors = (0.3, 0.1)
-    # At the start the loss is the shortcut's alone; it gives way to the network's own, which is alone
-    # from this share of the run on. If LSTMs, which see the whole line, teach the convolutions from
-    # the first step on, a small set is learnt by heart, and slowly.
+    # At the start the loss is the shortcut's alone; it gives way to the network's own, which is
+    # alone from this share of the run on. If the LSTMs, which see the whole line, teach the
+    # convolutions from the first step on, a small set is learnt by heart, and slowly.
     config.optimizer.shortcut_end = 0.2
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0

@@ -35,7 +35,7 @@ class CRNN(nn.Module):
 
     With `shortcut` a second head reads the column features before the LSTMs when training, and
     sows its logits (B, T, K) as `logits` in the collection `shortcut` (Retsinas et al. 2022,
-    arXiv:2404.11339, "CTC shortcut"; its weight there is 0.1).
+    arXiv:2404.11339, "CTC shortcut", whose loss is added there with weight 0.1).
     """
 
     num_classes: int
