@@ -1,6 +1,5 @@
 """Chance changes to pictures, each against what its name promises."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from crnn_jax.data.images import Preprocessing, prepare
 from crnn_jax.errors import ConfigError
 
 PICTURES = sorted((Path(__file__).parent / "data" / "captcha_keras_v2" / "images").iterdir())[:4]
-CHANGES = [field.name for field in fields(Augmentation)[1:]]
+CHANGES = list(Augmentation().shares)
 
 
 @pytest.fixture(scope="module", params=[1, 3])
@@ -168,6 +167,7 @@ def test_the_narrowest_and_the_widest_picture(width: int) -> None:
         ({"blur": 1.5}, r"augment\.blur=1\.5.*0 to 1"),
         ({"jpeg": -0.1}, r"augment\.jpeg=-0\.1.*0 to 1"),
         ({"strength": 0}, r"augment\.strength=0.*above 0"),
+        ({"start": 1.1}, r"augment\.start=1\.1.*0 to 1"),
     ],
 )
 def test_a_share_outside_its_range_is_named(settings: dict[str, float], message: str) -> None:

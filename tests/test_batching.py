@@ -396,6 +396,18 @@ def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split
     assert max(map(len, seen.values())) > 1
 
 
+def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
+    pictures = prepared(split)
+    plan = TrainingPlan(pictures.widths, (96,), 3, 3, seed=2)
+    assert len(plan) == 9
+    late = Augmentation(start=0.4, invert=1.0)
+    for step, batch in enumerate(training_batches(pictures, plan, (96,), late, 0, 0)):
+        plain = pictures.batch(batch["indices"], (96,))["images"]
+        inside = np.arange(96) < batch["widths"][:, None]
+        negative = np.where(inside[:, None, :, None], 255 - plain, plain)
+        np.testing.assert_array_equal(batch["images"], plain if step < 3.6 else negative)
+
+
 def vanishing(split: Split, places: tuple[int, ...], max_unread: float) -> PreparedSplit:
     """Pictures that were there when they were first read, and are not any more."""
     pictures = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_unread)

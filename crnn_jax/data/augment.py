@@ -30,6 +30,7 @@ class Augmentation:
     Attributes:
         strength: multiplies the reach of every change; 1 is what a reader hardly notices to what
             costs an effort.
+        start: the share of a run from which on pictures are changed.
         affine: shift, scale, rotation and shear.
         perspective: the four corners move apart or together.
         curve: the line of text bends in a wave.
@@ -46,6 +47,7 @@ class Augmentation:
     """
 
     strength: float = 1.0
+    start: float = 0.0
     affine: float = 0.0
     perspective: float = 0.0
     curve: float = 0.0
@@ -63,6 +65,9 @@ class Augmentation:
             if field.name == "strength":
                 if not 0 < value <= 3:
                     raise ConfigError(f"augment.strength={value}: set it above 0, at most 3")
+            elif field.name == "start":
+                if not 0 <= value <= 1:
+                    raise ConfigError(f"augment.start={value}: the share of the run lies in 0 to 1")
             elif not 0 <= value <= 1:
                 raise ConfigError(
                     f"augment.{field.name}={value}: the share of the pictures lies in 0 to 1"
@@ -74,15 +79,20 @@ class Augmentation:
         return cls(**settings)
 
     @property
+    def shares(self) -> dict[str, float]:
+        """How often each change is made, by its name."""
+        names = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in names if name not in ("strength", "start")}
+
+    @property
     def active(self) -> bool:
         """Whether any change is ever made."""
-        return any(getattr(self, field.name) for field in fields(self)[1:])
+        return any(self.shares.values())
 
 
 def drawn_changes(augmentation: Augmentation, rng: np.random.Generator) -> list[str]:
     """Names of the changes that `augment` makes with a generator of this state."""
-    names = [field.name for field in fields(augmentation)[1:]]
-    return [name for name in names if rng.random() < getattr(augmentation, name)]
+    return [name for name, share in augmentation.shares.items() if rng.random() < share]
 
 
 def augment(

@@ -129,7 +129,8 @@ def training_batches(
         def change(picture: np.ndarray, index: int) -> np.ndarray:
             return augment(picture, augmentation, np.random.default_rng((plan.seed, step, index)))
 
-        return prepared.batch(plan[step], buckets, change if augmentation.active else None)
+        changing = augmentation.active and step >= augmentation.start * len(plan)
+        return prepared.batch(plan[step], buckets, change if changing else None)
 
     dataset = (
         grain.MapDataset.range(first_step, len(plan))
