@@ -140,12 +140,12 @@ def tables(results: dict[str, Any]) -> str:
 def table(results: dict[str, Any]) -> str:
     """The rows that have been run, in Markdown."""
     head = ("row", "set", "train / test", "config", "exact match", "caseless", "look-alikes equal")
-    head += ("CER", "wall time", "images/s")
+    head += ("CER", "wall time", "images/s", "date")
     lines: list[list[str]] = []
     for name, row in results.items():
         if done := row.get("figures"):
             scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
-            speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"])]
+            speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"]), done["date"]]
             config = f"`{row['arguments'][1]}`"
             lines.append([f"`{name}`", row["set"], row["pictures"], config, *scores, *speed])
     return markdown(head, lines)

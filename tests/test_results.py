@@ -19,6 +19,7 @@ SCORES = {
     "cer": 0.0625,
 }
 ROW = {"set": "a set", "pictures": "90 / 8", "arguments": ["--config", "configs/tiny.py"]}
+WHEN = {"date": "2026-01-02", "minutes": 1.6}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_figures_are_those_of_the_run(workdir: Path) -> None:
 
 
 def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
-    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
     rows = {"tiny": done, "planned": ROW}
     results.write_results(rows, tmp_path / "results.json")
     assert results.read_results(tmp_path / "results.json") == rows
@@ -51,7 +52,7 @@ def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
     assert len(lines) == 3  # what has not been run is not in it
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells[:4] == ["`tiny`", "a set", "90 / 8", "`configs/tiny.py`"]
-    assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40"]
+    assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40", "2026-01-02"]
 
 
 def test_some_pictures_of_a_set(tmp_path: Path) -> None:
@@ -76,13 +77,13 @@ def test_some_pictures_of_a_set(tmp_path: Path) -> None:
 
 
 def test_the_tables_part_rows_of_whole_sets_from_others(workdir: Path) -> None:
-    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
     text = results.tables({"few": {**done, "some": ["a set", 3]}, "all": done})
     assert text.index("`all`") < text.index(results.OF_PARTS) < text.index("`few`")
 
 
 def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
-    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
     assert results.OF_ERRORS not in results.tables({"tiny": done})
     counted = {**done["figures"], "confusions": [["0", "o", 3], ["l", "", 1]]}
     text = results.tables({"tiny": done, "told": {**done, "figures": counted}})
@@ -90,7 +91,7 @@ def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
 
 
 def test_benchmarks_stand_in_a_table_of_their_own(workdir: Path) -> None:
-    done = {**ROW, "figures": {"minutes": 1.6, **results.figures(workdir)}}
+    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
     assert results.OF_BENCHMARKS not in results.tables({"tiny": done})
     score = {"set": "iiit5k", "labels": "all", "count": 3000}
     score |= {"exact_match": 0.5, "exact_match_alphanumeric": 0.7015, "cer": 0.125}
