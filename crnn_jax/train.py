@@ -71,7 +71,7 @@ def make_train_step(
             shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
             mixed = shares[0]
             if shortcut:
-                weight = shortcut_weight(state.step)
+                weight = jnp.asarray(shortcut_weight(state.step))
                 mixed = (1 - weight) * shares[0] + weight * shares[1]
             return mixed, (shares[0], changed.get("batch_stats", {}))
 
