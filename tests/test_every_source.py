@@ -44,8 +44,7 @@ def config_for(source: str, directory: Path, **data: object) -> ml_collections.C
     config.model.channels = (4, 8, 8, 8, 16, 16, 16)
     config.model.hidden = 16
     config.data.update(source=source, dir=str(directory), validation_fraction=0.2, buckets=1)
-    config.data.update(height=32)
-    config.data.update(data)
+    config.data.update({"height": 32, **data})
     config.update(batch_size=8, epochs=1, min_steps=0)
     return config
 

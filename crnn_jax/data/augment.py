@@ -60,17 +60,14 @@ class Augmentation:
     jpeg: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "strength":
-                if not 0 < value <= 3:
-                    raise ConfigError(f"augment.strength={value}: set it above 0, at most 3")
-            elif field.name == "start":
-                if not 0 <= value <= 1:
-                    raise ConfigError(f"augment.start={value}: the share of the run lies in 0 to 1")
-            elif not 0 <= value <= 1:
+        if not 0 < self.strength <= 3:
+            raise ConfigError(f"augment.strength={self.strength}: set it above 0, at most 3")
+        if not 0 <= self.start <= 1:
+            raise ConfigError(f"augment.start={self.start}: the share of the run lies in 0 to 1")
+        for name, share in self.shares.items():
+            if not 0 <= share <= 1:
                 raise ConfigError(
-                    f"augment.{field.name}={value}: the share of the pictures lies in 0 to 1"
+                    f"augment.{name}={share}: the share of the pictures lies in 0 to 1"
                 )
 
     @classmethod
