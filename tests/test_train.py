@@ -296,6 +296,16 @@ def test_a_finite_gradient_that_makes_an_infinite_parameter_is_skipped() -> None
     assert (float(kept.params["w"][0]), int(kept.skipped)) == (np.float32(3e38), 1)
 
 
+def test_the_program_of_an_update_grows_with_the_arrays_not_with_their_square() -> None:
+    def operations(arrays: int) -> int:
+        params = {f"w{i}": jnp.ones(8) for i in range(arrays)}
+        state = TrainState(jnp.array(0), params, {}, (), jnp.array(0), jnp.array(0))
+        program = jax.jit(apply_if_finite).lower(state, state, jnp.array(True)).compile()
+        return program.as_text().count(" = ")
+
+    assert operations(80) < 2.5 * operations(40)
+
+
 def test_a_run_that_diverges_stops_and_names_the_pictures(tmp_path: Path) -> None:
     config = small_config(max_skipped=3, **{"optimizer.learning_rate": 1e30})
     config.optimizer.clip_norm = 0.0

@@ -85,7 +85,7 @@ class ConvStack(nn.Module):
         halving = (2,) if self.fold else (1, 2)
         factor = _fold(x.shape[1]) * (2 if self.fold else 1)
         if factor > 1:
-            widths = widths // factor
+            widths = jax.lax.div(widths, factor)
             x = _folded(x, factor)
             # A last column with padding lies beyond that width, and is none of the picture alone.
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
@@ -118,7 +118,10 @@ class ConvStack(nn.Module):
                 x = pool(x)
             x = nn.leaky_relu(x, 0.2) if self.leaky else nn.relu(x)
             # A last odd column of 2x2 pools with padding and is beyond the halved width.
-            widths = widths // 2 if layer in halving else widths + 1 if layer in (4, 6) else widths
+            if layer in halving:
+                widths = jax.lax.div(widths, 2)
+            elif layer in (4, 6):
+                widths = widths + 1
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         return x, widths
 
