@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The recipe of fine-tuning, from the box before it, on a mixture of captchas."""
     config = captcha.get_config("fine_tune")
     config.update(
-        data={"source": "mixture", "height": 32, "validation_fraction": 0.02, "buckets": 6},
+        data={"source": "mixture", "validation_fraction": 0.02, "buckets": 6},
         epochs=4,
         # Captchas in styles by chance need less of it than a few of one style.
         augment={"affine": 0.3, "perspective": 0.0, "curve": 0.0, "contrast": 0.3, "erase": 0.0},

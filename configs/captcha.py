@@ -177,7 +177,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     if variant == "fine_tune":
         config.model.name = "crnn_small"
         config.init_from = "captcha"
-        # The blank-only plateau is behind it.
+        # The blank-only plateau is behind it: with a shortcut 93.6 % of 110 held-out pictures of
+        # captcha_sysu_cas were read, 92.7 % without, at the same loss.
+        config.model.shortcut = False
         config.update(epochs=8, min_steps=1_500)
         # So few pictures are soon learnt by heart. On 147 held-out pictures of captcha_sysu_cas the
         # best of nine evaluations was 85.7 % with affine and contrast 0.3 alone, 85.7 % with all of
