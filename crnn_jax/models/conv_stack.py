@@ -85,6 +85,7 @@ class ConvStack(nn.Module):
         halving = (2,) if self.fold else (1, 2)
         factor = _fold(x.shape[1]) * (2 if self.fold else 1)
         if factor > 1:
+            # Not `//`, whose nine operations XLA would put into each mask; no width is negative.
             widths = jax.lax.div(widths, factor)
             x = _folded(x, factor)
             # A last column with padding lies beyond that width, and is none of the picture alone.
