@@ -22,9 +22,11 @@ from configs import captcha
 from crnn_jax.data.batching import evaluation_batches, training_batches
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.sources import load
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_test_split
+from crnn_jax.errors import DataError
 from crnn_jax.evaluate import evaluate, make_eval_step
 from crnn_jax.experiment import Experiment
 from crnn_jax.recognition.recognizer import Recognizer
@@ -147,7 +149,7 @@ with registered.skip_registration():
 
         def _info(self) -> tfds.core.DatasetInfo:
             picture = tfds.features.Image(shape=(50, 200, 1), encoding_format="png")
-            features = {"picture": picture, "words": tfds.features.Text()}
+            features = {"picture": picture, "words": tfds.features.Text(), "length": np.int32}
             return tfds.core.DatasetInfo(
                 builder=self, features=tfds.features.FeaturesDict(features)
             )
@@ -158,7 +160,8 @@ with registered.skip_registration():
 
         def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for picture, label, data in samples(folder(CAPTCHAS)[name]):
-                yield picture, {"picture": io.BytesIO(data), "words": label}
+                features = {"picture": io.BytesIO(data), "words": label, "length": len(label)}
+                yield picture, features
 
 
 def write_tfds(directory: Path) -> dict[str, object]:
@@ -223,6 +226,12 @@ def test_trains_a_step_and_evaluates(
     assert sorted(test.split.labels) == sorted(folder(CAPTCHAS)["test"].labels)
     expected = steps.evaluate(steps.experiment.splits["test"])
     assert steps.evaluate(test) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_number_is_no_picture(tmp_path: Path) -> None:
+    named = write_tfds(tmp_path) | {"dir": str(tmp_path), "image_field": "length"}
+    with pytest.raises(DataError, match=r"'length' of real_captchas.* no picture; set .*image_f"):
+        load(named, 0)
 
 
 def test_each_part_of_a_mixture_has_its_own_figures(tmp_path: Path, steps: Steps) -> None:

@@ -1,5 +1,7 @@
 """What all sources of pictures share: seeded splits and the registry; LMDB and TFDS."""
 
+import dataclasses
+import hashlib
 import multiprocessing
 import pickle
 import subprocess
@@ -112,6 +114,22 @@ def test_equal_pictures_stay_together() -> None:
 
 
 # Builders, databases and the registry
+
+
+def test_digests_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
+    def read(index: int) -> bytes:
+        raise AssertionError("the picture is read once more")
+
+    generated = load(settings("generated", tmp_path, variant="tiny"), 0)["test"]
+    pictures = [generated.read(index) for index in range(len(generated))]
+    assert list(generated.digests) == [
+        hashlib.blake2b(picture, digest_size=16).digest() for picture in pictures
+    ]
+    unread = dataclasses.replace(generated, read=read)
+    rest, held = hold_out(unread, 0.25, 0)
+    again = hold_out(dataclasses.replace(generated, digests=()), 0.25, 0)
+    assert [part.names for part in (rest, held)] == [part.names for part in again]
+    assert held.digests[3] == generated.digests[generated.names.index(held.names[3])]
 
 
 def test_generated_captchas(tmp_path: Path) -> None:

@@ -21,12 +21,15 @@ class Split:
         read: index in [0, N) -> the encoded picture; it raises DataError where there is none, and
             can be pickled into worker processes.
         parts: of a mixture, N names of the parts that the pictures come from; else empty.
+        digests: N `digest`s of the pictures, of a source that reads them with their texts; else
+            empty.
     """
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
     read: Callable[[int], bytes]
     parts: tuple[str, ...] = ()
+    digests: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,6 +42,7 @@ class Split:
             labels=tuple(self.labels[i] for i in indices),
             read=_Selected(self.read, indices),
             parts=tuple(self.parts[i] for i in indices) if self.parts else (),
+            digests=tuple(self.digests[i] for i in indices) if self.digests else (),
         )
 
 
@@ -125,7 +129,7 @@ def _groups(split: Split) -> list[list[int]]:
     groups = {index: [index] for index in range(len(split))}
     group_of = list(range(len(split)))
     first: dict[str | bytes, int] = {}
-    for keys in ([nfc(label) for label in split.labels], _digests(split)):
+    for keys in ([nfc(label) for label in split.labels], split.digests or _digests(split)):
         for index, key in enumerate(keys):
             if key is None:
                 continue

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crnn_jax.data.sources.split import Split, nfc
+from crnn_jax.data.sources.split import Split, digest, nfc
 from crnn_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> 
     """The pictures and texts of a split of a prepared builder, by the names of its features.
 
     Raises:
-        DataError: the text is no text.
+        DataError: the picture is no picture, or the text no text.
     """
     import tensorflow_datasets as tfds
 
@@ -66,17 +66,25 @@ def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> 
         decoders={image: tfds.decode.SkipDecoding()},
     )
     labels: list[str] = []
+    digests: list[bytes] = []
     for index in range(len(records)):
-        value = records[index][text]
+        record = records[index]
+        picture, label = record[image], record[text]
+        if not isinstance(picture, bytes):
+            raise DataError(
+                f"the feature {image!r} of {builder.info.full_name} is no picture; set "
+                "--config.data.image_field to the feature that is"
+            )
+        digests.append(digest(picture))  # it is at hand, as a record is read as a whole
         try:
-            labels.append(nfc(value.decode("utf-8")))
+            labels.append(nfc(label.decode("utf-8")))
         except (AttributeError, UnicodeDecodeError) as error:  # a number, or pixels
             raise DataError(
                 f"the feature {text!r} of {builder.info.full_name} is no text; set "
                 "--config.data.text_field to the feature that is"
             ) from error
     names = tuple(f"{split}/{index:05d}" for index in range(len(labels)))
-    return Split(names, tuple(labels), _Images(records, image))
+    return Split(names, tuple(labels), _Images(records, image), digests=tuple(digests))
 
 
 @dataclass(frozen=True)
