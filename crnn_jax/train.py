@@ -31,6 +31,7 @@ from crnn_jax.training.writers import Writer, model_summary
 PICTURED = 24  # test pictures shown with what was read in them
 DESCRIBED = 10  # errors on the test pictures, the commonest
 PACED = 200  # steps whose mean time tells how long the rest will take
+PLATEAU = 0.4  # share of a run by which CTC has left its blank-only plateau, or hardly ever will
 
 
 def make_train_step(
@@ -257,6 +258,14 @@ def run(
                     # leave its blank-only plateau, on which all scores are 0.
                     since_best = 0 if score > best_score or not best_score else since_best + 1
                     best_score = max(best_score, score)
+                    due = step - evaluation_interval < PLATEAU * len(plan) <= step
+                    if due and not best_score and not config.init_from:
+                        writer.say(
+                            f"warning: nothing is read after {step:,} of {len(plan):,} steps, and"
+                            " it may stay so; with so few or such pictures start from a model that"
+                            " reads, as configs/captcha.py:fine_tune does, or with"
+                            " --config.init_from"
+                        )
                 manifest = {
                     **experiment.manifest(),
                     # The order of the data and the random keys are functions of seed and step.

@@ -198,6 +198,33 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
     assert ending() == "ended after all 36 steps"
 
 
+@pytest.mark.parametrize(
+    ("scores", "init_from", "warned"),
+    [((0.0, 0.0, 0.0, 0.0), "", 1), ((0.0, 0.1, 0.0, 0.0), "", 0), ((0.0,) * 4, "whole", 0)],
+)
+def test_a_run_that_stays_on_the_plateau_is_warned_of_once(
+    scores: tuple[float, ...],
+    init_from: str,
+    warned: int,
+    whole: tuple[Path, TrainState],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of_validation = iter(scores)
+
+    def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
+        metrics = {"exact_match": next(of_validation) if split == "validation" else 0.0}
+        return Evaluation(metrics, [""] * len(experiment.splits[split]), Counter())
+
+    monkeypatch.setattr(Experiment, "evaluate", scored)
+    config = small_config(init_from=str(whole[0]) if init_from else "")
+    train_and_evaluate(config, tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("warning: nothing is read after 6 of 12 steps") == warned
+    assert said.count("fine_tune") == warned
+
+
 @pytest.mark.slow
 def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
     # The rate is constant, so that the length of the run does not change its steps.
