@@ -1,11 +1,10 @@
 """Training: the step, and the loop around it."""
 
 import contextlib
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +24,12 @@ from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import check_same
 from crnn_jax.training.state import TrainState, apply_if_finite, shortcut_weight_schedule
+from crnn_jax.training.window import Window
 from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
 PICTURED = 24  # test pictures shown with what was read in them
 DESCRIBED = 10  # errors on the test pictures, the commonest
-PACED = 200  # steps whose mean time tells how long the rest will take
 PLATEAU = 0.4  # share of a run by which CTC has left its blank-only plateau, or hardly ever will
 
 
@@ -196,19 +195,17 @@ def run(
     )
     # A small set's run is made longer by min_steps, and so are its pauses between evaluations.
     evaluation_interval = max(1, config.eval_every * len(plan) // config.epochs)
-    # As it was when the newest checkpoint was saved, also if the best has been lost since.
-    saved = checkpoints.manifest(first_step) if first_step else {}
-    best_score: float = saved.get("best_score") or 0.0
-    since_best: int = saved.get("since_best", 0)  # evaluations
+    best = BestScore.of(checkpoints.manifest(first_step) if first_step else {})
     ending = f"ended after all {len(plan):,} steps"
     window = Window()
     compiled: set[int] = set()
     previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
-        if 0 < config.patience <= since_best:
+        if 0 < config.patience <= best.evaluations_since:
             ending = (
-                f"ended after step {step - 1:,} of {len(plan):,}: {since_best} evaluations in a row"
-                f" were no better than {100 * best_score:.2f} %, see config.patience"
+                f"ended after step {step - 1:,} of {len(plan):,}: {best.evaluations_since}"
+                f" evaluations in a row were no better than {100 * best.score:.2f} %, see"
+                " config.patience"
             )
             break
         epoch = step / plan.steps_per_epoch
@@ -249,35 +246,63 @@ def run(
                 score = None
                 # Also before a stop: else it would have no say in which checkpoint is the best.
                 if evaluating:
-                    variables = {"params": state.params, "batch_stats": state.batch_stats}
-                    result = experiment.evaluate(variables, "validation")
-                    score = result.metrics[SCORE]
-                    writer.metrics(step, epoch, "validation", result.metrics)
-                    show_pictures(writer, step, experiment.splits["validation"], result)
-                    # Patience begins with the first text that is read: CTC may take epochs to
-                    # leave its blank-only plateau, on which all scores are 0.
-                    since_best = 0 if score > best_score or not best_score else since_best + 1
-                    best_score = max(best_score, score)
+                    score = validate(experiment, state, writer, step)
+                    best.update(score)
                     due = step - evaluation_interval < PLATEAU * len(plan) <= step
-                    if due and not best_score and not config.init_from:
+                    if due and not best.score and not config.init_from:
                         writer.say(
                             f"warning: nothing is read after {step:,} of {len(plan):,} steps, and"
                             " it may stay so; with so few or such pictures start from a model that"
                             " reads, as configs/captcha.py:fine_tune does, or with"
                             " --config.init_from"
                         )
-                manifest = {
-                    **experiment.manifest(),
-                    # The order of the data and the random keys are functions of seed and step.
-                    "position": {"step": step, "epoch": epoch, "seed": config.seed},
-                    "best_score": best_score,
-                    "since_best": since_best,
-                }
+                # The order of the data and the random keys are functions of seed and step.
+                position = {"step": step, "epoch": epoch, "seed": config.seed}
+                manifest = {**experiment.manifest(), "position": position, **best.to_manifest()}
                 checkpoints.save(parallel.unreplicate(state), manifest, score)
         if stopping:
             ending = f"stopped and saved at step {step:,}; the same command goes on from here"
             break
     return parallel.unreplicate(state), ending
+
+
+@dataclass
+class BestScore:
+    """The best exact match on the validation pictures, in [0, 1], and how long ago that was.
+
+    Every checkpoint's manifest has it: a run that goes on knows it also if the best is lost.
+    """
+
+    score: float = 0.0
+    evaluations_since: int = 0
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Self:
+        """As it was when a checkpoint was saved; checkpoints of earlier versions lack a part."""
+        return cls(manifest.get("best_score") or 0.0, manifest.get("since_best", 0))
+
+    def to_manifest(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {"best_score": self.score, "since_best": self.evaluations_since}
+
+    def update(self, score: float) -> None:
+        """Takes in an evaluation.
+
+        They are counted from the first on that read a text right: CTC may take epochs to leave its
+        blank-only plateau, on which all scores are 0.
+        """
+        no_better = bool(self.score) and score <= self.score
+        self.evaluations_since = self.evaluations_since + 1 if no_better else 0
+        self.score = max(self.score, score)
+
+
+def validate(experiment: Experiment, state: TrainState, writer: Writer, step: int) -> float:
+    """Reads, records and shows the validation pictures; their exact match, in [0, 1]."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    result = experiment.evaluate(variables, "validation")
+    writer.metrics(step, step / experiment.plan.steps_per_epoch, "validation", result.metrics)
+    show_pictures(writer, step, experiment.splits["validation"], result)
+    return result.metrics[SCORE]
 
 
 def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
@@ -287,79 +312,3 @@ def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evalu
     if pictures:
         texts, labels = ([of[i] for i in pictures] for of in (result.texts, split.split.labels))
         writer.pictures(step, list(pictures.values()), texts, labels)
-
-
-class Window:
-    """Training figures since they were last recorded, and the pace of the steps.
-
-    Its clock stands still while the run starts, compiles a program, evaluates or saves. A step is
-    added while it is under way, and the time since then is the next one's; so the first has none,
-    and its images do not count.
-    """
-
-    def __init__(self) -> None:
-        self._stood_still = 0.0  # seconds
-        self._step_seconds: deque[float] = deque(maxlen=PACED)
-        self._last_step: float | None = None
-        self._open()
-
-    def _open(self) -> None:
-        self._figures: list[dict[str, jax.Array]] = []
-        self._images = 0
-        self._waited = 0.0
-        self._start = self._now()
-
-    def _now(self) -> float:
-        return time.monotonic() - self._stood_still
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
-        start = time.monotonic()
-        yield
-        self._waited += time.monotonic() - start
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of all figures."""
-        start = time.monotonic()
-        yield
-        self._stood_still += time.monotonic() - start
-
-    def add(self, figures: dict[str, jax.Array], images: int) -> None:
-        """Adds a step."""
-        self._figures.append(figures)
-        now = self._now()
-        if self._last_step is not None:
-            self._images += images
-            self._step_seconds.append(now - self._last_step)
-        self._last_step = now
-
-    def so_far(self) -> dict[str, Any]:
-        """Loss and skipped steps as of the step before the newest one; speed; waiting.
-
-        `images_per_second` and `waiting`, a share of the time, are of this window,
-        `seconds_per_step` of the last PACED steps; `skipped` counts since the run began.
-        """
-        seconds = max(self._now() - self._start, 1e-9)
-        ready = self._figures[-2 if len(self._figures) > 1 else -1]
-        return {
-            "loss": float(ready["loss"][0]),
-            "images_per_second": self._images / seconds,
-            "waiting": self._waited / seconds,
-            "seconds_per_step": sum(self._step_seconds) / max(1, len(self._step_seconds)),
-            "skipped": int(ready["skipped"][0]),
-        }
-
-    def close(self) -> dict[str, float]:
-        """The window's figures, losses and gradient norms as means; a new window begins."""
-        losses = [float(figures["loss"][0]) for figures in self._figures]
-        norms = [float(figures["gradient_norm"][0]) for figures in self._figures]
-        values = {
-            **self.so_far(),
-            "loss": sum(losses) / len(losses),
-            "gradient_norm": sum(norms) / len(norms),
-            "seconds": self._now() - self._start,
-        }
-        self._open()
-        return values

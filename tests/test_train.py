@@ -30,7 +30,7 @@ from crnn_jax.models.crnn import CRNN
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.train import Window, make_train_step, train_and_evaluate
+from crnn_jax.train import make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
 from crnn_jax.training.state import (
     TrainState,
@@ -38,6 +38,7 @@ from crnn_jax.training.state import (
     learning_rate_schedule,
     make_optimizer,
 )
+from crnn_jax.training.window import Window
 
 PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
 CHANNELS = (4, 8, 8, 8, 16, 16, 16)
