@@ -58,8 +58,13 @@ def split() -> Split:
     return Split(names, tuple(map(label, range(len(WIDTHS)))), Read(tuple(encoded)))
 
 
-def prepared(split: Split, cache_bytes: int = 10**9) -> PreparedSplit:
-    return PreparedSplit(split, ALPHABET, Preprocessing(channels=1), cache_bytes, "test")
+GRAY = Preprocessing(channels=1)
+
+
+def prepared(
+    split: Split, cache_bytes: int = 10**9, preprocessing: Preprocessing = GRAY
+) -> PreparedSplit:
+    return PreparedSplit(split, ALPHABET, preprocessing, cache_bytes, "test")
 
 
 def random_widths(count: int, seed: int = 0) -> np.ndarray:
@@ -242,21 +247,30 @@ def test_a_batch_holds_its_samples(split: Split) -> None:
     assert_holds_samples(pictures.batch(np.array([10]), (16, 32)), [10], 96)
 
 
-def test_the_cache_changes_nothing_but_the_readings(split: Split) -> None:
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("height", [16, 32, 64])
+def test_the_cache_changes_nothing_but_the_readings(
+    split: Split, height: int, channels: int, invert: bool
+) -> None:
     assert isinstance(split.read, Read)
-    size = sum(32 * width for width in WIDTHS)
+    preprocessing = Preprocessing(height, channels, max_width=150, invert=invert)
+    size = height * channels * int(prepared(split, 0, preprocessing).widths.sum())
     indices = np.arange(len(WIDTHS))
     batches: list[Batch] = []
     for cache_bytes, cached in [(0, 0), (size // 2, None), (size, len(WIDTHS))]:
         split.read.readings.clear()
-        pictures = prepared(split, cache_bytes)
+        pictures = prepared(split, cache_bytes, preprocessing)
         assert split.read.readings == Counter(range(len(WIDTHS)))
-        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values())) <= cache_bytes
+        assert sum(map(np.size, pictures.cache.values())) <= pictures.cached_bytes <= cache_bytes
         assert cached in (None, len(pictures.cache))
-        batches.append(pictures.batch(indices, (96,)))
+        batches.append(pictures.batch(indices, (192,)))
+        # What was kept as it came in is resized by now.
+        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values()))
         again = split.read.readings.total() - len(WIDTHS)
         assert again == len(WIDTHS) - len(pictures.cache)
-    assert_same_batches(batches[:2], [batches[2]] * 2)
+        batches.append(pictures.batch(indices, (192,)))
+    assert_same_batches(batches[1:], [batches[0]] * 5)
 
 
 @dataclasses.dataclass(frozen=True)

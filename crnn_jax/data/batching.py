@@ -132,6 +132,7 @@ def training_batches(
         changing = augmentation.active and step >= augmentation.start * len(plan)
         return prepared.batch(plan[step], buckets, change if changing else None)
 
+    plan[first_step]  # dealing out an epoch takes a while: once, and not in both threads at once
     dataset = (
         grain.MapDataset.range(first_step, len(plan))
         .map(batch_of)

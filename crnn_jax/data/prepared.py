@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 
 import grain
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -61,8 +62,10 @@ def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
 class PreparedSplit:
     """A split as prepared pictures and encoded labels, by random access.
 
-    Each picture is decoded once to see whether it can be, and kept as prepared in memory, uint8,
-    until `cache_bytes` are used; what does not fit is decoded anew at each reading.
+    Each picture is decoded once to see whether it can be, and kept in memory, uint8, until
+    `cache_bytes` are used; what does not fit is decoded anew at each reading. What is smaller than
+    when prepared is resized when it is first asked for, behind the steps of training: no run waits
+    for it.
 
     Attributes:
         failures: place in the split -> why its picture could not be read.
@@ -120,7 +123,7 @@ class PreparedSplit:
                 self.digests[index] = examined.digest
                 if examined.picture is not None and self._has_room(examined.size):
                     self.cache[index] = examined.picture
-                    self.cached_bytes += examined.picture.nbytes
+                    self.cached_bytes += self._prepared_bytes(examined.size)
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
 
     def __len__(self) -> int:
@@ -137,7 +140,9 @@ class PreparedSplit:
         selected.split = self.split.select(kept.tolist())
         selected.cache = _moved(self.cache, kept)
         selected.failures = _moved(self.failures, kept)
-        selected.cached_bytes = sum(picture.nbytes for picture in selected.cache.values())
+        selected.cached_bytes = sum(
+            self._prepared_bytes(picture.shape[1::-1]) for picture in selected.cache.values()
+        )
         selected.widths, selected.sizes = self.widths[kept], self.sizes[kept]
         selected.digests = [self.digests[index] for index in kept.tolist()]
         selected.label_lengths = self.label_lengths[kept]
@@ -160,6 +165,9 @@ class PreparedSplit:
         """
         cached = self.cache.get(index)
         if cached is not None:
+            if cached.shape[:2] != (self.preprocessing.height, self.widths[index]):
+                cached = resize(Image.fromarray(cached), self.preprocessing)
+                self.cache[index] = cached
             return cached
         try:
             return prepare(self.split.read(index), self.preprocessing, self.split.names[index])
@@ -207,22 +215,28 @@ class PreparedSplit:
             picture = decode(data, self.preprocessing, self.split.names[index])
         except DataError as error:
             return _Examined(None, (0, 0), b"", str(error))
-        # Resizing takes as long as decoding; what there is no room for is not resized. Room never
-        # comes back, so a thread finds none only where there is none.
-        kept = resize(picture, self.preprocessing) if self._has_room(picture.size) else None
+        # Room never comes back, so a thread finds none only where there is none.
+        kept = None
+        if self._has_room(picture.size):
+            pixels = np.asarray(picture)
+            smaller = pixels.nbytes < self._prepared_bytes(picture.size)
+            kept = pixels if smaller else resize(picture, self.preprocessing)
         return _Examined(kept, picture.size, digest(data), "")
 
     def _has_room(self, size: tuple[int, int]) -> bool:
         """Whether a picture of this size fits into the cache."""
+        return self.cached_bytes + self._prepared_bytes(size) <= self.cache_bytes
+
+    def _prepared_bytes(self, size: tuple[int, int]) -> int:
+        """How many a picture that came with this width and height has when it is prepared."""
         height, channels = self.preprocessing.height, self.preprocessing.channels
-        nbytes = height * target_width(size, self.preprocessing) * channels
-        return self.cached_bytes + nbytes <= self.cache_bytes
+        return height * target_width(size, self.preprocessing) * channels
 
 
 class _Examined(NamedTuple):
     """What there is to know of a picture file; see the attributes of PreparedSplit."""
 
-    picture: np.ndarray | None  # where there is room to keep it
+    picture: np.ndarray | None  # where there is room to keep it; resized, if it is then smaller
     size: tuple[int, int]
     digest: bytes
     failure: str
