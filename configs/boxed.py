@@ -4,8 +4,9 @@
         --config.data.parts.pku.dir=DIR --config.data.parts.taiwan.dir=DIR
     python scripts/box_model.py runs/boxed captcha
 
-Besides captchas drawn in styles by chance (`pip install ".[render]"`) it learns from two sets whose
-licences allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
+Each run goes on from the box before it; the first began with `--config.init_from=runs/captcha`,
+which knows one font. Besides captchas drawn in styles by chance (`pip install ".[render]"`) it
+learns from two sets whose licences allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
 github.com/linsamtw/TaiwanTrainVerificationCode2text (Apache-2.0).
 """
 

@@ -175,7 +175,6 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.eval.step = -1
 
     if variant == "fine_tune":
-        config.model.name = "crnn_small"
         config.init_from = "captcha"
         # The blank-only plateau is behind it: with a shortcut 93.6 % of 110 held-out pictures of
         # captcha_sysu_cas were read, 92.7 % without, at the same loss.

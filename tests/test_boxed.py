@@ -350,7 +350,7 @@ def test_the_boxed_captcha_model_reads_captchas() -> None:
     pictures = [render(text, seed=rng.getrandbits(32)) for text in texts]
     read = [recognition.text for recognition in Recognizer.load()(pictures)]
     right = sum(one == text for one, text in zip(read, texts, strict=True))
-    assert right >= 21  # of 2,000 it reads 88 %, with which fewer of 32 come once in 3,700 times
+    assert right >= 24  # of 2,000 it reads 93 %, with which fewer of 32 come once in 3,900 times
 
 
 def test_the_fine_tune_variant_starts_from_it() -> None:
@@ -360,6 +360,5 @@ def test_the_fine_tune_variant_starts_from_it() -> None:
     state, beginning = Experiment.build(config).initial_state()
     assert "all from step" in beginning
     layers = TrainedModel.load("captcha").variables["params"]["conv_stack"]
-    del layers["conv1"]  # is spread over finer pixels
     started = {name: state.params["conv_stack"][name] for name in layers}
     jax.tree.map(np.testing.assert_array_equal, started, layers)
