@@ -1,5 +1,6 @@
 """Which samples share a batch, in which order; batches loaded by grain ahead of time."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ from crnn_jax.data.augment import Augmentation, augment
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.prepared import Batch, PreparedSplit
 from crnn_jax.errors import ConfigError, DataError
+
+# Threads that read ahead enter an epoch together; one deals it out, which takes a while. Here, as
+# plans go to worker processes, and locks cannot.
+_DEALING = threading.Lock()
 
 
 class TrainingPlan:
@@ -83,10 +88,11 @@ class TrainingPlan:
     def __getitem__(self, step: int) -> np.ndarray:
         """Places (B,) in the training split of the samples of a step, counted from 0."""
         epoch, batch = divmod(int(step), self.steps_per_epoch)
-        batches = self._recent.get(epoch)
-        if batches is None:
-            batches = self._batches_of_epoch(epoch)
-            self._recent = {**dict(list(self._recent.items())[-1:]), epoch: batches}
+        with _DEALING:
+            batches = self._recent.get(epoch)
+            if batches is None:
+                batches = self._batches_of_epoch(epoch)
+                self._recent = {**dict(list(self._recent.items())[-1:]), epoch: batches}
         return batches[batch]
 
     def _batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
@@ -132,7 +138,6 @@ def training_batches(
         changing = augmentation.active and step >= augmentation.start * len(plan)
         return prepared.batch(plan[step], buckets, change if changing else None)
 
-    plan[first_step]  # dealing out an epoch takes a while: once, and not in both threads at once
     dataset = (
         grain.MapDataset.range(first_step, len(plan))
         .map(batch_of)

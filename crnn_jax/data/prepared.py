@@ -118,12 +118,12 @@ class PreparedSplit:
                 if examined.failure:
                     self.failures[index] = examined.failure
                     continue
-                self.widths[index] = target_width(examined.size, preprocessing)
+                width = self.widths[index] = target_width(examined.size, preprocessing)
                 self.sizes[index] = examined.size
                 self.digests[index] = examined.digest
-                if examined.picture is not None and self._has_room(examined.size):
+                if examined.picture is not None and self._has_room(width):
                     self.cache[index] = examined.picture
-                    self.cached_bytes += self._prepared_bytes(examined.size)
+                    self.cached_bytes += self._prepared_bytes(width)
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
 
     def __len__(self) -> int:
@@ -140,10 +140,10 @@ class PreparedSplit:
         selected.split = self.split.select(kept.tolist())
         selected.cache = _moved(self.cache, kept)
         selected.failures = _moved(self.failures, kept)
-        selected.cached_bytes = sum(
-            self._prepared_bytes(picture.shape[1::-1]) for picture in selected.cache.values()
-        )
         selected.widths, selected.sizes = self.widths[kept], self.sizes[kept]
+        selected.cached_bytes = sum(
+            self._prepared_bytes(int(selected.widths[index])) for index in selected.cache
+        )
         selected.digests = [self.digests[index] for index in kept.tolist()]
         selected.label_lengths = self.label_lengths[kept]
         longest = selected.label_lengths.max(initial=0, where=selected.alignable)
@@ -215,22 +215,19 @@ class PreparedSplit:
             picture = decode(data, self.preprocessing, self.split.names[index])
         except DataError as error:
             return _Examined(None, (0, 0), b"", str(error))
+        width, kept = target_width(picture.size, self.preprocessing), None
         # Room never comes back, so a thread finds none only where there is none.
-        kept = None
-        if self._has_room(picture.size):
-            pixels = np.asarray(picture)
-            smaller = pixels.nbytes < self._prepared_bytes(picture.size)
-            kept = pixels if smaller else resize(picture, self.preprocessing)
+        if self._has_room(width):
+            smaller = picture.width * picture.height < width * self.preprocessing.height
+            kept = np.asarray(picture) if smaller else resize(picture, self.preprocessing)
         return _Examined(kept, picture.size, digest(data), "")
 
-    def _has_room(self, size: tuple[int, int]) -> bool:
-        """Whether a picture of this size fits into the cache."""
-        return self.cached_bytes + self._prepared_bytes(size) <= self.cache_bytes
+    def _has_room(self, width: int) -> bool:
+        """Whether a prepared picture of this width fits into the cache."""
+        return self.cached_bytes + self._prepared_bytes(width) <= self.cache_bytes
 
-    def _prepared_bytes(self, size: tuple[int, int]) -> int:
-        """How many a picture that came with this width and height has when it is prepared."""
-        height, channels = self.preprocessing.height, self.preprocessing.channels
-        return height * target_width(size, self.preprocessing) * channels
+    def _prepared_bytes(self, width: int) -> int:
+        return self.preprocessing.height * width * self.preprocessing.channels
 
 
 class _Examined(NamedTuple):
