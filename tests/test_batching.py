@@ -1,5 +1,6 @@
 """Tests of which samples share a batch, in which order, and how they are padded and loaded."""
 
+import copy
 import dataclasses
 import io
 import itertools
@@ -274,6 +275,39 @@ def test_the_cache_changes_nothing_but_the_readings(
         assert again == len(WIDTHS) - len(pictures.cache)
         batches.append(pictures.batch(indices, (192,)))
     assert_same_batches(batches[1:], [batches[0]] * 5)
+
+
+@pytest.mark.parametrize("height", [16, 32, 64])
+def test_pictures_of_known_sizes_are_read_at_first_use(split: Split, height: int) -> None:
+    assert isinstance(split.read, Read)
+    preprocessing = Preprocessing(height, channels=1, max_width=150)
+    indices = np.arange(len(WIDTHS))
+    asked = prepared(split, 0, preprocessing)
+    expected = asked.batch(indices, (192,))
+    sized = dataclasses.replace(
+        split,
+        digests=tuple(asked.digests),
+        sizes=tuple((width, 32) for width in WIDTHS),
+    )
+    size = height * int(asked.widths.sum())
+    for cache_bytes in (0, size // 2, size):
+        split.read.readings.clear()
+        pictures = prepared(sized, cache_bytes, preprocessing)
+        assert not split.read.readings
+        for known in ("widths", "sizes", "labels", "label_lengths"):
+            np.testing.assert_array_equal(getattr(pictures, known), getattr(asked, known))
+        assert pictures.digests == asked.digests
+        assert pictures.cached_bytes <= cache_bytes
+        for _ in range(2):
+            assert_same_batches([pictures.batch(indices, (192,))], [expected])
+        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values()))
+        twice = {index for index, times in split.read.readings.items() if times == 2}
+        assert twice == set(range(len(WIDTHS))) - set(pictures.cache)
+        assert bool(pictures.cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
+    # Each worker process would fill a cache of its own.
+    copied = copy.copy(pictures)  # by what is pickled
+    copied.batch(indices, (192,))
+    assert not copied.cache
 
 
 @dataclasses.dataclass(frozen=True)

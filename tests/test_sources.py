@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import multiprocessing
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from PIL import Image
 
 from crnn_jax.data.sources import SOURCES, load, load_splits
 from crnn_jax.data.sources.folder import folder
@@ -116,7 +118,7 @@ def test_equal_pictures_stay_together() -> None:
 # Builders, databases and the registry
 
 
-def test_digests_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
+def test_digests_and_sizes_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
     def read(index: int) -> bytes:
         raise AssertionError("the picture is read once more")
 
@@ -125,11 +127,14 @@ def test_digests_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
     assert list(generated.digests) == [
         hashlib.blake2b(picture, digest_size=16).digest() for picture in pictures
     ]
+    assert list(generated.sizes) == [Image.open(io.BytesIO(picture)).size for picture in pictures]
     unread = dataclasses.replace(generated, read=read)
     rest, held = hold_out(unread, 0.25, 0)
     again = hold_out(dataclasses.replace(generated, digests=()), 0.25, 0)
     assert [part.names for part in (rest, held)] == [part.names for part in again]
-    assert held.digests[3] == generated.digests[generated.names.index(held.names[3])]
+    place = generated.names.index(held.names[3])
+    assert held.digests[3] == generated.digests[place]
+    assert held.sizes[3] == generated.sizes[place]
 
 
 def test_generated_captchas(tmp_path: Path) -> None:

@@ -62,12 +62,14 @@ def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
 class PreparedSplit:
     """A split as prepared pictures and encoded labels, by random access.
 
-    Each picture is decoded once to see whether it can be, and kept in memory, uint8, until
-    `cache_bytes` are used; what does not fit is decoded anew at each reading. What is smaller than
-    when prepared is resized when it is first asked for, behind the steps of training: no run waits
-    for it.
+    Each picture is decoded once to see whether it can be, unless its source knows, and kept in
+    memory, uint8, until `cache_bytes` are used; what does not fit is decoded anew at each reading.
+    What need not be decoded to be looked over is prepared when it is first asked for, behind the
+    steps of training, and what is smaller than when prepared is resized then: no run waits for it.
 
     Attributes:
+        cache: place in the split -> its picture, prepared or as it came in.
+        kept: (N,) bool, which pictures have room in the cache, be they there yet or not.
         failures: place in the split -> why its picture could not be read.
         widths: (N,) int32, of the prepared pictures in pixels; MIN_WIDTH where there is none.
         sizes: (N, 2) int32, widths and heights that the pictures came with; 0 where there is none.
@@ -86,7 +88,7 @@ class PreparedSplit:
         name: str,
         max_unread: float = 0.0,
     ) -> None:
-        """Reads all pictures; `name` is shown meanwhile.
+        """Reads all pictures that the split has no sizes of; `name` is shown meanwhile.
 
         With `max_unread` above 0 batches hold black pictures for those that cannot be read;
         `training_batches` allows that share of them. With 0 they raise DataError.
@@ -95,35 +97,17 @@ class PreparedSplit:
         self.preprocessing = preprocessing
         self.max_unread = max_unread
         self.cache: dict[int, np.ndarray] = {}
+        self.kept = np.zeros(len(split), bool)
         self.failures: dict[int, str] = {}
         self.widths = np.full(len(split), MIN_WIDTH, np.int32)
         self.sizes = np.zeros((len(split), 2), np.int32)
         self.digests = [b""] * len(split)
         self.cache_bytes = cache_bytes
         self.cached_bytes = 0
-        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-        # In chunks, as handing over one picture takes a quarter of the time of decoding it.
-        chunks = (
-            grain.MapDataset.range(0, len(split), _CHUNK)
-            .map(self._examine_chunk)
-            .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=8))
-        )
-        pictures = itertools.chain.from_iterable(chunks)
-        # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
-        # for colours, not for a log full of redrawn bars.
-        console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
-        shown = track(pictures, f"reading {name}", total=len(split), console=console)
-        with pillow_warnings_off:
-            for index, examined in enumerate(shown):
-                if examined.failure:
-                    self.failures[index] = examined.failure
-                    continue
-                width = self.widths[index] = target_width(examined.size, preprocessing)
-                self.sizes[index] = examined.size
-                self.digests[index] = examined.digest
-                if examined.picture is not None and self._has_room(width):
-                    self.cache[index] = examined.picture
-                    self.cached_bytes += self._prepared_bytes(width)
+        if split.sizes:
+            self._take_over(split)
+        else:
+            self._examine_all(name)
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
 
     def __len__(self) -> int:
@@ -131,23 +115,22 @@ class PreparedSplit:
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cache, of which each worker process would keep a copy.
-        return {**self.__dict__, "cache": {}}
+        return {**self.__dict__, "cache": {}, "kept": np.zeros(len(self), bool)}
 
     def select(self, indices: Iterable[int]) -> Self:
         """The samples at `indices`, in that order, without reading them again."""
-        kept = np.array(list(indices), int)
+        chosen = np.array(list(indices), int)
         selected = copy.copy(self)
-        selected.split = self.split.select(kept.tolist())
-        selected.cache = _moved(self.cache, kept)
-        selected.failures = _moved(self.failures, kept)
-        selected.widths, selected.sizes = self.widths[kept], self.sizes[kept]
-        selected.cached_bytes = sum(
-            self._prepared_bytes(int(selected.widths[index])) for index in selected.cache
-        )
-        selected.digests = [self.digests[index] for index in kept.tolist()]
-        selected.label_lengths = self.label_lengths[kept]
+        selected.split = self.split.select(chosen.tolist())
+        selected.cache = _moved(self.cache, chosen)
+        selected.kept = self.kept[chosen]
+        selected.failures = _moved(self.failures, chosen)
+        selected.widths, selected.sizes = self.widths[chosen], self.sizes[chosen]
+        selected.cached_bytes = self._prepared_bytes(int(selected.widths[selected.kept].sum()))
+        selected.digests = [self.digests[index] for index in chosen.tolist()]
+        selected.label_lengths = self.label_lengths[chosen]
         longest = selected.label_lengths.max(initial=0, where=selected.alignable)
-        selected.labels = self.labels[kept, :longest]
+        selected.labels = self.labels[chosen, :longest]
         return selected
 
     @property
@@ -170,11 +153,15 @@ class PreparedSplit:
                 self.cache[index] = cached
             return cached
         try:
-            return prepare(self.split.read(index), self.preprocessing, self.split.names[index])
+            data = self.split.read(index)
+            picture = prepare(data, self.preprocessing, self.split.names[index])
         except DataError:
             if self.max_unread:
                 return None
             raise
+        if self.kept[index]:
+            self.cache[index] = picture
+        return picture
 
     def batch(
         self,
@@ -205,6 +192,40 @@ class PreparedSplit:
             indices=indices,
             unread=unread,
         )
+
+    def _take_over(self, split: Split) -> None:
+        """What the source knows of its pictures, which are whole."""
+        self.sizes[:] = split.sizes
+        self.widths[:] = [target_width(size, self.preprocessing) for size in split.sizes]
+        self.digests = list(split.digests)
+        self.kept = self._prepared_bytes(1) * self.widths.cumsum() <= self.cache_bytes
+        self.cached_bytes = self._prepared_bytes(int(self.widths[self.kept].sum()))
+
+    def _examine_all(self, name: str) -> None:
+        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
+        # In chunks, as handing over one picture takes a quarter of the time of decoding it.
+        chunks = (
+            grain.MapDataset.range(0, len(self), _CHUNK)
+            .map(self._examine_chunk)
+            .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=8))
+        )
+        pictures = itertools.chain.from_iterable(chunks)
+        # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
+        # for colours, not for a log full of redrawn bars.
+        console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
+        shown = track(pictures, f"reading {name}", total=len(self), console=console)
+        with pillow_warnings_off:
+            for index, examined in enumerate(shown):
+                if examined.failure:
+                    self.failures[index] = examined.failure
+                    continue
+                width = self.widths[index] = target_width(examined.size, self.preprocessing)
+                self.sizes[index] = examined.size
+                self.digests[index] = examined.digest
+                if examined.picture is not None and self._has_room(width):
+                    self.cache[index] = examined.picture
+                    self.kept[index] = True
+                    self.cached_bytes += self._prepared_bytes(width)
 
     def _examine_chunk(self, start: int) -> "list[_Examined]":
         return [self._examine(index) for index in range(start, len(self))[:_CHUNK]]
@@ -239,8 +260,8 @@ class _Examined(NamedTuple):
     failure: str
 
 
-def _moved(old: dict[int, T], kept: np.ndarray) -> dict[int, T]:
-    return {new: old[index] for new, index in enumerate(kept.tolist()) if index in old}
+def _moved(old: dict[int, T], chosen: np.ndarray) -> dict[int, T]:
+    return {new: old[index] for new, index in enumerate(chosen.tolist()) if index in old}
 
 
 def _encode(split: Split, alphabet: Alphabet, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

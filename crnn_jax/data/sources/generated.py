@@ -23,7 +23,10 @@ def load_generated(settings: Mapping[str, Any]) -> dict[str, Split]:
         DataError: there is no such variant, or drawing failed.
     """
     builder = prepare(settings["variant"], settings["dir"])
-    return {split: read_split(builder, split, "image", "text") for split in ("train", "test")}
+    return {
+        split: read_split(builder, split, "image", "text", whole=True)
+        for split in ("train", "test")
+    }
 
 
 def prepare(variant: str, data_dir: str) -> "DatasetBuilder":

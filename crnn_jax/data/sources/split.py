@@ -23,6 +23,8 @@ class Split:
         parts: of a mixture, N names of the parts that the pictures come from; else empty.
         digests: N `digest`s of the pictures, of a source that reads them with their texts; else
             empty.
+        sizes: N sizes (width, height) in pixels, of a source whose pictures are known to be whole,
+            and has digests; else empty.
     """
 
     names: tuple[str, ...]
@@ -30,6 +32,7 @@ class Split:
     read: Callable[[int], bytes]
     parts: tuple[str, ...] = ()
     digests: tuple[bytes, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,6 +46,7 @@ class Split:
             read=_Selected(self.read, indices),
             parts=tuple(self.parts[i] for i in indices) if self.parts else (),
             digests=tuple(self.digests[i] for i in indices) if self.digests else (),
+            sizes=tuple(self.sizes[i] for i in indices) if self.sizes else (),
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from crnn_jax.data.images import header_size
 from crnn_jax.data.sources.split import Split, digest, nfc
 from crnn_jax.errors import ConfigError, DataError
 
@@ -52,8 +53,12 @@ def load_tfds(settings: Mapping[str, Any]) -> dict[str, Split]:
     return {"all": read_split(builder, "train" if present else names[0], image, text)}
 
 
-def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> Split:
+def read_split(
+    builder: "DatasetBuilder", split: str, image: str, text: str, whole: bool = False
+) -> Split:
     """The pictures and texts of a split of a prepared builder, by the names of its features.
+
+    With `whole` its pictures are known to be so, and their sizes are taken from their headers.
 
     Raises:
         DataError: the picture is no picture, or the text no text.
@@ -67,6 +72,7 @@ def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> 
     )
     labels: list[str] = []
     digests: list[bytes] = []
+    sizes: list[tuple[int, int]] = []
     for index in range(len(records)):
         record = records[index]
         picture, label = record[image], record[text]
@@ -76,6 +82,8 @@ def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> 
                 "--config.data.image_field to the feature that is"
             )
         digests.append(digest(picture))  # it is at hand, as a record is read as a whole
+        if whole:
+            sizes.append(header_size(picture))
         try:
             labels.append(nfc(label.decode("utf-8")))
         except (AttributeError, UnicodeDecodeError) as error:  # a number, or pixels
@@ -84,7 +92,13 @@ def read_split(builder: "DatasetBuilder", split: str, image: str, text: str) -> 
                 "--config.data.text_field to the feature that is"
             ) from error
     names = tuple(f"{split}/{index:05d}" for index in range(len(labels)))
-    return Split(names, tuple(labels), _Images(records, image), digests=tuple(digests))
+    return Split(
+        names,
+        tuple(labels),
+        _Images(records, image),
+        digests=tuple(digests),
+        sizes=tuple(sizes),
+    )
 
 
 @dataclass(frozen=True)
