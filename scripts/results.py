@@ -195,7 +195,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
             line = "--" if ":" in row["arguments"][1] else "-"  # a variant; there are ten colours
             axes.plot(steps, [100 * score for score in scores], line, label=name)
     axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
-    axes.set(ylim=(0, 100), xscale="log")  # scene text takes ten times the steps of captchas
+    axes.set(ylim=(0, 100), xscale="log")  # scene text takes six times the steps of captchas
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)

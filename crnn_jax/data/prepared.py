@@ -105,7 +105,7 @@ class PreparedSplit:
         self.cache_bytes = cache_bytes
         self.cached_bytes = 0
         if split.sizes:
-            self._take_over(split)
+            self._take_over()
         else:
             self._examine_all(name)
         self.labels, self.label_lengths = _encode(split, alphabet, self.widths)
@@ -173,7 +173,8 @@ class PreparedSplit:
 
         `change` maps each picture and its place in the split to what is used instead of it.
         """
-        found = [self.picture(int(index)) for index in indices]
+        with pillow_warnings_off:
+            found = [self.picture(int(index)) for index in indices]
         black = np.zeros((self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels), "u1")
         pictures = [black if picture is None else picture for picture in found]
         unread = np.array([picture is None for picture in found])
@@ -193,11 +194,11 @@ class PreparedSplit:
             unread=unread,
         )
 
-    def _take_over(self, split: Split) -> None:
+    def _take_over(self) -> None:
         """What the source knows of its pictures, which are whole."""
-        self.sizes[:] = split.sizes
-        self.widths[:] = [target_width(size, self.preprocessing) for size in split.sizes]
-        self.digests = list(split.digests)
+        self.sizes[:] = self.split.sizes
+        self.widths[:] = [target_width(size, self.preprocessing) for size in self.split.sizes]
+        self.digests = list(self.split.digests)
         self.kept = self._prepared_bytes(1) * self.widths.cumsum() <= self.cache_bytes
         self.cached_bytes = self._prepared_bytes(int(self.widths[self.kept].sum()))
 
