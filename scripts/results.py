@@ -183,23 +183,30 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
-    """Draws exact match on the held-out pictures over training steps, a curve for each row."""
+    """Draws exact match on the held-out pictures over training steps, a curve for each row.
+
+    Generated captchas stand beside other pictures; there are ten colours, and dashes for variants.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    generated, others = figure.subplots(1, 2, sharex=True, sharey=True)
     for name, row in results.items():
         if (done := row.get("figures")) and "some" not in row:
             steps, scores = zip(*done["curve"], strict=True)
-            line = "--" if ":" in row["arguments"][1] else "-"  # a variant; there are ten colours
-            axes.plot(steps, [100 * score for score in scores], line, label=name)
-    axes.set(xlabel="steps of 32 pictures", ylabel="exact match on held-out training pictures, %")
-    axes.set(ylim=(0, 100), xscale="log")  # scene text takes six times the steps of captchas
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center")
+            panel = generated if row["set"].startswith("generated") else others
+            line = "--" if ":" in row["arguments"][1] else "-"
+            panel.plot(steps, [100 * score for score in scores], line, label=name)
+    for panel, title in ((generated, "generated captchas"), (others, "other pictures")):
+        panel.set(title=title, xlabel="steps of 32 pictures", ylim=(0, 101), xscale="log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+        panel.xaxis.set_minor_formatter("")
+        panel.grid(alpha=0.3)
+        lines = panel.get_legend_handles_labels()  # named, as an empty panel is warned of else
+        panel.legend(*lines, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    generated.set(ylabel="exact match on held-out training pictures, %")
     figure.savefig(path, dpi=120)
 
 
