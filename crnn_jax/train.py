@@ -163,10 +163,11 @@ def begin(
         origin = f"going on after step {int(state.step):,}"
     else:
         state, origin = experiment.initial_state()
-    plan = experiment.plan
+    config, plan = experiment.config, experiment.plan
+    longer = f" (not {config.epochs}, for min_steps={config.min_steps})"
     return state, (
-        f"{plan.epochs} epochs of {plan.steps_per_epoch:,} steps on {parallel.description()},"
-        f" {origin}"
+        f"{plan.epochs} epochs{longer if plan.epochs > config.epochs else ''}"
+        f" of {plan.steps_per_epoch:,} steps on {parallel.description()}, {origin}"
     )
 
 

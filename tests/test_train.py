@@ -226,6 +226,17 @@ def test_a_run_that_stays_on_the_plateau_is_warned_of_once(
     assert said.count("fine_tune") == warned
 
 
+@pytest.mark.parametrize(
+    ("min_steps", "beginning"),
+    [(5, "2 epochs (not 1, for min_steps=5) of 3 steps"), (3, "1 epochs of 3 steps")],
+)
+def test_a_run_says_that_min_steps_makes_it_longer(
+    min_steps: int, beginning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_and_evaluate(small_config(epochs=1, min_steps=min_steps), tmp_path)
+    assert f"{beginning} on 1 cpu device(s)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
     # The rate is constant, so that the length of the run does not change its steps.
