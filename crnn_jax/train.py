@@ -164,10 +164,11 @@ def begin(
     else:
         state, origin = experiment.initial_state()
     config, plan = experiment.config, experiment.plan
-    longer = f" (not {config.epochs}, for min_steps={config.min_steps})"
+    longer = plan.epochs > config.epochs
+    why = f" (not {config.epochs}, for min_steps={config.min_steps})" if longer else ""
     return state, (
-        f"{plan.epochs} epochs{longer if plan.epochs > config.epochs else ''}"
-        f" of {plan.steps_per_epoch:,} steps on {parallel.description()}, {origin}"
+        f"{plan.epochs} epochs{why} of {plan.steps_per_epoch:,} steps"
+        f" on {parallel.description()}, {origin}"
     )
 
 
