@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from ml_collections import config_flags
 
-from crnn_jax.commands import run_command
+from crnn_jax.commands import print_result, run_command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     if DIR.value:
         config.data.update(source="folder", dir=DIR.value)
     report = check_dataset(config)
-    print(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
+    print_result(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
     if SHEET.value:
         _save(picture_sheet(report), SHEET.value)
     if SHOW_AUGMENTED.value:

@@ -1,6 +1,7 @@
-"""How every command ends: a user's mistake is one line and an exit code, never a traceback."""
+"""How commands start, print and end: a mistake is one line and an exit code, never a traceback."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from absl import logging as absl_logging
 from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
 from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
+
+OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
@@ -73,6 +76,19 @@ def read_flags(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"command line: {text}; see --help, and the file of the config"
         ) from error
+
+
+def print_result(line: str) -> None:
+    """Prints a line to standard output, at once.
+
+    Where nobody reads it any more, as after `| head`, the process ends without a word.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # What could not be written goes nowhere, else the interpreter would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OUTPUT_CLOSED)
 
 
 def _fail(error: CrnnError) -> NoReturn:

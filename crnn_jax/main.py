@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from crnn_jax.commands import parse_flags, run_command
+from crnn_jax.commands import parse_flags, print_result, run_command
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 WORKDIR = flags.DEFINE_string(
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         from crnn_jax.evaluate import evaluate_workdir
 
-        print(json.dumps(evaluate_workdir(CONFIG.value, workdir), allow_nan=False))
+        print_result(json.dumps(evaluate_workdir(CONFIG.value, workdir), allow_nan=False))
 
 
 if __name__ == "__main__":

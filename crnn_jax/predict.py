@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from crnn_jax.commands import parse_flags, run_command
+from crnn_jax.commands import parse_flags, print_result, run_command
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a boxed model; without it, the boxed one captcha."
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         chunk = paths[start : start + BATCH_SIZE.value]
         read = recognizer([path.read_bytes() for path in chunk], [str(path) for path in chunk])
         for path, recognition in zip(chunk, read, strict=True):
-            print(path, recognition.text, f"{recognition.confidence:.4f}", sep="\t", flush=True)
+            print_result(f"{path}\t{recognition.text}\t{recognition.confidence:.4f}")
 
 
 if __name__ == "__main__":

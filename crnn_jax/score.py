@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from crnn_jax.commands import parse_flags, run_command
+from crnn_jax.commands import parse_flags, print_result, run_command
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a boxed model.", required=True
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         raise DataError("name the folders or databases to score the model on")
     rows = score(MODEL.value, list(map(Path, arguments[1:])), BATCH_SIZE.value)
     if JSON.value:
-        print(json.dumps(rows, allow_nan=False))
+        print_result(json.dumps(rows, allow_nan=False))
         return
     table = [["set", "labels", "pictures", *COLUMNS.values()]]
     for row in rows:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         names, numbers = zip(line[:2], widths[:2], strict=True), zip(line, widths, strict=True)
         cells = [f"{text:<{width}}" for text, width in names]
         cells += [f"{text:>{width}}" for text, width in list(numbers)[2:]]
-        print("  ".join(cells))
+        print_result("  ".join(cells))
 
 
 if __name__ == "__main__":

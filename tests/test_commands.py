@@ -22,14 +22,17 @@ SMALL = (
 )
 
 
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(
+    module: str, *arguments: str, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     one_device = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     environment = {**os.environ, "XLA_FLAGS": one_device, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
@@ -67,6 +70,29 @@ def test_prediction_needs_no_config(trained: Path) -> None:
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == list(map(str, pictures))
     assert all(0 <= float(row[2]) <= 1 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("crnn_jax.predict", str(PICTURES / "images" / "00000.png")),
+        ("crnn_jax.check_data", f"--dir={PICTURES}"),  # exits with a code of its own
+    ],
+    ids=["predict", "check_data"],
+)
+def test_a_command_ends_without_a_word_where_nobody_reads_on(
+    arguments: tuple[str, ...],
+) -> None:
+    """As with `| head` that has seen enough."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = command(*arguments, stdout=writing)
+    finally:
+        os.close(writing)
+    assert done.returncode == 141
+    assert "Error" not in done.stderr and "Traceback" not in done.stderr
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
