@@ -1,5 +1,6 @@
 """Generated captchas: repeatable bytes, disjoint splits, and readable without TensorFlow."""
 
+import dataclasses
 import io
 import secrets
 import sys
@@ -142,9 +143,34 @@ def test_as_many_pictures_as_asked_for(tmp_path: Path, splits: dict[str, Split])
     assert [fewer["train"].read(i) for i in range(40)] == [
         splits["train"].read(i) for i in range(40)
     ]
+    test = splits["test"]
+    assert [fewer["test"].read(i) for i in range(64)] == [test.read(i) for i in range(64)]
     for count in ("", "0", "-1", "1e6", "many"):
         with pytest.raises(DataError, match=r"is no number of pictures; write tiny/100000"):
             prepare(f"tiny/{count}", str(tmp_path))
+
+
+@pytest.mark.parametrize("count", [1, 8_000, 8_001, 20_000])
+def test_the_test_captchas_are_none_of_those_learnt_from_however_many(count: int) -> None:
+    """Neither their texts nor the seeds that draw them, of this or any other number."""
+    base = CONFIGS["lower"]
+    config = dataclasses.replace(base, num_train=count)
+    assert config.texts()["test"] == base.texts()["test"]
+    seeds = {
+        split: [config.render_seed(split, i) for i in range(size)]
+        for split, size in (("train", count), ("test", 2_000))
+    }
+    assert seeds["test"] == [base.render_seed("test", i) for i in range(2_000)]
+    assert len({*seeds["train"], *seeds["test"]}) == count + 2_000
+    learnt = config.texts()["train"]
+    assert len({text.lower() for text in (*learnt, *base.texts()["test"])}) == count + 2_000
+    assert learnt[:8_000] == base.texts()["train"][:count]
+
+
+def test_pictures_that_cannot_be_stored(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(DataError, match=r"'tiny' cannot be stored in '.*file.*another folder with"):
+        prepare("tiny", str(tmp_path / "file"))
 
 
 def test_no_more_texts_than_there_are(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ def render_styled(text: str, seed: int) -> bytes:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CaptchaConfig(GeneratedConfig):
-    """What is written in the pictures, and how many there are."""
+    """What is written in the pictures, and how many there are.
+
+    All captchas of a variant are one sequence. Those from `first_test` on are tested on, however
+    many of the others are learnt from: so no picture of any `lower/N` is a test picture of another.
+    """
 
     characters: str
     render: Callable[[str, int], bytes] = render
@@ -58,6 +62,13 @@ class CaptchaConfig(GeneratedConfig):
     max_length: int = 8
     num_train: int = 8_000
     num_test: int = 2_000
+    first_test: int = 0  # of a known variant behind its training pictures
+
+    def __post_init__(self) -> None:
+        self.first_test = self.first_test or self.num_train
+        if self.num_train != self.first_test:
+            # Before, its test pictures could be training pictures of another.
+            self.version = tfds.core.Version("3.0.0")
 
     def drawings(self, split: str) -> Iterable[Drawing]:
         """The captchas of a split, yet to be drawn."""
@@ -72,7 +83,8 @@ class CaptchaConfig(GeneratedConfig):
         """
         letters, lengths = len(set(self.characters.lower())), (self.min_length, self.max_length)
         possible = sum(letters**length for length in range(lengths[0], lengths[1] + 1))
-        if self.num_train + self.num_test > possible // 2:
+        count = max(self.num_train, self.first_test) + self.num_test
+        if count > possible // 2:
             raise DataError(
                 f"the captchas {self.name} have {possible:,} different texts; ask for at most"
                 f" {possible // 2 - self.num_test:,} pictures"
@@ -80,17 +92,25 @@ class CaptchaConfig(GeneratedConfig):
         rng = random.Random(self.seed)
         # Keyed by lower case: a model that ignores case must not meet a training text in the test.
         drawn: dict[str, str] = {}
-        while len(drawn) < self.num_train + self.num_test:
+        while len(drawn) < count:
             length = rng.randint(self.min_length, self.max_length)
             text = "".join(rng.choices(self.characters, k=length))
             drawn.setdefault(text.lower(), text)
         texts = list(drawn.values())
-        return {"train": texts[: self.num_train], "test": texts[self.num_train :]}
+        return {
+            split: [texts[self.place(split, index)] for index in range(size)]
+            for split, size in (("train", self.num_train), ("test", self.num_test))
+        }
+
+    def place(self, split: str, index: int) -> int:
+        """The place of a split's captcha in the sequence of all."""
+        if split == "test":
+            return self.first_test + index
+        return index if index < self.first_test else self.num_test + index
 
     def render_seed(self, split: str, index: int) -> int:
         """The seed of one picture, so that any one can be drawn again alone."""
-        offset = {"train": 0, "test": self.num_train}[split]
-        return (self.seed << 32) + offset + index
+        return (self.seed << 32) + self.place(split, index)
 
 
 CONFIGS: dict[str, CaptchaConfig] = {
