@@ -96,6 +96,7 @@ def test_labels_file_is_split(tmp_path: Path) -> None:
         (b"\xef\xbb\xbf0.png\ta\n\xe4", ":2", "not UTF-8", "save the file as UTF-8"),
         ("", "", "the label file is empty", "add lines"),
         ("\ufeff\n \n", "", "the label file is empty", "add lines"),
+        ("中" * 100 + "\t0.png\n", ":1", "(File name too long)", "mend the name"),
     ],
 )
 def test_unusable_lines(
@@ -194,6 +195,7 @@ def test_json_lines(tmp_path: Path, keys: tuple[str, str]) -> None:
         ('["0.png", "a"]', "no picture or no text"),
         ('{"file_name": "0.png", "text": 5}', "no picture or no text"),
         ('{"file_name": "0.png", "words": null}', "no picture or no text"),
+        ("[" * 100_000, "no JSON"),
     ],
 )
 def test_unusable_json_lines(tmp_path: Path, line: str, problem: str) -> None:

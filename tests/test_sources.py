@@ -7,15 +7,17 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import threading
 import unicodedata
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
 import pytest
 from PIL import Image
 
-from crnn_jax.data.sources import SOURCES, load, load_splits
+from crnn_jax.data.sources import SOURCES, lmdb_database, load, load_splits
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split, hold_out
 from crnn_jax.errors import ConfigError, DataError
@@ -202,6 +204,25 @@ def test_lmdb(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in one.items()} == {"train": 24, "test": 8}
     (tmp_path / "train" / "data.mdb").unlink()
     assert list(load(settings("lmdb", tmp_path), 0)) == ["test"]
+
+
+def test_lmdb_is_opened_once_by_many_threads(tmp_path: Path) -> None:
+    """As by the threads of a worker process, of which each may be the first to read."""
+    real = folder(CAPTCHAS)["test"]
+    threads = len(real)
+    write_lmdb(tmp_path / "test", lmdb_samples(real))
+    read = load(settings("lmdb", tmp_path), 0)["test"].read
+    lmdb_database._opened.cache_clear()  # as in a process to which the reader was sent
+    barrier = threading.Barrier(threads)
+
+    def read_at_once(index: int) -> bytes:
+        barrier.wait()
+        return read(index)
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(read_at_once, range(threads))) == [
+            real.read(i) for i in range(threads)
+        ]
 
 
 def test_damaged_lmdb(tmp_path: Path) -> None:

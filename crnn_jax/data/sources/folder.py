@@ -40,12 +40,17 @@ def folder(directory: Path) -> dict[str, Split]:
     read.
 
     Raises:
-        DataError: the folder or a label file is missing, or a line is unusable.
+        DataError: the folder or a label file is missing or closed to us, or a line is unusable.
     """
-    if not directory.is_dir():
-        raise DataError(f"there is no folder {str(directory)!r}; check the path")
-    parts = {name: part for name in ("train", "test") if (part := _part(directory, name))}
-    return parts or {"all": _whole(directory)}
+    try:
+        if not directory.is_dir():
+            raise DataError(f"there is no folder {str(directory)!r}; check the path")
+        parts = {name: part for name in ("train", "test") if (part := _part(directory, name))}
+        return parts or {"all": _whole(directory)}
+    except OSError as error:
+        raise DataError(
+            f"cannot look into {str(error.filename)!r} ({error.strerror}); check its rights"
+        ) from error
 
 
 def _part(directory: Path, name: str) -> Split | None:
@@ -92,14 +97,20 @@ def _from_rows(directory: Path, file: Path) -> Split:
 
 def _find(directory: Path, row: Row) -> Path:
     inside = Path(row.name)
-    if inside.is_absolute() or ".." in inside.parts:
+    if inside.anchor or ".." in inside.parts:  # on Windows also `C:name` and `\\name`
         raise DataError(
             f"{row.place}: picture {row.name!r} lies outside the folder; "
             "move it there and name it relative to the folder"
         )
     path = directory / inside
-    if not path.is_file() and (other := directory / "images" / inside).is_file():
-        return other
+    try:
+        if not path.is_file() and (other := directory / "images" / inside).is_file():
+            return other
+    except OSError as error:
+        raise DataError(
+            f"{row.place}: cannot look for picture {row.name!r} ({error.strerror}); mend the"
+            " name, or its folder's rights"
+        ) from error
     return path
 
 

@@ -83,7 +83,7 @@ def _jsonl(file: Path, text: str) -> Iterator[Row]:
     for place, line in _lines(file, text):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: no JSON ({error}); write an object a line") from error
         if isinstance(entry, dict):
             name, label = _pick(entry, _NAMES), _pick(entry, _LABELS)

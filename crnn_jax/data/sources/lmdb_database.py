@@ -1,6 +1,7 @@
 """LMDB databases as the scene-text community ships its sets."""
 
 import functools
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,17 @@ def _open(directory: Path) -> Split:
     return Split(names, tuple(labels), _Images(directory))
 
 
-@functools.cache
+_opening = threading.Lock()
+
+
 def _environment(directory: Path) -> Any:
-    """The open database: one in each process, as LMDB asks."""
+    """The open database: one in each process, as LMDB asks, whichever thread is the first."""
+    with _opening:
+        return _opened(directory)
+
+
+@functools.cache
+def _opened(directory: Path) -> Any:
     # Nobody writes: no locks, so that a read-only disk will do. Pictures are read in random order.
     environment = lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
     # LMDB maps the file into memory: to touch a page behind its end would kill the process.
