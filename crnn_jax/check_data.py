@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from ml_collections import config_flags
 
-from crnn_jax.commands import print_result, run_command
+from crnn_jax.commands import parse_flags, print_result, run_command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"note": 0, "warning": 2, "error": 1}
 RECIPE = Path(__file__).parents[1] / "configs" / "captcha.py"
 
-CONFIG = config_flags.DEFINE_config_file("config", str(RECIPE), "The recipe.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 DIR = flags.DEFINE_string("dir", None, "A folder; short for the source folder and its data.dir.")
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with every offender.")
 SHEET = flags.DEFINE_string("sheet", None, "Where to put a PNG of pictures with their labels.")
@@ -34,13 +34,18 @@ SHOW_AUGMENTED = flags.DEFINE_string(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the report to standard output."""
-    del arguments
+    """Prints the report to standard output.
+
+    Raises:
+      ConfigError: arguments that are no flags, or nothing for --show_augmented to show.
+    """
     from crnn_jax.data.augment import Augmentation
     from crnn_jax.dataset import check_dataset
     from crnn_jax.errors import ConfigError
     from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
 
+    if len(arguments) > 1:
+        raise ConfigError(f"what is {arguments[1]}? a folder is named with --dir={arguments[1]}")
     config = CONFIG.value
     augmentation = Augmentation.from_config(config.augment)
     if SHOW_AUGMENTED.value and not augmentation.active:
@@ -59,6 +64,17 @@ def main(arguments: Sequence[str]) -> None:
     sys.exit(EXIT_CODES[report.severity])
 
 
+def parse(arguments: Sequence[str]) -> list[str]:
+    """What is left of a command line, the default recipe standing in where none is named.
+
+    As the flag's own default its overrides would be read when this module is imported, where a
+    mistake in them is a traceback.
+    """
+    program, *rest = arguments
+    named = any(argument.split("=")[0] == "--config" for argument in rest)
+    return parse_flags([program, *([] if named else [f"--config={RECIPE}"]), *rest])
+
+
 def _save(sheet: "Image.Image", path: str) -> None:
     from crnn_jax.errors import DataError
 
@@ -71,4 +87,4 @@ def _save(sheet: "Image.Image", path: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main))
+    app.run(run_command(main), flags_parser=parse)

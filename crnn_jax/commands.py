@@ -1,5 +1,6 @@
 """How commands start, print and end: a mistake is one line and an exit code, never a traceback."""
 
+import io
 import logging
 import os
 import signal
@@ -38,6 +39,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         keep_what_is_compiled()
         choose_convolutions()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Whatever the system's own encoding; names of files that are none stay as they are.
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             main(arguments)
         except CrnnError as error:
@@ -91,6 +95,11 @@ def print_result(line: str) -> None:
         sys.exit(OUTPUT_CLOSED)
 
 
-def _fail(error: CrnnError) -> NoReturn:
+def print_error(error: Exception) -> None:
+    """Prints a line to standard error."""
     print(f"error: {error}", file=sys.stderr)
+
+
+def _fail(error: CrnnError) -> NoReturn:
+    print_error(error)
     sys.exit(1)

@@ -192,8 +192,10 @@ def _read(
 ) -> Splits:
     prepared: Splits = {}
     room = config.data.cache_megabytes * 10**6
-    max_unread = config.data.max_dropped if config.data.on_unreadable == "drop" else 0.0
+    drop = config.data.on_unreadable == "drop"
     for name, split in splits.items():
+        # Of what is learnt from so many may be dropped; what is evaluated counts as wrong.
+        max_unread = (config.data.max_dropped if name == "train" else 1.0) if drop else 0.0
         prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name, max_unread)
         room -= prepared[name].cached_bytes
     return prepared

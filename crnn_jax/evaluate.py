@@ -24,6 +24,7 @@ from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
+from crnn_jax.training.manifest import warn_of_another_split
 
 # What "is read" in a picture that cannot be: a character of no alphabet, so that it is never right.
 UNREAD = "\0"
@@ -169,11 +170,12 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: nothing was saved, or it cannot be read.
-      ConfigError, DataError: the data cannot be used, or have characters the model cannot write.
+      ConfigError, DataError: the data cannot be used.
     """
     check_config(config)
     parallel.check_batch_size(config.batch_size)
     model = TrainedModel.load(workdir, config.eval.step)
+    warn_of_another_split(model.config, config.to_dict())
     prepared = load_test_split(config, model.alphabet, model.preprocessing)
     result = evaluate(
         make_eval_step(model.network),

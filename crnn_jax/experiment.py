@@ -101,6 +101,7 @@ class Experiment:
             "alphabet": {**self.alphabet.to_dict(), "fingerprint": self.alphabet.fingerprint},
             "preprocessing": self.preprocessing.to_dict(),
             "model": self.model_description,
+            "pictures": {name: len(split) for name, split in self.splits.items()},
             "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         }
         return json.loads(json.dumps(manifest))  # tuples become lists, as they come back

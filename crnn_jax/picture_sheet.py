@@ -18,7 +18,11 @@ WIDEST = 9  # times its height is what is shown of a picture
 
 
 def picture_sheet(report: Report) -> Image.Image:
-    """Pictures from all over the data with their labels; offenders first, what is wrong in red."""
+    """Pictures from all over the data with their labels; offenders first, what is wrong in red.
+
+    Raises:
+      DataError: no picture can be read.
+    """
     pictures: list[np.ndarray] = []
     texts: list[str] = []
     references: list[str] = []
@@ -39,6 +43,8 @@ def picture_sheet(report: Report) -> Image.Image:
     everything = [(name, i) for name, split in report.splits.items() for i in range(len(split))]
     for name, index in _evenly(everything, EVENLY):
         add(name, index, "")
+    if not pictures:
+        raise DataError("no picture can be read, so there is none to draw; leave out the sheet")
     return contact_sheet(pictures, texts, references)
 
 

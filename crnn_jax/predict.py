@@ -3,15 +3,21 @@
     python -m crnn_jax.predict --model runs/captcha IMAGE...
 
 prints a line `path<TAB>text<TAB>confidence` for each. The model's folder knows all the rest.
-Without --model the boxed model captcha reads.
+Without --model the boxed model captcha reads. A picture that cannot be read is named; the others
+are read all the same.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from crnn_jax.commands import parse_flags, print_result, run_command
+from crnn_jax.commands import parse_flags, print_error, print_result, run_command
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a boxed model; without it, the boxed one captcha."
@@ -20,20 +26,29 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures read together.", l
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the pictures named on the command line."""
+    """Reads the pictures named on the command line; exit code 1 if one of them cannot be read."""
     from crnn_jax.errors import DataError
     from crnn_jax.recognition.recognizer import Recognizer
 
     paths = list(map(Path, arguments[1:]))
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing or not paths:
-        raise DataError(f"no such picture: {missing[0]}" if missing else "name pictures to read")
+    if not paths:
+        raise DataError("name pictures to read")
     recognizer = Recognizer.load(MODEL.value)
+    failed = False
     for start in range(0, len(paths), BATCH_SIZE.value):
-        chunk = paths[start : start + BATCH_SIZE.value]
-        read = recognizer([path.read_bytes() for path in chunk], [str(path) for path in chunk])
-        for path, recognition in zip(chunk, read, strict=True):
+        readable: list[Path] = []
+        images: list[np.ndarray] = []
+        for path in paths[start : start + BATCH_SIZE.value]:
+            try:
+                images.append(recognizer.prepare(path.read_bytes(), str(path)))
+                readable.append(path)
+            except (DataError, OSError) as error:
+                failed = True
+                print_error(error)
+        for path, recognition in zip(readable, recognizer.read(images), strict=True):
             print_result(f"{path}\t{recognition.text}\t{recognition.confidence:.4f}")
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from flax import linen as nn
 from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
-from crnn_jax.errors import TrainingDiverged
+from crnn_jax.errors import ConfigError, TrainingDiverged
 from crnn_jax.evaluate import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.text.confusions import describe
@@ -150,7 +150,12 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
 def begin(
     experiment: Experiment, workdir: Path, checkpoints: Checkpoints
 ) -> tuple[TrainState, str]:
-    """The state a run begins with, and a line that says where it comes from."""
+    """The state a run begins with, and a line that says where it comes from.
+
+    Raises:
+      CheckpointError: what was saved is of another run, or cannot be read.
+      ConfigError: what was saved is further than the run is to go.
+    """
     steps = checkpoints.newest_first()
     if steps:
         like = jax.eval_shape(experiment.scratch)
@@ -160,6 +165,12 @@ def begin(
             return checkpoints.restore(step, like)
 
         state = checkpoints.first_whole(steps, restore)
+        if int(state.step) > len(experiment.plan):
+            raise ConfigError(
+                f"{workdir} is at step {int(state.step):,} already, and with this config a run ends"
+                f" after {len(experiment.plan):,}; choose another --workdir, or more"
+                " --config.epochs"
+            )
         origin = f"going on after step {int(state.step):,}"
     else:
         state, origin = experiment.initial_state()

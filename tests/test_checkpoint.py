@@ -390,3 +390,13 @@ def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records] == [
         "the config is not that of the checkpoint: epochs was 8 and is now 9"
     ]
+
+
+def test_other_pictures_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved, now = ({**MANIFEST, "pictures": {"train": n, "test": 9}} for n in (90, 100))
+    check_same(tmp_path, MANIFEST, now)  # a checkpoint of an earlier version
+    check_same(tmp_path, saved, saved)
+    assert not caplog.records
+    check_same(tmp_path, saved, now)
+    (record,) = caplog.records
+    assert "train was 90 and is now 100; their order is another now" in record.getMessage()

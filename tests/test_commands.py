@@ -63,6 +63,23 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
     assert_one_line(missing, "no step 7", str(figures["step"]))
 
 
+def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
+    """Of pictures without a test split another seed would test with what was learnt from."""
+    folder = copy_of_pictures(tmp_path)
+    (folder / "test.tsv").unlink()
+    (folder / "train.tsv").rename(folder / "labels.tsv")
+    arguments = (*SMALL, f"--config.data.dir={folder}", f"--workdir={tmp_path / 'run'}")
+    done = command("crnn_jax.main", *arguments, "--config.seed=1")
+    assert done.returncode == 0, done.stderr
+    same = command("crnn_jax.main", *arguments, "--config.seed=1", "--mode=eval")
+    assert same.returncode == 0 and "warning" not in same.stderr
+    other = command("crnn_jax.main", *arguments, "--mode=eval")
+    assert other.returncode == 0
+    assert "warning: the model was trained with another split: seed was 1 and is now 0" in (
+        other.stderr
+    )
+
+
 def test_prediction_needs_no_config(trained: Path) -> None:
     pictures = sorted((PICTURES / "images").iterdir())[:3]
     done = command("crnn_jax.predict", f"--model={trained}", *map(str, pictures))
@@ -70,6 +87,27 @@ def test_prediction_needs_no_config(trained: Path) -> None:
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == list(map(str, pictures))
     assert all(0 <= float(row[2]) <= 1 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of POSIX")
+def test_what_can_be_read_is_read_and_what_cannot_is_named(trained: Path, tmp_path: Path) -> None:
+    """A name that is no text, a damaged picture, one that is not there."""
+    name = os.fsencode(tmp_path / "caf") + b"\xe9.png"
+    shutil.copy(PICTURES / "images" / "00000.png", name)
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    good = PICTURES / "images" / "00001.png"
+    paths = (str(tmp_path / "damaged.png"), os.fsdecode(name), str(tmp_path / "no.png"), str(good))
+    done = subprocess.run(
+        [sys.executable, "-m", "crnn_jax.predict", f"--model={trained}", *paths],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        check=False,
+    )
+    assert [line.split(b"\t")[0] for line in done.stdout.splitlines()] == [name, os.fsencode(good)]
+    errors = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert ["damaged.png" in errors[0], "no.png" in errors[1]] == [True, True]
+    assert done.returncode == 1 and len(errors) == 2 and b"Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
@@ -245,6 +283,8 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     done = command("crnn_jax.check_data", *named, f"--config.data.dir={folder}")
     assert done.returncode == 1 and "error: unreadable picture: 1 test" in done.stdout
     assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")
+    assert_one_line(command("crnn_jax.check_data", str(folder)), str(folder), f"--dir={folder}")
+    assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "data.folder")
 
 
 def test_the_doctor_shows_what_augmentation_does(tmp_path: Path) -> None:

@@ -170,6 +170,13 @@ def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
     assert red(picture_sheet(check_dataset(config_for(clean)))) > 20
 
 
+def test_no_sheet_without_a_picture(clean: Path) -> None:
+    for picture in (clean / "images").iterdir():
+        picture.write_bytes(picture.name.encode())
+    with pytest.raises(DataError, match=r"no picture can be read.*leave out the sheet"):
+        picture_sheet(check_dataset(config_for(clean)))
+
+
 def test_the_augmented_sheet_has_a_row_for_a_picture(clean: Path) -> None:
     """Turned from dark to light, the versions are the negatives of the first of the row."""
     report = check_dataset(config_for(clean))

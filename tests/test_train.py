@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ from crnn_jax.training.state import (
     apply_if_finite,
     learning_rate_schedule,
     make_optimizer,
+    shortcut_weight_schedule,
 )
 from crnn_jax.training.window import Window
 
@@ -235,6 +237,15 @@ def test_a_run_says_that_min_steps_makes_it_longer(
 ) -> None:
     train_and_evaluate(small_config(epochs=1, min_steps=min_steps), tmp_path)
     assert f"{beginning} on 1 cpu device(s)" in capsys.readouterr().err
+
+
+def test_a_run_that_is_further_than_it_is_to_go_is_refused(
+    whole: tuple[Path, TrainState], tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(whole[0], tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"at step 12 already.*ends after 6; .*--workdir"):
+        train_and_evaluate(small_config(epochs=2), workdir)
+    assert lines(workdir) == lines(whole[0])
 
 
 @pytest.mark.slow
@@ -583,6 +594,11 @@ def test_the_weight_of_the_shortcut_falls_to_nothing(
     monkeypatch.setattr(module, "make_train_step", making)
     train_and_evaluate(small_config(**{"optimizer.shortcut_end": 0.5}), tmp_path)
     np.testing.assert_allclose(weights, [1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6, *[0] * 7], atol=1e-6)
+
+
+def test_a_shortcut_of_a_moment_ends() -> None:
+    schedule = shortcut_weight_schedule({"shortcut_end": 1e-4}, 2_370)
+    assert [float(schedule(step)) for step in (0, 1, 2_370)] == [1, 0, 0]
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:

@@ -60,13 +60,22 @@ class Recognizer:
         Raises:
           DataError: a picture cannot be read; it is called by its name, or by its place.
         """
-        if not pictures:
-            return []
         names = names or [f"picture {place}" for place in range(len(pictures))]
-        images = [
-            prepare(data, self.model.preprocessing, name)
-            for data, name in zip(pictures, names, strict=True)
-        ]
+        named = zip(pictures, names, strict=True)
+        return self.read([self.prepare(picture, name) for picture, name in named])
+
+    def prepare(self, picture: bytes, name: str) -> np.ndarray:
+        """An encoded picture as the model takes it, uint8 (H, W, C).
+
+        Raises:
+          DataError: it cannot be read; it is called by its name.
+        """
+        return prepare(picture, self.model.preprocessing, name)
+
+    def read(self, images: Sequence[np.ndarray]) -> list[Recognition]:
+        """Reads prepared pictures, together in one batch."""
+        if not images:
+            return []
         widest = max(image.shape[1] for image in images)
         batch, widths = pad_batch(images, -(-widest // WIDTH_STEP) * WIDTH_STEP)
         paths, lengths, confidences = map(np.asarray, self._best_path(batch, widths))

@@ -30,6 +30,7 @@ class TrainedModel:
     alphabet: Alphabet
     preprocessing: Preprocessing
     description: Mapping[str, Any]  # the model's name and settings
+    config: Mapping[str, Any]  # that it was trained with; a box has none
 
     @classmethod
     def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
@@ -99,4 +100,5 @@ class TrainedModel:
             alphabet=alphabet,
             preprocessing=preprocessing,
             description=model,
+            config=manifest.get("config", {}),
         )

@@ -29,6 +29,8 @@ FIXED = (
     *("data.buckets", "data.on_unreadable", "data.on_empty_label", "data.on_unseen"),
     *("data.map_to", "data.weight"),
 )
+# Settings on which depends which pictures are the test pictures of a set that has none of its own.
+SPLITTING = ("seed", "data.test_fraction")
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> d
 def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Compares the manifest of a checkpoint with that of the run that is to go on from it.
 
-    Settings that may change under way are logged by name as a warning.
+    Settings that may change under way are logged by name as a warning, and so are other numbers of
+    pictures.
 
     Raises:
       CheckpointError: naming what differs and matters.
@@ -121,6 +124,31 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
         raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
     if difference := _difference(old, new):
         logger.warning("the config is not that of the checkpoint: %s", difference)
+    # Checkpoints of earlier versions do not tell.
+    if difference := "pictures" in saved and _difference(saved["pictures"], current["pictures"]):
+        logger.warning(
+            "the pictures are not those of the checkpoint: %s; their order is another now, and some"
+            " that were learnt from may be held out",
+            difference,
+        )
+
+
+def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Warns if test pictures are drawn otherwise now than by the config of a model's training.
+
+    Then it has learnt from most of them, if it is the same set and has no test split of its own.
+    """
+    old, new = (
+        {key: value for key, value in flat.items() if _in_part(key) in SPLITTING}
+        for flat in (traverse_util.flatten_dict(config, sep=".") for config in (saved, current))
+    )
+    both = old.keys() & new.keys()
+    if difference := _difference(*({key: of[key] for key in sorted(both)} for of in (old, new))):
+        logger.warning(
+            "the model was trained with another split: %s; if its set has no test split of its own,"
+            " it has learnt from most of these pictures; evaluate it with the old settings",
+            difference,
+        )
 
 
 def _in_part(key: str) -> str:

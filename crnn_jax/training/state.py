@@ -78,7 +78,8 @@ def shortcut_weight_schedule(settings: Mapping[str, Any], total_steps: int) -> o
       settings: `shortcut_end`, the share of the run after which it is 0.
       total_steps: steps of the run.
     """
-    return optax.linear_schedule(1.0, 0.0, round(settings["shortcut_end"] * total_steps))
+    # In 0 steps optax would not go from 1 to 0 at once, but stay at 1.
+    return optax.linear_schedule(1.0, 0.0, max(1, round(settings["shortcut_end"] * total_steps)))
 
 
 def make_optimizer(
