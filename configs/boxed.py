@@ -2,7 +2,7 @@
 
     python -m crnn_jax.main --config configs/boxed.py --workdir runs/boxed \
         --config.data.parts.pku.dir=DIR --config.data.parts.taiwan.dir=DIR
-    python scripts/box_model.py runs/boxed captcha
+    python scripts/box_model.py runs/boxed captcha --replace
 
 Each run goes on from the box before it; the first began with `--config.init_from=runs/captcha`,
 which knows one font. Besides captchas drawn in styles by chance (`pip install ".[render]"`) it

@@ -1,9 +1,9 @@
 """Puts the best checkpoint of a run into the box: half precision, in the package itself.
 
-    python scripts/box_model.py runs/captcha captcha
+    python scripts/box_model.py runs/mine mine
 
-writes crnn_jax/boxed/captcha, and `python -m crnn_jax.predict --model captcha` reads with it. Of
-the run's config nothing is kept, as it names folders of its machine.
+writes crnn_jax/boxed/mine, and `python -m crnn_jax.predict --model mine` reads with it. Of the
+run's config nothing is kept, as it names folders of its machine.
 """
 
 import argparse
@@ -52,11 +52,14 @@ def main() -> None:
     """Boxes the model that the command line names."""
     parser = argparse.ArgumentParser(description="Puts a trained model into the package.")
     parser.add_argument("workdir", type=Path, help="of a run")
-    parser.add_argument("name", help="of the box, such as captcha")
+    parser.add_argument("name", help="of the box, such as mine")
+    parser.add_argument("--replace", action="store_true", help="a box of that name")
     arguments = parser.parse_args()
     if not arguments.name.isidentifier():
         parser.error(f"a box is called by letters, digits and _, not {arguments.name}")
     folder = BOXES / arguments.name
+    if folder.exists() and not arguments.replace:
+        parser.error(f"{folder} is there already; choose another name, or add --replace")
     try:
         model = box_model(arguments.workdir, folder)
     except CrnnError as error:

@@ -35,6 +35,7 @@ OF_PARTS = "The same with fewer pictures to learn from, drawn from the training 
 OF_BENCHMARKS = "Scene text, on all labels and on those that published figures are on:"
 OF_ERRORS = "The commonest errors, what is written first, and how often of how many test pictures:"
 
+FOLDER = "data.source=folder"
 CONFUSIONS = 8  # the commonest, which are shown
 SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 
@@ -146,7 +147,10 @@ def table(results: dict[str, Any]) -> str:
         if done := row.get("figures"):
             scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
             speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"]), done["date"]]
-            config = f"`{row['arguments'][1]}`"
+            config, *changed = row["arguments"][1:]
+            # Where the pictures lie is no part of the recipe.
+            changed = [of.removeprefix("--config.") for of in changed if "{" not in of]
+            config = " ".join(f"`{of}`" for of in (config, *changed) if of != FOLDER)
             lines.append([f"`{name}`", row["set"], row["pictures"], config, *scores, *speed])
     return markdown(head, lines)
 

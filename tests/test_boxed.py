@@ -163,8 +163,12 @@ def test_the_script_says_what_it_made_or_why_not(
 
     assert re.fullmatch(r".*boxes.mine: step 7, 0\.0\d MB\n", call(run, "mine"))
     assert TrainedModel.load(tmp_path / "boxes" / "mine").step == 7
+    with pytest.raises(SystemExit):
+        call(run, "mine")
+    assert "mine is there already; choose another name, or" in capsys.readouterr().err
+    assert "step 7" in call(run, "mine", "--replace")
     with pytest.raises(SystemExit, match=r"^error: there is no model .*no, "):
-        call(tmp_path / "no", "mine")
+        call(tmp_path / "no", "other")
     with pytest.raises(SystemExit):
         call(run, "../elsewhere")
     assert "letters, digits and _, not ../elsewhere" in capsys.readouterr().err

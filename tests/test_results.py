@@ -18,7 +18,14 @@ SCORES = {
     "exact_match_lookalike": 0.875,
     "cer": 0.0625,
 }
-ROW = {"set": "a set", "pictures": "90 / 8", "arguments": ["--config", "configs/tiny.py"]}
+ROW = {
+    "set": "a set",
+    "pictures": "90 / 8",
+    "arguments": [
+        *("--config", "configs/tiny.py", "--config.data.source=folder"),
+        *("--config.data.dir={data}/set", "--config.epochs=3"),
+    ],
+}
 WHEN = {"date": "2026-01-02", "minutes": 1.6}
 
 
@@ -51,7 +58,7 @@ def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
     lines = results.table(rows).splitlines()
     assert len(lines) == 3  # what has not been run is not in it
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells[:4] == ["`tiny`", "a set", "90 / 8", "`configs/tiny.py`"]
+    assert cells[:4] == ["`tiny`", "a set", "90 / 8", "`configs/tiny.py` `epochs=3`"]
     assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40", "2026-01-02"]
 
 
