@@ -109,7 +109,8 @@ class Experiment:
     def scratch(self) -> TrainState:
         """A state at step 0, initialised from the seed."""
         shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
-        return TrainState.create(self.model, self.optimizer, shape, self.config.seed)
+        averaged = self.config.optimizer.average > 0
+        return TrainState.create(self.model, self.optimizer, shape, self.config.seed, averaged)
 
     def initial_state(self) -> tuple[TrainState, str]:
         """A state at step 0 and where it comes from: `config.init_from`, or scratch.

@@ -35,7 +35,7 @@ def carry_over(
     """
     _compare_inputs(config, origin)
     classes = alphabet.classes_in(origin.alphabet)
-    fresh = flatten({"params": state.params, "batch_stats": state.batch_stats})
+    fresh = flatten(state.model)
     known = flatten(origin.variables)
     if _twice_as_high(config, origin):
         known[FIRST_KERNEL] = finer_kernel(known[FIRST_KERNEL], config.data.channels)
@@ -56,7 +56,7 @@ def carry_over(
         stays = classes < 0 if part in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
     variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
-    state = state.replace(**variables)
+    state = state.beginning_with(variables)
     carried = f"{config.init_parts} from step {origin.step} of {config.init_from}"
     if config.init_parts != "all":
         return state, carried

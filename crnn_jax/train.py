@@ -38,22 +38,25 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     shortcut_weight: optax.Schedule = lambda step: 0.0,
+    average: float = 0.0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """A pmapped step: a replicated state and a sharded batch give the next state and figures.
 
     The loss is the mean over the global batch's samples whose label can be aligned. Figures are
     the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. Of a
     network with a shortcut the gradient is that of a mixture of two losses, its shortcut's with the
-    weight at this step, in [0, 1], and its own with the rest; the figure is its own.
+    weight at this step, in [0, 1], and its own with the rest; the figure is its own. `average` is
+    the decay of the moving average that the model is, if the state has one.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
+        before = state.moved
 
         def loss_shares(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             outputs: Any = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": params, "batch_stats": before["batch_stats"]},
                 batch["images"],
                 batch["widths"],
                 train=True,
@@ -76,17 +79,15 @@ def make_train_step(
             return mixed, (shares[0], changed.get("batch_stats", {}))
 
         (_, (loss, batch_stats)), gradients = jax.value_and_grad(loss_shares, has_aux=True)(
-            state.params
+            before["params"]
         )
         loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
         norm = optax.tree.norm(gradients)
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        updated = state.replace(
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            skipped_in_row=jnp.zeros_like(state.skipped_in_row),
+        updates, opt_state = optimizer.update(gradients, state.opt_state, before["params"])
+        params = optax.apply_updates(before["params"], updates)
+        updated = state.moved_to({"params": params, "batch_stats": batch_stats}, average).replace(
+            opt_state=opt_state, skipped_in_row=jnp.zeros_like(state.skipped_in_row)
         )
         state = apply_if_finite(state, updated, jnp.isfinite(loss) & jnp.isfinite(norm))
         figures = {
@@ -131,7 +132,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                 writer.say(line)
             state, ending = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
             if stop.received is None:
-                like = {"params": state.params, "batch_stats": state.batch_stats}
+                like = state.model
                 best, variables = checkpoints.first_whole(
                     checkpoints.best_first(),
                     lambda step: (step, checkpoints.restore_model(step, like)),
@@ -201,6 +202,7 @@ def run(
         experiment.optimizer,
         config.seed,
         shortcut_weight_schedule(config.optimizer, len(plan)),
+        config.optimizer.average,
     )
     first_step = int(parallel.unreplicate(state.step))
     batches = training_batches(
@@ -311,8 +313,7 @@ class BestScore:
 
 def validate(experiment: Experiment, state: TrainState, writer: Writer, step: int) -> float:
     """Reads, records and shows the validation pictures; their exact match, in [0, 1]."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    result = experiment.evaluate(variables, "validation")
+    result = experiment.evaluate(state.model, "validation")
     writer.metrics(step, step / experiment.plan.steps_per_epoch, "validation", result.metrics)
     show_pictures(writer, step, experiment.splits["validation"], result)
     return result.metrics[SCORE]

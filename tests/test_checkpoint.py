@@ -46,17 +46,20 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    state = state_at(7, 1 / 3)
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_state_comes_back_bit_for_bit(averaged: bool, tmp_path: Path) -> None:
+    state, like_state = state_at(7, 1 / 3), state_at(0)
+    if averaged:
+        state = state.replace(raw=state_at(7, 2 / 3).model)
+        like_state = like_state.replace(raw=like_state.model)
     gradients = jax.tree.map(jnp.ones_like, state.params)
     _, opt_state = OPTIMIZER.update(gradients, state.opt_state)
     state = state.replace(opt_state=opt_state)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, MANIFEST, 0.5)
     with Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(7, state_at(0))
-        like = {"params": state.params, "batch_stats": state.batch_stats}
-        model = checkpoints.restore_model(7, like)
+        restored = checkpoints.restore(7, like_state)
+        model = checkpoints.restore_model(7, state.model)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     jax.tree.map(np.testing.assert_array_equal, model["params"], state.params)
@@ -381,6 +384,17 @@ def test_the_parts_of_a_mixture_stay(tmp_path: Path, change: Any, message: str) 
     with pytest.raises(CheckpointError, match=rf"another config: data\.parts\.{message}"):
         check_same(tmp_path, saved, with_parts(change))
     check_same(tmp_path, saved, with_parts({"real": {"dir": "moved", "weight": 1.0}}))
+
+
+def test_a_run_without_an_average_does_not_go_on_with_one(tmp_path: Path) -> None:
+    """Nor does one of a program that knew none."""
+    averaging = {**MANIFEST, "config": {**MANIFEST["config"], "optimizer": {"average": 0.99}}}
+    with pytest.raises(CheckpointError, match=r"optimizer\.average was 0\.0 and is now 0\.99"):
+        check_same(tmp_path, MANIFEST, averaging)
+    none = {**MANIFEST, "config": {**MANIFEST["config"], "optimizer": {"average": 0.0}}}
+    check_same(tmp_path, MANIFEST, none)
+    with pytest.raises(CheckpointError, match=r"optimizer\.average was 0\.99 and is now 0\.0"):
+        check_same(tmp_path, averaging, none)
 
 
 def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -284,7 +284,7 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     assert done.returncode == 1 and "error: unreadable picture: 1 test" in done.stdout
     assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")
     assert_one_line(command("crnn_jax.check_data", str(folder)), str(folder), f"--dir={folder}")
-    assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "data.folder")
+    assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "folder")
 
 
 def test_the_doctor_shows_what_augmentation_does(tmp_path: Path) -> None:

@@ -320,6 +320,38 @@ def test_eight_devices_agree_with_one() -> None:
     )
 
 
+def test_the_model_is_the_moving_average_of_what_the_optimizer_moves() -> None:
+    """By the sum over all steps; what is moved is what it would be without."""
+    rng = np.random.default_rng(0)
+    model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
+    optimizer = optax.adam(1e-2)
+    plain, averaged = (
+        parallel.replicate(TrainState.create(model, optimizer, (32, 48, 1), 0, averaged))
+        for averaged in (False, True)
+    )
+    step, averaging = (
+        make_train_step(model, optimizer, seed=0, average=average) for average in (0.0, 0.6)
+    )
+    decays = [min(0.6, (1 + t) / (10 + t)) for t in range(14)]
+    assert decays[2] < 0.6 == decays[-1]
+    start = parallel.unreplicate(averaged.model)
+    rest = np.prod(decays)
+    expected = jax.tree.map(lambda x: rest * x.astype(np.float64), start)
+    for t in range(14):
+        batch = parallel.shard(random_batch(rng, 8))
+        plain, averaged = step(plain, batch)[0], averaging(averaged, batch)[0]
+        jax.tree.map(np.testing.assert_array_equal, averaged.raw, plain.model)
+        weight = (1 - decays[t]) * np.prod(decays[t + 1 :])
+        seen = parallel.unreplicate(averaged.raw)
+        expected = jax.tree.map(lambda sum, x, w=weight: sum + w * x, expected, seen)
+    assert differs(averaged.params, plain.params)
+    jax.tree.map(
+        lambda got, wanted: np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6),
+        parallel.unreplicate(averaged.model),
+        expected,
+    )
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
     batch = random_batch(np.random.default_rng(1), 8)
     model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
@@ -434,6 +466,7 @@ def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, Trai
     config.data.update(on_unseen="drop", max_dropped=0.9)
     experiment = Experiment.build(config)
     state, line = experiment.initial_state()
+    jax.tree.map(np.testing.assert_array_equal, state.raw, state.model)
     new = "".join(c for c in experiment.alphabet.characters if c in "ZéQ")
     assert line == f"all from step {origin.step} of {whole[0]}, 17 characters with it; new: {new}"
 

@@ -1,8 +1,9 @@
 """Saving and restoring: the only file that knows Orbax.
 
 A step's folder holds three items: `model` (parameters and batch statistics), `training`
-(optimizer, counters) and `manifest` (JSON: what the arrays mean, and a digest of each). Nothing is
-pickled. A step counts as saved when Orbax has renamed its folder and all has been read back.
+(optimizer, counters, and what the model is the average of, if it is one) and `manifest` (JSON: what
+the arrays mean, and a digest of each). Nothing is pickled. A step counts as saved when Orbax has
+renamed its folder and all has been read back.
 """
 
 import logging
@@ -189,7 +190,7 @@ class Checkpoints:
         model, training = _items(like)
         restored = self._restore(step, {"model": model, "training": training})
         state: Any = serialization.from_state_dict(
-            like, {**restored["model"], **restored["training"]}
+            like, {"raw": {}, **restored["model"], **restored["training"]}
         )
         return state
 
@@ -272,4 +273,6 @@ def _reason(error: Exception) -> str:
 def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     tree = serialization.to_state_dict(state)
     model = {key: tree.pop(key) for key in ("params", "batch_stats")}
+    if not tree["raw"]:
+        del tree["raw"]  # Orbax would tell an empty one from none
     return model, tree

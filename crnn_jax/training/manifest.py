@@ -24,11 +24,13 @@ IDENTITY = ("alphabet", "model", "preprocessing")
 # Settings on which depends which pictures a step has seen, which are held out, and what the
 # optimizer's arrays are. Others may change under way.
 FIXED = (
-    *("seed", "batch_size", "freeze", "optimizer.clip_norm"),
+    *("seed", "batch_size", "freeze", "optimizer.clip_norm", "optimizer.average"),
     *("data.source", "data.variant", "data.test_fraction", "data.validation_fraction"),
     *("data.buckets", "data.on_unreadable", "data.on_empty_label", "data.on_unseen"),
     *("data.map_to", "data.weight"),
 )
+# What older programs, which lack these settings, did.
+BEFORE = {"optimizer.average": 0.0}
 # Settings on which depends which pictures are the test pictures of a set that has none of its own.
 SPLITTING = ("seed", "data.test_fraction")
 
@@ -112,9 +114,10 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
             raise CheckpointError(
                 f"{workdir} was trained with another {key}: {difference}; {remedy}"
             )
-    old: Any = traverse_util.flatten_dict(saved["config"], sep=".")
-    # A setting that an older program did not know says nothing.
     flat: Any = traverse_util.flatten_dict(current["config"], sep=".")
+    old: Any = traverse_util.flatten_dict(saved["config"], sep=".")
+    old = {key: value for key, value in BEFORE.items() if key in flat} | old
+    # Another setting that an older program did not know says nothing.
     new = {key: value for key, value in flat.items() if key in old or _in_part(key) != key}
     fixed = [
         {key: value for key, value in config.items() if _in_part(key) in FIXED}

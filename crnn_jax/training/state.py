@@ -15,7 +15,11 @@ HEADS = ("head", SHORTCUT_HEAD)  # of the parts whose arrays have the classes on
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run needs to go on, but for what its config says."""
+    """All that a run needs to go on, but for what its config says.
+
+    `params` and `batch_stats` are the model: what is evaluated, and read with later. The optimizer
+    moves them, or `raw`, whose moving average they are then.
+    """
 
     step: jax.Array  # steps taken, and so the place in the data
     params: Any
@@ -23,6 +27,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     skipped: jax.Array  # updates left out because something was not finite
     skipped_in_row: jax.Array
+    raw: Any = struct.field(default_factory=dict)  # params and batch_stats, or empty
 
     @classmethod
     def create(
@@ -31,24 +36,54 @@ class TrainState(struct.PyTreeNode):
         optimizer: optax.GradientTransformation,
         shape: tuple[int, ...],
         seed: int,
+        averaged: bool = False,
     ) -> "TrainState":
         """A fresh state for pictures of `shape` (H, W, C), initialised from the seed."""
 
         @jax.jit  # all in one program, which is kept from one start to the next
         def create(key: jax.Array) -> "TrainState":
             images = jnp.zeros((1, *shape), jnp.uint8)
-            variables = model.init(key, images, jnp.array([shape[1]]))
+            variables = {"batch_stats": {}, **model.init(key, images, jnp.array([shape[1]]))}
             zero = jnp.zeros((), jnp.int32)
             return cls(
                 step=zero,
                 params=variables["params"],
-                batch_stats=variables.get("batch_stats", {}),
+                batch_stats=variables["batch_stats"],
                 opt_state=optimizer.init(variables["params"]),
                 skipped=zero,
                 skipped_in_row=zero,
+                raw=variables if averaged else {},
             )
 
         return create(jax.random.key(seed))
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The variables that are evaluated."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def moved(self) -> dict[str, Any]:
+        """The variables that the optimizer moves."""
+        return self.raw or self.model
+
+    def beginning_with(self, variables: Any) -> "TrainState":
+        """The state with another model's variables."""
+        return self.replace(**variables, raw=variables if self.raw else {})
+
+    def moved_to(self, variables: Any, average: float) -> "TrainState":
+        """The state with the variables that a step has led to.
+
+        Of `raw` ones the model follows as their exponential moving average with the decay
+        `average` (Polyak and Juditsky 1992, for the average of all steps), which is smaller in the
+        first steps, as in TensorFlow's ExponentialMovingAverage: of no more than all there were.
+        """
+        if not self.raw:
+            return self.replace(**variables)
+        rest = 1 - jnp.minimum(average, (self.step + 1) / (self.step + 10))
+        # In this form it leaves alone what no step moves.
+        model = jax.tree.map(lambda old, new: old + rest * (new - old), self.model, variables)
+        return self.replace(**model, raw=variables)
 
 
 def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
