@@ -12,10 +12,10 @@ from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 
-# 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest.
-# Whatever a later format brings, its manifest is sealed in the same way: damage can then be told
-# from novelty.
-FORMAT = 2
+# 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest; 3:
+# the model may be an average, and what it is that of then stands in `training`. Whatever a later
+# format brings, its manifest is sealed in the same way: damage can then be told from novelty.
+FORMAT = 3
 MAX_BYTES = 16 * 2**20
 """A manifest of a few hundred arrays has 0.1 MB."""
 
