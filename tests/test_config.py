@@ -60,7 +60,7 @@ def test_the_benchmarks_of_scene_text_can_be_learnt_from() -> None:
 def test_variants_are_told_apart() -> None:
     recipes = [captcha.get_config(variant).to_json() for variant in CAPTCHA_VARIANTS]
     assert len(set(recipes)) == len(CAPTCHA_VARIANTS)
-    with pytest.raises(ValueError, match=r":papre.*default, fine_tune, paper and seed"):
+    with pytest.raises(ValueError, match=r":papre.*default, quick, fine_tune, paper and seed"):
         captcha.get_config("papre")
 
 
