@@ -18,7 +18,7 @@ from crnn_jax.data.sources import parts_of
 from crnn_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CAPTCHA_VARIANTS = ("default", "fine_tune", "paper", "seed")
+CAPTCHA_VARIANTS = ("default", "quick", "fine_tune", "paper", "seed")
 
 
 def changed(**values: Any) -> ml_collections.ConfigDict:
