@@ -55,6 +55,7 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.data.update(source="folder", dir=str(PICTURES), validation_fraction=0.2, buckets=1)
     config.data.height = 32  # a quarter of the pixels
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
+    config.optimizer.average = 0.5  # so that the model is not what the optimizer moves
     config.update_from_flattened_dict(changes)
     return config
 
