@@ -8,6 +8,7 @@ exit code is 0 if nothing is wrong, 2 if there are warnings, 1 if there are erro
 """
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
     mistake in them is a traceback.
     """
     program, *rest = arguments
-    named = any(argument.split("=")[0] == "--config" for argument in rest)
+    named = any(re.match("--?config(=|$)", argument) for argument in rest)
     return parse_flags([program, *([] if named else [f"--config={RECIPE}"]), *rest])
 
 

@@ -1,5 +1,6 @@
 """How commands start, print and end: a mistake is one line and an exit code, never a traceback."""
 
+import errno
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
+CLOSED = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
@@ -89,7 +91,9 @@ def print_result(line: str) -> None:
     """
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
         # What could not be written goes nowhere, else the interpreter would try again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OUTPUT_CLOSED)

@@ -175,8 +175,9 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
     check_config(config)
     parallel.check_batch_size(config.batch_size)
     model = TrainedModel.load(workdir, config.eval.step)
-    warn_of_another_split(model.config, config.to_dict())
     prepared = load_test_split(config, model.alphabet, model.preprocessing)
+    if prepared.split.drawn:
+        warn_of_another_split(model.config, config.to_dict())
     result = evaluate(
         make_eval_step(model.network),
         parallel.replicate(model.variables),

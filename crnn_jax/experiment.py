@@ -101,7 +101,7 @@ class Experiment:
             "alphabet": {**self.alphabet.to_dict(), "fingerprint": self.alphabet.fingerprint},
             "preprocessing": self.preprocessing.to_dict(),
             "model": self.model_description,
-            "pictures": {name: len(split) for name, split in self.splits.items()},
+            "pictures": {name: len(self.splits[name]) for name in ("train", "validation")},
             "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         }
         return json.loads(json.dumps(manifest))  # tuples become lists, as they come back

@@ -353,6 +353,18 @@ def test_the_model_is_the_moving_average_of_what_the_optimizer_moves() -> None:
     )
 
 
+def test_a_model_without_statistics_begins_an_average() -> None:
+    model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="none", axis_name=parallel.AXIS)
+    optimizer = optax.sgd(1.0)
+    state = TrainState.create(model, optimizer, (32, 48, 1), seed=0, averaged=True)
+    begun = state.beginning_with({"params": state.params})  # as arrays by path, which lack it
+    assert jax.tree.structure(begun) == jax.tree.structure(state)
+    step = make_train_step(model, optimizer, seed=0, average=0.5)
+    batch = parallel.shard(random_batch(np.random.default_rng(0), 8))
+    after, _ = step(parallel.replicate(begun), batch)
+    assert differs(after.raw, after.model)
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
     batch = random_batch(np.random.default_rng(1), 8)
     model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)

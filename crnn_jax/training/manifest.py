@@ -137,9 +137,9 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
 
 
 def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Warns if test pictures are drawn otherwise now than by the config of a model's training.
+    """Warns if test pictures that chance draws are others now than by the config of a training.
 
-    Then it has learnt from most of them, if it is the same set and has no test split of its own.
+    Then it has learnt from most of them, if it is the same set.
     """
     old, new = (
         {key: value for key, value in flat.items() if _in_part(key) in SPLITTING}
@@ -148,8 +148,8 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
     both = old.keys() & new.keys()
     if difference := _difference(*({key: of[key] for key in sorted(both)} for of in (old, new))):
         logger.warning(
-            "the model was trained with another split: %s; if its set has no test split of its own,"
-            " it has learnt from most of these pictures; evaluate it with the old settings",
+            "these test pictures are drawn otherwise than when the model was trained: %s; if it is"
+            " the same set, it has learnt from most of them; evaluate it with the old settings",
             difference,
         )
 

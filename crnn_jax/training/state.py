@@ -68,7 +68,8 @@ class TrainState(struct.PyTreeNode):
         return self.raw or self.model
 
     def beginning_with(self, variables: Any) -> "TrainState":
-        """The state with another model's variables."""
+        """The state with another model's variables, which may be without statistics."""
+        variables = {"batch_stats": {}, **variables}
         return self.replace(**variables, raw=variables if self.raw else {})
 
     def moved_to(self, variables: Any, average: float) -> "TrainState":

@@ -1,5 +1,6 @@
 """Folders of pictures; their texts are in label files, or in names of files or sub-folders."""
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _find(directory: Path, row: Row) -> Path:
         )
     path = directory / inside
     try:
-        if not path.is_file() and (other := directory / "images" / inside).is_file():
+        if not _is_file(path) and _is_file(other := directory / "images" / inside):
             return other
     except OSError as error:
         raise DataError(
@@ -112,6 +113,14 @@ def _find(directory: Path, row: Row) -> Path:
             " name, or its folder's rights"
         ) from error
     return path
+
+
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file`, which hides more and more errors from one Python to the next."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
+        return False
 
 
 def _from_names(directory: Path) -> Split:

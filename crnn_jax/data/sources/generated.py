@@ -62,19 +62,18 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
                 f"data.variant={variant!r}: {count!r} is no number of pictures; write {name}/100000"
             )
         config = dataclasses.replace(known, name=f"{name}_{int(count)}", num_train=int(count))
+    builder = kind(config=config, data_dir=data_dir or None, file_format="array_record")
     try:
-        builder = kind(config=config, data_dir=data_dir or None, file_format="array_record")
         builder.download_and_prepare()
     except BrokenProcessPool as error:
         raise DataError(
             "a worker drawing pictures died: if your script calls this at top level, "
             'move the call under `if __name__ == "__main__":`'
         ) from error
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+    except (OSError, RuntimeError) as error:  # a full disk is either
         raise DataError(
-            f"the pictures {variant!r} cannot be stored in"
-            f" {data_dir or '~/tensorflow_datasets'!r} ({reason}); make room there, or name another"
-            " folder with --config.data.dir"
+            f"the pictures {variant!r} cannot be stored in {str(builder.data_path)!r}"
+            f" ({' '.join(str(error).split())}); make room there, or name another folder with"
+            " --config.data.dir"
         ) from error
     return builder

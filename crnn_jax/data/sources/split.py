@@ -1,6 +1,7 @@
 """Labelled pictures behind one interface, `Split`; joining them, and dividing them by chance."""
 
 import bisect
+import dataclasses
 import hashlib
 import itertools
 import random
@@ -25,6 +26,7 @@ class Split:
             empty.
         sizes: N sizes (width, height) in pixels, of a source whose pictures are known to be whole,
             and has digests; else empty.
+        drawn: whether chance has drawn the pictures from a larger set.
     """
 
     names: tuple[str, ...]
@@ -33,6 +35,7 @@ class Split:
     parts: tuple[str, ...] = ()
     digests: tuple[bytes, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,6 +50,7 @@ class Split:
             parts=tuple(self.parts[i] for i in indices) if self.parts else (),
             digests=tuple(self.digests[i] for i in indices) if self.digests else (),
             sizes=tuple(self.sizes[i] for i in indices) if self.sizes else (),
+            drawn=self.drawn,
         )
 
 
@@ -59,6 +63,7 @@ def join(parts: Mapping[str, Split]) -> Split:
         labels=tuple(itertools.chain.from_iterable(split.labels for split in splits)),
         read=_Joined(tuple(split.read for split in splits), tuple(starts)),
         parts=tuple(part for part, split in parts.items() for _ in range(len(split))),
+        drawn=any(split.drawn for split in splits),
     )
 
 
@@ -96,7 +101,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
             f"fraction {fraction}; add pictures with other texts or change the fraction"
         )
     rest = (index for index in range(len(split)) if index not in held)
-    return split.select(rest), split.select(sorted(held))
+    drawn = dataclasses.replace(split, drawn=True)
+    return drawn.select(rest), drawn.select(sorted(held))
 
 
 def digest(picture: bytes) -> bytes:
