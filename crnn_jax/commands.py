@@ -17,6 +17,7 @@ from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
+# How a system says that nobody reads what is written.
 CLOSED = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
 

@@ -70,10 +70,9 @@ def costs(topology: str, workload: Workload, settings: dict[str, Any]) -> dict[s
     network = workload.network(**settings)
     state = on_each_device(jax.eval_shape(lambda: workload.state(network)))
     batch = on_each_device(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, workload.batch())))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     return {
         "train": cost(make_train_step(network, workload.optimizer(), 0), state, batch),
-        "eval": cost(make_eval_step(network), variables, batch),
+        "eval": cost(make_eval_step(network), state.model, batch),
     }
 
 

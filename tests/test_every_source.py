@@ -62,7 +62,7 @@ class Steps:
         self.eval_step = make_eval_step(model)
 
     def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
-        variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+        variables = self.state.model
         alphabet = self.experiment.alphabet
         metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
         return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
@@ -237,7 +237,7 @@ def test_a_number_is_no_picture(tmp_path: Path) -> None:
 def test_each_part_of_a_mixture_has_its_own_figures(tmp_path: Path, steps: Steps) -> None:
     """Against each part evaluated alone; with texts of which the network reads some."""
     known = steps.experiment
-    variables = {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
+    variables = steps.state.model
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
@@ -319,7 +319,7 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
     # The empty label counts: nothing but blanks is what is to be written for it.
     losses = parallel.gather(
         steps.eval_step(
-            {"params": steps.state.params, "batch_stats": steps.state.batch_stats},
+            steps.state.model,
             parallel.shard(device_arrays(batch)),
         )
     )["losses"]
@@ -341,9 +341,7 @@ def test_a_picture_is_prepared_alike_everywhere(
         for batch, count in evaluation_batches(train, (128,), 8)
         for index, image in zip(batch["indices"][:count], batch["images"], strict=False)
     }
-    variables = parallel.unreplicate(
-        {"params": steps.state.params, "batch_stats": steps.state.batch_stats}
-    )
+    variables = parallel.unreplicate(steps.state.model)
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
     model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})

@@ -486,7 +486,7 @@ def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, Trai
 
     picture = prepare(next((PICTURES / "images").iterdir()).read_bytes(), Preprocessing(), "x")
     images, widths = pad_batch([picture], picture.shape[1])
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = state.model
     theirs: Any = jax.jit(origin.network.apply)(origin.variables, images, widths)[0]
     ours: Any = jax.jit(experiment.model.apply)(variables, images, widths)[0]
     np.testing.assert_allclose(ours[..., 0], theirs[..., 0], atol=1e-5)  # the blank
@@ -546,7 +546,7 @@ def test_pictures_twice_as_high_are_read_as_before(
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 60, 3), np.uint8)
     model: Any = experiment.model
     expected, _ = model.apply(origin.variables, image, np.array([60]))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = state.model
     larger = image.repeat(2, axis=1).repeat(2, axis=2)
     logits, _ = model.apply(variables, larger, np.array([120]))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -676,7 +676,7 @@ def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
     arrays = parallel.shard(device_arrays(batch))
     for _ in range(200):
         state, _ = jax.block_until_ready(step(state, arrays))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = state.model
     eval_step = make_eval_step(model)
     result = evaluate(eval_step, variables, prepared, alphabet, [128], batch_size=32)
     assert result.texts == list(split.labels)

@@ -127,8 +127,9 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
         raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
     if difference := _difference(old, new):
         logger.warning("the config is not that of the checkpoint: %s", difference)
+    pictures = current.get("pictures", {})
     # Checkpoints of earlier versions do not tell.
-    if difference := "pictures" in saved and _difference(saved["pictures"], current["pictures"]):
+    if difference := _difference(saved.get("pictures", pictures), pictures):
         logger.warning(
             "the pictures are not those of the checkpoint: %s; their order is another now, and some"
             " that were learnt from may be held out",
@@ -141,12 +142,10 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
 
     Then it has learnt from most of them, if it is the same set.
     """
-    old, new = (
-        {key: value for key, value in flat.items() if _in_part(key) in SPLITTING}
-        for flat in (traverse_util.flatten_dict(config, sep=".") for config in (saved, current))
-    )
-    both = old.keys() & new.keys()
-    if difference := _difference(*({key: of[key] for key in sorted(both)} for of in (old, new))):
+    old: Any = traverse_util.flatten_dict(saved, sep=".")
+    new: Any = traverse_util.flatten_dict(current, sep=".")
+    keys = sorted(key for key in old.keys() & new.keys() if _in_part(key) in SPLITTING)
+    if difference := _difference({key: old[key] for key in keys}, {key: new[key] for key in keys}):
         logger.warning(
             "these test pictures are drawn otherwise than when the model was trained: %s; if it is"
             " the same set, it has learnt from most of them; evaluate it with the old settings",

@@ -1,5 +1,6 @@
 """Folders of pictures; their texts are in label files, or in names of files or sub-folders."""
 
+import errno
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def _whole(directory: Path) -> Split:
 
 
 def _label_file(directory: Path, name: str) -> Path | None:
-    files = [file for ending in ENDINGS if (file := directory / (name + ending)).is_file()]
+    files = [file for ending in ENDINGS if _is_file(file := directory / (name + ending))]
     if len(files) > 1:
         raise DataError(
             f"{str(directory)!r} has both {files[0].name} and {files[1].name}; keep one of them"
@@ -116,11 +117,15 @@ def _find(directory: Path, row: Row) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """As `Path.is_file`, which hides more and more errors from one Python to the next."""
+    """As `Path.is_file` up to Python 3.13; later ones hide closed folders and names too long."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
+    except ValueError:  # a null character
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP):
+            return False
+        raise
 
 
 def _from_names(directory: Path) -> Split:
@@ -141,7 +146,7 @@ def _from_names(directory: Path) -> Split:
 def _pictures(directory: Path) -> Iterable[Path]:
     for path in directory.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if path.suffix.lower() in _PICTURES and not hidden and path.is_file():
+        if path.suffix.lower() in _PICTURES and not hidden and _is_file(path):
             yield path
 
 
