@@ -2,15 +2,15 @@
 
     python -m crnn_jax.main --config configs/captcha.py
 
-trains on captchas that it generates. With your own pictures (DIR holds labels.tsv, or train.tsv and
-test.tsv, or pictures named after their texts):
+trains on captchas that it generates. With your own images (DIR holds labels.tsv, or train.tsv and
+test.tsv, or images named after their texts):
 
     python -m crnn_jax.main --config configs/captcha.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/mine
 
 Variants: `configs/captcha.py:quick`, a third of the steps, to see in a few minutes that it reads;
 `configs/captcha.py:fine_tune`, which starts from the model in the box, for a few hundred to a few
-thousand pictures; `configs/captcha.py:paper`, the network of the paper in full (four times the
+thousand images; `configs/captcha.py:paper`, the network of the paper in full (four times the
 arithmetic; for a GPU or TPU); `configs/captcha.py:seed`, the recipe of the PyTorch tutorial that
 this project started from.
 """
@@ -23,9 +23,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Initialisation and the order of the samples.
     config.seed = 0
-    # Pictures in one step, over all devices.
+    # Images in one step, over all devices.
     config.batch_size = 32
-    # Times that the training pictures are gone through.
+    # Times that the training images are gone through.
     config.epochs = 10
     # A small set is gone through more often, until a run has at least so many steps.
     config.min_steps = 2_000
@@ -41,7 +41,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.model.momentum = 0.95
     # LeakyReLU(0.2) instead of ReLU.
     config.model.leaky = False
-    # Each picture to zero mean and unit variance, instead of a fixed scale.
+    # Each image to zero mean and unit variance, instead of a fixed scale.
     config.model.per_image = True
     # Adds a second head, which reads the column features before the LSTMs, and whose CTC loss
     # teaches the convolutions at the beginning (see optimizer.shortcut_end). It ends the
@@ -60,31 +60,31 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.alphabet.ignore_case = False
 
     config.data = ml_collections.ConfigDict()
-    # generated: pictures drawn at first use; folder: pictures in `dir`; lmdb: databases in `dir`,
+    # generated: images drawn at first use; folder: images in `dir`; lmdb: databases in `dir`,
     # as scene-text sets are shipped; parquet: files in `dir`, as on Hugging Face; tfds: a data set
     # of TensorFlow Datasets; mixture: all of `parts`.
     config.data.source = "generated"
-    # Where the pictures are. With generated and tfds: where data sets are kept (default
+    # Where the images are. With generated and tfds: where data sets are kept (default
     # ~/tensorflow_datasets).
     config.data.dir = ""
     # Of the generated set: the captchas lower (digits and lower case), cased (62 characters),
     # styles (those in many styles) or tiny, or rendered text, words or chinese; words/1000000 for
-    # so many training pictures. With tfds: the name of the data set, such as my_words/large:1.0.0.
+    # so many training images. With tfds: the name of the data set, such as my_words/large:1.0.0.
     config.data.variant = "lower"
-    # With tfds and parquet: the features, or columns, that hold the picture and its text.
+    # With tfds and parquet: the features, or columns, that hold the image and its text.
     config.data.image_field = "image"
     config.data.text_field = "text"
     # With mixture: the settings of each part by its name. What a part does not set is as in `data`;
     # it can set source, dir, variant, image_field, text_field, test_fraction (0.0: it is learnt
     # from only), validation_fraction (0.0: it does not choose the best checkpoint) and weight: how
-    # often its pictures are learnt from, in proportion to the weights of the other parts; 1.0 if
+    # often its images are learnt from, in proportion to the weights of the other parts; 1.0 if
     # not set. With 0.0 it is evaluated only.
     config.data.parts = ml_collections.ConfigDict()
     # Data without a test set of its own is split: this share of it is the test set.
     config.data.test_fraction = 0.2
-    # This share of the training pictures is left out of training and chooses the best checkpoint.
+    # This share of the training images is left out of training and chooses the best checkpoint.
     config.data.validation_fraction = 0.05
-    # Pictures that cannot be read: error stops; drop leaves them out of training. Evaluation leaves
+    # Images that cannot be read: error stops; drop leaves them out of training. Evaluation leaves
     # out none: with drop they count as wrong.
     config.data.on_unreadable = "error"
     # Labels without a character: error or drop.
@@ -93,7 +93,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # character, or nothing) in their place when training.
     config.data.on_unseen = "error"
     config.data.map_to = ""
-    # With drop: a larger share of the training pictures is an error all the same.
+    # With drop: a larger share of the training images is an error all the same.
     config.data.max_dropped = 0.05
     # Pixels: 64, or 32, which takes a little less arithmetic. What tells 1 from I and 0 from O in
     # small print is lost at 32.
@@ -102,23 +102,23 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.channels = 3
     # Dark becomes light: for light text on dark, where a model has learnt dark text on light.
     config.data.invert = False
-    # 0 keeps each picture's ratio; else all are squashed to this width.
+    # 0 keeps each image's ratio; else all are squashed to this width.
     config.data.width = 0
-    # Wider pictures are squashed to this width.
+    # Wider images are squashed to this width.
     config.data.max_width = 1024
-    # Pictures of like width share batches; each bucket costs a compilation.
+    # Images of like width share batches; each bucket costs a compilation.
     config.data.buckets = 4
-    # Processes that make batches; 0 uses threads, enough while the pictures fit into the cache.
+    # Processes that make batches; 0 uses threads, enough while the images fit into the cache.
     config.data.workers = 0
-    # Prepared pictures are kept in memory up to this.
+    # Prepared images are kept in memory up to this.
     config.data.cache_megabytes = 2_000
 
-    # Chance changes to the training pictures, each with the share of pictures that it is made to.
-    # Without, some hundred pictures are learnt by heart.
+    # Chance changes to the training images, each with the share of images that it is made to.
+    # Without, some hundred images are learnt by heart.
     config.augment = ml_collections.ConfigDict()
     # Multiplies the reach of all changes.
     config.augment.strength = 1.0
-    # They begin at this share of the run: unchanged pictures are soonest read at all.
+    # They begin at this share of the run: unchanged images are soonest read at all.
     config.augment.start = 0.15
     # Shift, scale, rotation, shear; the corners moved; the line of text bent in a wave.
     config.augment.affine = 0.5
@@ -164,11 +164,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     # Steps between two lines of training figures.
     config.log_every = 50
-    # Epochs between two evaluations on the validation pictures, and two checkpoints; where
+    # Epochs between two evaluations on the validation images, and two checkpoints; where
     # `min_steps` makes the run longer, these are made longer alike.
     config.eval_every = 1
     # Ends the run after so many evaluations in a row without a better exact match, from the first
-    # on that read a picture right; 0: never.
+    # on that read an image right; 0: never.
     config.patience = 0
     # Newest checkpoints kept; the best is kept besides.
     config.keep = 2
@@ -185,10 +185,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     elif variant == "fine_tune":
         config.init_from = "captcha"
         # The blank-only plateau is behind it: a shortcut made a difference of one of 110 held-out
-        # pictures of captcha_sysu_cas, and none in their loss.
+        # images of captcha_sysu_cas, and none in their loss.
         config.model.shortcut = False
         config.update(epochs=8, min_steps=1_500)
-        # So few pictures are soon learnt by heart: of these 110, 95.5 % were read with what
+        # So few images are soon learnt by heart: of these 110, 95.5 % were read with what
         # follows, 94.5 % with the default changes and no dropout.
         config.model.dropout = 0.3
         config.augment.update(start=0.0, affine=0.6, perspective=0.3, curve=0.3, contrast=0.5)

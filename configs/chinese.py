@@ -2,7 +2,7 @@
 
     python -m crnn_jax.main --config configs/chinese.py
 
-trains on lines that it renders (fonts and word lists: `pip install ".[render]"`). With pictures of
+trains on lines that it renders (fonts and word lists: `pip install ".[render]"`). With images of
 your own:
 
     python -m crnn_jax.main --config configs/chinese.py \
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.update_from_flattened_dict(
         {
             # Rendered lines, 100,000 of them; `chinese/1000000` if you have a GPU or a TPU. Their
-            # alphabet, as that of any pictures, is what their labels are written in: 3,755 Chinese
+            # alphabet, as that of any images, is what their labels are written in: 3,755 Chinese
             # characters, punctuation and printable ASCII here, 45 characters on number plates.
             "data.variant": "chinese",
             # Pixels: lines and number plates of this size are common, and take less time.

@@ -2,13 +2,13 @@
 
     python -m crnn_jax.main --config configs/scene_text.py
 
-trains on words that it renders (fonts and word lists: `pip install ".[render]"`). With pictures of
+trains on words that it renders (fonts and word lists: `pip install ".[render]"`). With images of
 your own, or one of the public sets:
 
     python -m crnn_jax.main --config configs/scene_text.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/scene_text_mine
 
-The variant `benchmarks` learns from rendered words and from the training pictures of IIIT5K and
+The variant `benchmarks` learns from rendered words and from the training images of IIIT5K and
 ICDAR 2015, which choose its best checkpoint, in an hour and a half on two cores:
 
     python -m crnn_jax.main --config configs/scene_text.py:benchmarks \
@@ -18,7 +18,7 @@ What has been trained is scored on the benchmarks, DIR being their folders or da
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-and goes on to other pictures with `--config.init_from=runs/scene_text`.
+and goes on to other images with `--config.init_from=runs/scene_text`.
 """
 
 import ml_collections
@@ -45,7 +45,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
             "data.on_unseen": "drop",
             # Pixels: much of what is photographed is no larger.
             "data.height": 32,
-            # Times that 100,000 pictures are gone through ...
+            # Times that 100,000 images are gone through ...
             "epochs": 4,
             # ... and smaller sets more often.
             "min_steps": 4_000,
@@ -60,7 +60,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         }
     )
     if variant == "benchmarks":
-        # Four of five pictures are rendered; all else there is of IIIT5K and ICDAR 2015 is gone
+        # Four of five images are rendered; all else there is of IIIT5K and ICDAR 2015 is gone
         # through a dozen times meanwhile.
         parts = {
             "words": {

@@ -1,9 +1,9 @@
-"""Says what is wrong with labelled pictures, before anything is trained on them.
+"""Says what is wrong with labelled images, before anything is trained on them.
 
     python -m crnn_jax.check_data --dir DIR
 
 looks through a folder, and with `--config` and its overrides through the data of a config;
-`--show_augmented` draws what the config's `augment` makes of the training pictures. The
+`--show_augmented` draws what the config's `augment` makes of the training images. The
 exit code is 0 if nothing is wrong, 2 if there are warnings, 1 if there are errors.
 """
 
@@ -28,9 +28,9 @@ RECIPE = Path(__file__).parents[1] / "configs" / "captcha.py"
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 DIR = flags.DEFINE_string("dir", None, "A folder; short for the source folder and its data.dir.")
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with every offender.")
-SHEET = flags.DEFINE_string("sheet", None, "Where to put a PNG of pictures with their labels.")
+SHEET = flags.DEFINE_string("sheet", None, "Where to put a PNG of images with their labels.")
 SHOW_AUGMENTED = flags.DEFINE_string(
-    "show_augmented", None, "Where to put a PNG of training pictures, each as augment changes it."
+    "show_augmented", None, "Where to put a PNG of training images, each as augment changes it."
 )
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     from crnn_jax.data.augment import Augmentation
     from crnn_jax.dataset import check_dataset
     from crnn_jax.errors import ConfigError
-    from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
+    from crnn_jax.image_sheet import augmented_sheet, image_sheet
 
     if len(arguments) > 1:
         raise ConfigError(f"what is {arguments[1]}? a folder is named with --dir={arguments[1]}")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     augmentation = Augmentation.from_config(config.augment)
     if SHOW_AUGMENTED.value and not augmentation.active:
         raise ConfigError(
-            "the config changes no pictures: all shares of config.augment are 0; set one, such as"
+            "the config changes no images: all shares of config.augment are 0; set one, such as"
             " --config.augment.affine=0.5"
         )
     if DIR.value:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     report = check_dataset(config)
     print_result(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
     if SHEET.value:
-        _save(picture_sheet(report), SHEET.value)
+        _save(image_sheet(report), SHEET.value)
     if SHOW_AUGMENTED.value:
         _save(augmented_sheet(report, augmentation, config.seed), SHOW_AUGMENTED.value)
     sys.exit(EXIT_CODES[report.severity])

@@ -1,4 +1,4 @@
-"""The pictures that a config names: read, looked over by the doctor, cleaned by its policies."""
+"""The images that a config names: read, looked over by the doctor, cleaned by its policies."""
 
 import dataclasses
 import logging
@@ -17,8 +17,8 @@ from crnn_jax.data.doctor import (
     UNREADABLE,
     UNSEEN,
     Finding,
+    image_findings,
     label_findings,
-    picture_findings,
     too_long,
 )
 from crnn_jax.data.images import Preprocessing
@@ -35,9 +35,9 @@ POLICIES = {EMPTY: "on_empty_label", UNSEEN: "on_unseen", UNREADABLE: "on_unread
 
 # What can be done where a split is missing.
 ADD = {
-    "train": "use --mode eval, or add training pictures",
+    "train": "use --mode eval, or add training images",
     "validation": "set a part's validation_fraction above 0",
-    "test": "add test pictures, such as a test.tsv, or have some drawn from the others: rename"
+    "test": "add test images, such as a test.tsv, or have some drawn from the others: rename"
     " train.tsv to labels.tsv, or set a part's test_fraction above 0",
 }
 
@@ -46,7 +46,7 @@ Splits: TypeAlias = dict[str, PreparedSplit]
 
 @dataclass(frozen=True)
 class Dataset:
-    """All that a run asks of its pictures; `splits` are train, validation and test."""
+    """All that a run asks of its images; `splits` are train, validation and test."""
 
     alphabet: Alphabet
     preprocessing: Preprocessing
@@ -56,7 +56,7 @@ class Dataset:
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Reads the data to train with. Only training pictures are ever dropped.
+    """Reads the data to train with. Only training images are ever dropped.
 
     Raises:
       ConfigError, DataError: something cannot be used, and no policy says to go on without it.
@@ -66,15 +66,15 @@ def load_dataset(config: Config) -> Dataset:
         _require(name, splits, config)
     alphabet = choose_alphabet(config, splits)
     of_labels = _judged(label_findings(splits, alphabet), config)
-    _enforce(of_labels, config)  # cheap, so all labels are checked before any picture
+    _enforce(of_labels, config)  # cheap, so all labels are checked before any image
     splits["train"] = _mapped(splits["train"], alphabet, config)
     preprocessing = config_preprocessing(config)
     prepared = _read(splits, alphabet, preprocessing, config)
-    of_pictures = _judged(_of_pictures(prepared, alphabet, preprocessing), config)
-    _enforce(of_pictures, config)
+    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
+    _enforce(of_images, config)
     prepared["train"] = _cleaned(prepared["train"], alphabet, config)
     buckets = choose_buckets(prepared["train"].widths, config.data.buckets)
-    return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_pictures])
+    return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_images])
 
 
 def load_test_split(
@@ -91,9 +91,9 @@ def load_test_split(
     of_labels = _judged(label_findings(splits, alphabet), config)
     _enforce(of_labels, config)
     prepared = _read(splits, alphabet, preprocessing, config)
-    of_pictures = _judged(_of_pictures(prepared, alphabet, preprocessing), config)
-    _enforce(of_pictures, config)
-    _warn([*of_labels, *of_pictures])
+    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
+    _enforce(of_images, config)
+    _warn([*of_labels, *of_images])
     return prepared["test"]
 
 
@@ -115,7 +115,7 @@ def load_benchmark(
     _warn(
         [
             *label_findings({"test": split}, alphabet),
-            *_of_pictures({"test": prepared}, alphabet, preprocessing),
+            *_of_images({"test": prepared}, alphabet, preprocessing),
         ]
     )
     return prepared
@@ -138,7 +138,7 @@ def check_dataset(config: Config) -> Report:
     }
     findings = [
         *label_findings(splits, alphabet),
-        *_of_pictures(prepared, alphabet, preprocessing),
+        *_of_images(prepared, alphabet, preprocessing),
     ]
     first = next(iter(prepared.values()))  # train, or the only one
     buckets = choose_buckets(first.widths, config.data.buckets)
@@ -147,7 +147,7 @@ def check_dataset(config: Config) -> Report:
 
 def _require(name: str, splits: Mapping[str, Split], config: Config) -> None:
     if name not in splits:
-        raise DataError(f"the data of {_flags(config)} have no {name} pictures; {ADD[name]}")
+        raise DataError(f"the data of {_flags(config)} have no {name} images; {ADD[name]}")
 
 
 def _flags(config: Config) -> str:
@@ -173,7 +173,7 @@ def config_preprocessing(config: Config) -> Preprocessing:
 def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
     """The alphabet that a config names, or else the characters of what is learnt from.
 
-    Without training pictures they are those of the test labels. Characters that no alphabet may
+    Without training images they are those of the test labels. Characters that no alphabet may
     have are left out, for the doctor to find.
     """
     settings = config.alphabet
@@ -201,10 +201,10 @@ def _read(
     return prepared
 
 
-def _of_pictures(
+def _of_images(
     splits: Splits, alphabet: Alphabet, preprocessing: Preprocessing
 ) -> Iterable[Finding]:
-    return picture_findings(splits, alphabet, preprocessing, models.num_time_steps)
+    return image_findings(splits, alphabet, preprocessing, models.num_time_steps)
 
 
 def _judged(findings: Iterable[Finding], config: Config) -> list[Finding]:
@@ -261,7 +261,7 @@ def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> Prepar
     }
     if len(refused) > config.data.max_dropped * len(train):
         raise DataError(
-            f"{len(refused)} of {len(train)} training pictures cannot be used, a share above"
+            f"{len(refused)} of {len(train)} training images cannot be used, a share above"
             f" data.max_dropped={config.data.max_dropped}; look at them with python -m"
             " crnn_jax.check_data"
         )
@@ -269,7 +269,7 @@ def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> Prepar
     kept = [index for index in range(len(train)) if index not in refused]
     if not kept:
         raise DataError(
-            "no training label fits into its picture's time steps (an eighth of its height"
-            " each); are the labels those of these pictures?"
+            "no training label fits into its image's time steps (an eighth of its height"
+            " each); are the labels those of these images?"
         )
     return train.select(kept)

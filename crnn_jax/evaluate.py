@@ -26,7 +26,7 @@ from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
 
-# What "is read" in a picture that cannot be: a character of no alphabet, so that it is never right.
+# What "is read" in an image that cannot be: a character of no alphabet, so that it is never right.
 UNREAD = "\0"
 
 # The metrics of each part of a mixture; the others are of the whole alone.
@@ -74,7 +74,7 @@ def evaluate(
     buckets: Sequence[int],
     batch_size: int,
 ) -> Evaluation:
-    """Reads every sample of a split once, in a fixed order; unreadable pictures count as wrong.
+    """Reads every sample of a split once, in a fixed order; unreadable images count as wrong.
 
     Args:
       eval_step: from `make_eval_step`.

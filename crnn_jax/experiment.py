@@ -101,7 +101,7 @@ class Experiment:
             "alphabet": {**self.alphabet.to_dict(), "fingerprint": self.alphabet.fingerprint},
             "preprocessing": self.preprocessing.to_dict(),
             "model": self.model_description,
-            "pictures": {name: len(self.splits[name]) for name in ("train", "validation")},
+            "num_examples": {name: len(self.splits[name]) for name in ("train", "validation")},
             "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         }
         return json.loads(json.dumps(manifest))  # tuples become lists, as they come back
@@ -142,7 +142,7 @@ class Experiment:
         """Lines for people on the data, with warnings of what is wrong with it."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return [
-            f"pictures: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
+            f"images: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
             *sizes_of_parts(self.splits),
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
             *(
@@ -153,7 +153,7 @@ class Experiment:
         ]
 
 
-def run_length(config: Config, pictures: int) -> int:
-    """Epochs of a run on so many pictures: `config.epochs`, or more to make up `min_steps`."""
-    steps_per_epoch = max(1, pictures // config.batch_size)
+def run_length(config: Config, images: int) -> int:
+    """Epochs of a run on so many images: `config.epochs`, or more to make up `min_steps`."""
+    steps_per_epoch = max(1, images // config.batch_size)
     return max(config.epochs, -(-config.min_steps // steps_per_epoch))

@@ -27,11 +27,11 @@ def carry_over(
 
     Of the heads these are the blank and the characters that the origin knows, wherever they stand
     in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
-    convolution stack as it was. Pictures may be 64 pixels high where the origin's were 32: each
+    convolution stack as it was. Images may be 64 pixels high where the origin's were 32: each
     2 x 2 pixels are then read as one was.
 
     Raises:
-      CheckpointError: the origin has other shapes, or reads another kind of pictures.
+      CheckpointError: the origin has other shapes, or reads another kind of images.
     """
     _compare_inputs(config, origin)
     classes = alphabet.classes_in(origin.alphabet)
@@ -73,9 +73,9 @@ def _twice_as_high(config: Config, origin: TrainedModel) -> bool:
 
 
 def _compare_inputs(config: Config, origin: TrainedModel) -> None:
-    """Warns of what makes pictures look unlike those that the origin has learnt from.
+    """Warns of what makes images look unlike those that the origin has learnt from.
 
-    `data.invert` is not among it: it makes pictures like those.
+    `data.invert` is not among it: it makes images like those.
 
     Raises:
       CheckpointError: they have another number of channels.
@@ -83,7 +83,7 @@ def _compare_inputs(config: Config, origin: TrainedModel) -> None:
     preprocessing = origin.preprocessing
     if preprocessing.channels != config.data.channels:
         raise CheckpointError(
-            f"init_from={config.init_from} reads pictures of {preprocessing.channels} channel(s),"
+            f"init_from={config.init_from} reads images of {preprocessing.channels} channel(s),"
             f" not {config.data.channels}; set --config.data.channels={preprocessing.channels}"
         )
     settings = origin.description["settings"]

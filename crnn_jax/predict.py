@@ -1,9 +1,9 @@
-"""Reads pictures with a trained model.
+"""Reads images with a trained model.
 
     python -m crnn_jax.predict --model runs/captcha IMAGE...
 
 prints a line `path<TAB>text<TAB>confidence` for each. The model's folder knows all the rest.
-Without --model the boxed model captcha reads. A picture that cannot be read is named; the others
+Without --model the boxed model captcha reads. An image that cannot be read is named; the others
 are read all the same.
 """
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a boxed model; without it, the boxed one captcha."
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures read together.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the pictures named on the command line; exit code 1 if one of them cannot be read."""
+    """Reads the images named on the command line; exit code 1 if one of them cannot be read."""
     from crnn_jax.errors import DataError
     from crnn_jax.recognition.recognizer import Recognizer
 
     paths = list(map(Path, arguments[1:]))
     if not paths:
-        raise DataError("name pictures to read")
+        raise DataError("name images to read")
     recognizer = Recognizer.load(MODEL.value)
     failed = False
     for start in range(0, len(paths), BATCH_SIZE.value):

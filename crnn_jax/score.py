@@ -2,7 +2,7 @@
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-The model is a workdir, or a boxed one by its name; a DIR is a folder of pictures or an LMDB
+The model is a workdir, or a boxed one by its name; a DIR is a folder of images or an LMDB
 database. Its test split counts, or all of it if it has none, with whatever cannot be read or
 written as wrong.
 """
@@ -18,7 +18,7 @@ from crnn_jax.commands import parse_flags, print_result, run_command
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a boxed model.", required=True
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures read together.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.")
 
 COLUMNS = {
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     if JSON.value:
         print_result(json.dumps(rows, allow_nan=False))
         return
-    table = [["set", "labels", "pictures", *COLUMNS.values()]]
+    table = [["set", "labels", "images", *COLUMNS.values()]]
     for row in rows:
         figures = [f"{100 * row[key]:.2f} %" for key in COLUMNS]
         table.append([row["set"], row["labels"], f"{row['count']:,}", *figures])

@@ -28,8 +28,8 @@ from crnn_jax.training.window import Window
 from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
-PICTURED = 24  # test pictures shown with what was read in them
-DESCRIBED = 10  # errors on the test pictures, the commonest
+SHOWN_IMAGES = 24  # test images shown with what was read in them
+DESCRIBED = 10  # errors on the test images, the commonest
 PLATEAU = 0.4  # share of a run by which CTC has left its blank-only plateau, or hardly ever will
 
 
@@ -140,7 +140,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
                 variables = parallel.replicate(variables)
                 result = experiment.evaluate(variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
-                show_pictures(writer, best, splits["test"], result)
+                show_images(writer, best, splits["test"], result)
                 if result.confusions:
                     writer.say(f"commonest errors: {describe(result.confusions, DESCRIBED)}")
             writer.say(ending)
@@ -246,7 +246,7 @@ def run(
             raise TrainingDiverged(
                 f"loss or gradient was not finite in {config.max_skipped} steps in a row, the last"
                 f" on {', '.join(names)} ...; lower --config.optimizer.learning_rate, or look at"
-                " these pictures"
+                " these images"
             )
         previous = figures
         finished = step == len(plan)
@@ -267,7 +267,7 @@ def run(
                     if due and not best.score and not config.init_from:
                         writer.say(
                             f"warning: nothing is read after {step:,} of {len(plan):,} steps, and"
-                            " it may stay so; with so few or such pictures start from a model that"
+                            " it may stay so; with so few or such images start from a model that"
                             " reads, as configs/captcha.py:fine_tune does, or with"
                             " --config.init_from"
                         )
@@ -283,7 +283,7 @@ def run(
 
 @dataclass
 class BestScore:
-    """The best exact match on the validation pictures, in [0, 1], and how long ago that was.
+    """The best exact match on the validation images, in [0, 1], and how long ago that was.
 
     Every checkpoint's manifest has it: a run that goes on knows it also if the best is lost.
     """
@@ -312,17 +312,17 @@ class BestScore:
 
 
 def validate(experiment: Experiment, state: TrainState, writer: Writer, step: int) -> float:
-    """Reads, records and shows the validation pictures; their exact match, in [0, 1]."""
+    """Reads, records and shows the validation images; their exact match, in [0, 1]."""
     result = experiment.evaluate(state.model, "validation")
     writer.metrics(step, step / experiment.plan.steps_per_epoch, "validation", result.metrics)
-    show_pictures(writer, step, experiment.splits["validation"], result)
+    show_images(writer, step, experiment.splits["validation"], result)
     return result.metrics[SCORE]
 
 
-def show_pictures(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
-    """Shows the first pictures of a split with what was read in them."""
-    first = range(min(PICTURED, len(split)))
-    pictures = {i: picture for i in first if (picture := split.picture(i)) is not None}
-    if pictures:
-        texts, labels = ([of[i] for i in pictures] for of in (result.texts, split.split.labels))
-        writer.pictures(step, list(pictures.values()), texts, labels)
+def show_images(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
+    """Shows the first images of a split with what was read in them."""
+    first = range(min(SHOWN_IMAGES, len(split)))
+    images = {i: image for i in first if (image := split.image(i)) is not None}
+    if images:
+        texts, labels = ([of[i] for i in images] for of in (result.texts, split.split.labels))
+        writer.predictions(step, list(images.values()), texts, labels)

@@ -167,7 +167,7 @@ def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[st
 
 
 def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
-    """Measures the way from pictures to logits."""
+    """Measures the way from images to logits."""
     variables = fresh_variables(workload)
     ours = our_inference(workload, jax.device_put(variables))
     if not vs_torch:

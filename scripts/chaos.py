@@ -2,7 +2,7 @@
 
     python scripts/chaos.py --kills 50
 
-trains configs/tiny.py on the pictures kept with the tests, once undisturbed and once with SIGKILL
+trains configs/tiny.py on the images kept with the tests, once undisturbed and once with SIGKILL
 at random times: in the midst of a save, between saves, and while the program starts. After each
 kill the run has to go on from its newest checkpoint, and in the end its parameters, statistics and
 optimizer have to be those of the undisturbed run, bit for bit.
@@ -21,7 +21,7 @@ from pathlib import Path
 from crnn_jax.training.checkpoint import UNFINISHED, Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS_PER_EPOCH = 3  # of 8 of the pictures' training split
+STEPS_PER_EPOCH = 3  # of 8 of the images' training split
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 WAYS = ("saving", "running", "starting")
 BEGINNING = re.compile(r"device\(s\), (?:going on after step ([\d,]+)|from scratch)")

@@ -1,4 +1,4 @@
-"""Measures what surrounds the network: batches made of picture files, and text made of logits."""
+"""Measures what surrounds the network: batches made of image files, and text made of logits."""
 
 import os
 import random
@@ -21,16 +21,16 @@ from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.models import num_time_steps
 from crnn_jax.text.alphabet import Alphabet
 
-PICTURES = 2_000
+IMAGES = 2_000
 BUCKETS = 4
 CACHE = 2 << 30  # bytes
 CACHED_EPOCHS = 5
 
 
 def write_captchas(directory: Path) -> None:
-    """PICTURES of 4 to 8 characters, each named after its text."""
+    """IMAGES of 4 to 8 characters, each named after its text."""
     rng = random.Random(SEED)
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         text = "".join(rng.choices(LETTERS, k=rng.randint(4, 8)))
         (directory / f"{text}_{index}.png").write_bytes(render(text, index))
 

@@ -4,7 +4,7 @@
     python scripts/results.py render
 
 `run` trains each of the experiments named from an empty workdir, with the command that its row
-holds ({data} is DIR, {some} a copy of the set with as many training pictures as `some` says), and
+holds ({data} is DIR, {some} a copy of the set with as many training images as `some` says), and
 writes what came of it into results.json. `render` makes of all rows the tables in README.md, and of
 those that learn from whole sets the curves .github/learning_curves.png (`pip install ".[bench]"`).
 """
@@ -31,9 +31,9 @@ RESULTS = ROOT / "results.json"
 README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
-OF_PARTS = "The same with fewer pictures to learn from, drawn from the training pictures by chance:"
+OF_PARTS = "The same with fewer images to learn from, drawn from the training images by chance:"
 OF_BENCHMARKS = "Scene text, on all labels and on those that published figures are on:"
-OF_ERRORS = "The commonest errors, what is written first, and how often of how many test pictures:"
+OF_ERRORS = "The commonest errors, what is written first, and how often of how many test images:"
 
 FOLDER = "data.source=folder"
 CONFUSIONS = 8  # the commonest, which are shown
@@ -41,9 +41,9 @@ SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 
 
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
-    """The rows by name: `set`, `pictures`, `arguments`, and `figures` once they have been run.
+    """The rows by name: `set`, `images`, `arguments`, and `figures` once they have been run.
 
-    Those that learn from a part of a set have `some`: its folder, and how many training pictures;
+    Those that learn from a part of a set have `some`: its folder, and how many training images;
     those that are scored on further sets have `benchmarks`: their folders.
     """
     return json.loads(path.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
     """
     if workdir.exists():
         sys.exit(f"error: {workdir} is there already; times are those of runs from the beginning")
-    some = workdir.with_name(f"{workdir.name}_pictures")
+    some = workdir.with_name(f"{workdir.name}_images")
     if "some" in row:
         folder, number = row["some"]
         copy_some(data / folder, number, some)
@@ -96,19 +96,19 @@ def printed_json(command: list[str]) -> Any:
 
 
 def copy_some(folder: Path, number: int, target: Path) -> None:
-    """Copies a labelled set: so many training pictures, drawn with seed 0, and all for testing."""
+    """Copies a labelled set: so many training images, drawn with seed 0, and all for testing."""
     for split in ("train.tsv", "test.tsv"):
         lines = (folder / split).read_text(encoding="utf-8").splitlines()
         if split == "train.tsv":
             lines = random.Random(0).sample(lines, number)
-        for picture in (line.split("\t")[0] for line in lines):
-            (target / picture).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / picture, target / picture)
+        for image in (line.split("\t")[0] for line in lines):
+            (target / image).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / image, target / image)
         (target / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def figures(workdir: Path) -> dict[str, Any]:
-    """What the metrics of a run say: test scores, speed, and the curve of the held-out pictures."""
+    """What the metrics of a run say: test scores, speed, and the curve of the held-out images."""
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     train, validation, test = (
@@ -148,16 +148,16 @@ def table(results: dict[str, Any]) -> str:
             scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
             speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"]), done["date"]]
             config, *changed = row["arguments"][1:]
-            # Where the pictures lie is no part of the recipe.
+            # Where the images lie is no part of the recipe.
             changed = [of.removeprefix("--config.") for of in changed if "{" not in of]
             config = " ".join(f"`{of}`" for of in (config, *changed) if of != FOLDER)
-            lines.append([f"`{name}`", row["set"], row["pictures"], config, *scores, *speed])
+            lines.append([f"`{name}`", row["set"], row["images"], config, *scores, *speed])
     return markdown(head, lines)
 
 
 def benchmarks_table(results: dict[str, Any]) -> str:
     """The scores of the rows that have been scored on benchmarks, in Markdown; empty if none."""
-    head = ("row", "set", "labels", "pictures", "36 characters, caseless", "exact match", "CER")
+    head = ("row", "set", "labels", "images", "36 characters, caseless", "exact match", "CER")
     lines: list[list[str]] = []
     for name, row in results.items():
         for score in row.get("figures", {}).get("benchmarks", ()):
@@ -176,8 +176,8 @@ def errors_table(results: dict[str, Any]) -> str:
         if counted := row.get("figures", {}).get("confusions"):
             counter = Counter({(label, read): n for label, read, n in counted})
             shown = describe(counter, CONFUSIONS).replace("|", r"\|")  # else it ends the cell
-            lines.append([f"`{name}`", shown, row["pictures"].partition(" / ")[2]])
-    return markdown(("row", "errors", "pictures"), lines) if lines else ""
+            lines.append([f"`{name}`", shown, row["images"].partition(" / ")[2]])
+    return markdown(("row", "errors", "images"), lines) if lines else ""
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -187,9 +187,9 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
-    """Draws exact match on the held-out pictures over training steps, a curve for each row.
+    """Draws exact match on the held-out images over training steps, a curve for each row.
 
-    Generated captchas stand beside other pictures; there are ten colours, and dashes for variants.
+    Generated captchas stand beside other images; there are ten colours, and dashes for variants.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -202,15 +202,15 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
             panel = generated if row["set"].startswith("generated") else others
             line = "--" if ":" in row["arguments"][1] else "-"
             panel.plot(steps, [100 * score for score in scores], line, label=name)
-    for panel, title in ((generated, "generated captchas"), (others, "other pictures")):
-        panel.set(title=title, xlabel="steps of 32 pictures", ylim=(0, 101), xscale="log")
+    for panel, title in ((generated, "generated captchas"), (others, "other images")):
+        panel.set(title=title, xlabel="steps of 32 images", ylim=(0, 101), xscale="log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
         lines = panel.get_legend_handles_labels()  # named, as an empty panel is warned of else
         panel.legend(*lines, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    generated.set(ylabel="exact match on held-out training pictures, %")
+    generated.set(ylabel="exact match on held-out training images, %")
     figure.savefig(path, dpi=120)
 
 

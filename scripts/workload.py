@@ -17,7 +17,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Workload:
-    """Batches of pictures of one full width, and a network that reads them."""
+    """Batches of images of one full width, and a network that reads them."""
 
     model: str = "crnn"
     batch_size: int = 32
@@ -40,7 +40,7 @@ class Workload:
         return TrainState.create(network, self.optimizer(), shape, SEED)
 
     def batch(self) -> dict[str, np.ndarray]:
-        """Random pictures and labels, the same each time."""
+        """Random images and labels, the same each time."""
         rng = np.random.default_rng(SEED)
         count = self.batch_size
         shape = (count, self.height, self.width, self.channels)

@@ -1,6 +1,6 @@
-"""What the tests of networks share: small ones, pictures, and layers as plain Flax has them.
+"""What the tests of networks share: small ones, images, and layers as plain Flax has them.
 
-Pictures are padded with random bytes throughout: what lies beyond a picture's width must count
+Images are padded with random bytes throughout: what lies beyond an image's width must count
 for nothing, in values, gradients and running statistics.
 """
 
@@ -52,19 +52,19 @@ def random_variables(
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def picture(width: int, channels: int = 1, height: int = 32) -> np.ndarray:
-    """The one picture there is of this size, uint8 (height, width, channels)."""
+def image(width: int, channels: int = 1, height: int = 32) -> np.ndarray:
+    """The one image there is of this size, uint8 (height, width, channels)."""
     return np.random.default_rng(width).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def padded(
     widths: Sequence[int], to: int, channels: int = 1, height: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of these widths with random bytes on their right, and the widths."""
+    """The images of these widths with random bytes on their right, and the widths."""
     garbage = np.random.default_rng(to)
     images = garbage.integers(0, 256, (len(widths), height, to, channels), np.uint8)
-    for image, width in zip(images, widths, strict=True):
-        image[:, :width] = picture(width, channels, height)
+    for row, width in zip(images, widths, strict=True):
+        row[:, :width] = image(width, channels, height)
     return images, np.array(widths, np.int32)
 
 

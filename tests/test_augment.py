@@ -1,4 +1,4 @@
-"""Chance changes to pictures, each against what its name promises."""
+"""Chance changes to images, each against what its name promises."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from crnn_jax.data.augment import Augmentation, augment, drawn_changes
 from crnn_jax.data.images import Preprocessing, prepare
 from crnn_jax.errors import ConfigError
 
-PICTURES = sorted((Path(__file__).parent / "data" / "captcha_keras_v2" / "images").iterdir())[:4]
+IMAGES = sorted((Path(__file__).parent / "data" / "captcha_keras_v2" / "images").iterdir())[:4]
 CHANGES = list(Augmentation().shares)
 
 
 @pytest.fixture(scope="module", params=[1, 3])
-def pictures(request: pytest.FixtureRequest) -> list[np.ndarray]:
+def images(request: pytest.FixtureRequest) -> list[np.ndarray]:
     preprocessing = Preprocessing(channels=request.param)
-    return [prepare(path.read_bytes(), preprocessing, path.name) for path in PICTURES]
+    return [prepare(path.read_bytes(), preprocessing, path.name) for path in IMAGES]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -24,67 +24,67 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def ruled(height: int = 32, width: int = 160) -> np.ndarray:
-    """A black line, three pixels thick, through the middle of a white picture."""
-    picture = np.full((height, width, 3), 255, np.uint8)
-    picture[height // 2 - 1 : height // 2 + 2] = 0
-    return picture
+    """A black line, three pixels thick, through the middle of a white image."""
+    image = np.full((height, width, 3), 255, np.uint8)
+    image[height // 2 - 1 : height // 2 + 2] = 0
+    return image
 
 
-def heights_of_the_line(picture: np.ndarray) -> np.ndarray:
+def heights_of_the_line(image: np.ndarray) -> np.ndarray:
     """Of each column, the row of the ink's centre of mass."""
-    ink = 255.0 - picture.mean(-1)
+    ink = 255.0 - image.mean(-1)
     ink = ink[:, ink.sum(0) > 100]
     return (np.arange(len(ink))[:, None] * ink).sum(0) / ink.sum(0)
 
 
-def test_the_changes_named_are_those_made(pictures: list[np.ndarray]) -> None:
+def test_the_changes_named_are_those_made(images: list[np.ndarray]) -> None:
     both = Augmentation(invert=0.5, curve=0.5, strength=0.01)  # so weak that nothing is bent
     named = set()
     for seed in range(40):
-        changed = augment(pictures[0], both, rng(seed))
+        changed = augment(images[0], both, rng(seed))
         names = drawn_changes(both, rng(seed))
         named.add(tuple(names))
-        expected = 255 - pictures[0] if "invert" in names else pictures[0]
+        expected = 255 - images[0] if "invert" in names else images[0]
         np.testing.assert_allclose(changed.astype(int), expected.astype(int), rtol=0, atol=8)
     assert named == {(), ("curve",), ("invert",), ("curve", "invert")}
 
 
-def test_nothing_is_changed_when_nothing_is_asked_for(pictures: list[np.ndarray]) -> None:
+def test_nothing_is_changed_when_nothing_is_asked_for(images: list[np.ndarray]) -> None:
     assert not Augmentation().active
-    for picture in pictures:
-        np.testing.assert_array_equal(augment(picture, Augmentation(), rng()), picture)
+    for image in images:
+        np.testing.assert_array_equal(augment(image, Augmentation(), rng()), image)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_change_keeps_shape_and_type_and_depends_on_the_generator_alone(
-    change: str, pictures: list[np.ndarray]
+    change: str, images: list[np.ndarray]
 ) -> None:
     augmentation = Augmentation(**{change: 1.0})
     assert augmentation.active
-    for picture in pictures:
-        before = picture.copy()
-        first, again = (augment(picture, augmentation, rng(1)) for _ in range(2))
-        np.testing.assert_array_equal(picture, before)  # cached pictures are not written to
+    for image in images:
+        before = image.copy()
+        first, again = (augment(image, augmentation, rng(1)) for _ in range(2))
+        np.testing.assert_array_equal(image, before)  # cached images are not written to
         np.testing.assert_array_equal(first, again)
-        assert first.shape == picture.shape and first.dtype == np.uint8
-        assert not np.array_equal(first, picture)
+        assert first.shape == image.shape and first.dtype == np.uint8
+        assert not np.array_equal(first, image)
         if change != "invert":
-            assert not np.array_equal(first, augment(picture, augmentation, rng(2)))
+            assert not np.array_equal(first, augment(image, augmentation, rng(2)))
 
 
-def test_the_share_of_changed_pictures_is_the_one_asked_for() -> None:
-    picture = ruled()
+def test_the_share_of_changed_images_is_the_one_asked_for() -> None:
+    image = ruled()
     augmentation = Augmentation(invert=0.3)
-    changed = [augment(picture, augmentation, rng(seed))[0, 0, 0] == 0 for seed in range(2_000)]
+    changed = [augment(image, augmentation, rng(seed))[0, 0, 0] == 0 for seed in range(2_000)]
     # Four standard deviations of a binomial with 2,000 draws at 0.3.
     assert abs(np.mean(changed) - 0.3) < 4 * (0.3 * 0.7 / 2_000) ** 0.5
 
 
-def test_invert_is_its_own_inverse(pictures: list[np.ndarray]) -> None:
+def test_invert_is_its_own_inverse(images: list[np.ndarray]) -> None:
     augmentation = Augmentation(invert=1.0)
-    for picture in pictures:
-        once = augment(picture, augmentation, rng())
-        np.testing.assert_array_equal(once.astype(int) + picture, 255)
+    for image in images:
+        once = augment(image, augmentation, rng())
+        np.testing.assert_array_equal(once.astype(int) + image, 255)
 
 
 def test_a_curved_line_bends_and_stays_one_line() -> None:
@@ -102,18 +102,18 @@ def test_a_curved_line_bends_and_stays_one_line() -> None:
 def test_an_affine_change_keeps_a_line_straight() -> None:
     for seed in range(20):
         rows = heights_of_the_line(augment(ruled(), Augmentation(affine=1.0), rng(seed)))
-        # Columns at the ends may have left the picture in part.
+        # Columns at the ends may have left the image in part.
         rows = rows[8:-8]
         places = np.arange(len(rows))
         line = np.polyval(np.polyfit(places, rows, 1), places)
         assert np.abs(rows - line).max() < 0.75
 
 
-def test_blur_keeps_the_mean_and_lowers_the_contrast(pictures: list[np.ndarray]) -> None:
-    for picture in pictures:
-        blurred = augment(picture, Augmentation(blur=1.0), rng())
-        assert abs(blurred.mean() - picture.mean()) < 2
-        assert blurred.std() < picture.std()
+def test_blur_keeps_the_mean_and_lowers_the_contrast(images: list[np.ndarray]) -> None:
+    for image in images:
+        blurred = augment(image, Augmentation(blur=1.0), rng())
+        assert abs(blurred.mean() - image.mean()) < 2
+        assert blurred.std() < image.std()
 
 
 def test_noise_has_the_stated_strength_and_no_bias() -> None:
@@ -127,10 +127,10 @@ def test_noise_has_the_stated_strength_and_no_bias() -> None:
 
 
 def test_erasing_leaves_all_else_alone_and_takes_no_whole_character() -> None:
-    picture = ruled()
+    image = ruled()
     for seed in range(20):
-        erased = augment(picture, Augmentation(erase=1.0), rng(seed))
-        changed = (erased != picture).any(-1)
+        erased = augment(image, Augmentation(erase=1.0), rng(seed))
+        changed = (erased != image).any(-1)
         assert (erased[changed] == 255).all()  # the colour of the border
         assert changed.sum() <= 2 * 3 * 10  # two rectangles of at most 9 columns on three rows
 
@@ -154,11 +154,11 @@ def test_strength_scales_the_reach() -> None:
 
 
 @pytest.mark.parametrize("width", [8, 9, 31, 1024])
-def test_the_narrowest_and_the_widest_picture(width: int) -> None:
-    picture = np.full((32, width, 1), 200, np.uint8)
+def test_the_narrowest_and_the_widest_image(width: int) -> None:
+    image = np.full((32, width, 1), 200, np.uint8)
     everything = Augmentation(strength=3.0, **dict.fromkeys(CHANGES, 1.0))
     for seed in range(5):
-        assert augment(picture, everything, rng(seed)).shape == (32, width, 1)
+        assert augment(image, everything, rng(seed)).shape == (32, width, 1)
 
 
 @pytest.mark.parametrize(

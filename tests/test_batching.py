@@ -28,18 +28,18 @@ WIDTHS = (9, 24, 25, 31, 33, 40, 41, 57, 64, 64, 90)
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Reads pictures from memory, in any process, and counts the readings of this one."""
+    """Reads images from memory, in any process, and counts the readings of this one."""
 
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
     readings: Counter[int] = dataclasses.field(default_factory=Counter)
 
     def __call__(self, index: int) -> bytes:
         self.readings[index] += 1
-        return self.pictures[index]
+        return self.images[index]
 
 
 def pixels(index: int) -> np.ndarray:
-    """The gray picture (32, W) of a sample, unlike those of all others."""
+    """The gray image (32, W) of a sample, unlike those of all others."""
     return np.random.default_rng(index).integers(0, 256, (32, WIDTHS[index]), dtype=np.uint8)
 
 
@@ -49,7 +49,7 @@ def label(index: int) -> str:
 
 @pytest.fixture
 def split() -> Split:
-    """Pictures that need no resizing, so that what comes out is what went in."""
+    """Images that need no resizing, so that what comes out is what went in."""
     encoded = []
     for index in range(len(WIDTHS)):
         file = io.BytesIO()
@@ -209,7 +209,7 @@ def test_a_step_is_the_same_whatever_was_asked_before() -> None:
 
 
 def test_the_order_of_a_seed_is_written_down() -> None:
-    """So that no change of the code makes a run go on with other pictures than it began with."""
+    """So that no change of the code makes a run go on with other images than it began with."""
     plan = TrainingPlan(np.arange(10, 30, dtype=np.int32), (16, 32), 4, 2, seed=7)
     assert [plan[step].tolist() for step in range(len(plan))] == [
         *([15, 17, 10, 19], [7, 9, 8, 14], [5, 2, 4, 12], [0, 6, 1, 3], [16, 13, 18, 11]),
@@ -231,21 +231,21 @@ def test_chance_alone_leaves_samples_out() -> None:
     assert (deviations**2).sum() * (count - 1) / count < 60
 
 
-def test_too_few_pictures_for_a_batch() -> None:
+def test_too_few_images_for_a_batch() -> None:
     with pytest.raises(ConfigError, match=r"batch_size=8 .* 7 .*--config.batch_size=7"):
         make_plan(random_widths(7), 8, epochs=1)
 
 
-# --- pictures and batches ---
+# --- images and batches ---
 
 
 def test_a_batch_holds_its_samples(split: Split) -> None:
-    pictures = prepared(split)
-    assert pictures.widths.tolist() == list(WIDTHS)
-    assert_holds_samples(pictures.batch(np.array([3, 0, 1]), (16, 32, 96)), [3, 0, 1], 32)
-    assert_holds_samples(pictures.batch(np.array([1, 10]), (96, 16)), [1, 10], 96)
-    # Beyond all buckets: test pictures may be wider than those of training.
-    assert_holds_samples(pictures.batch(np.array([10]), (16, 32)), [10], 96)
+    images = prepared(split)
+    assert images.widths.tolist() == list(WIDTHS)
+    assert_holds_samples(images.batch(np.array([3, 0, 1]), (16, 32, 96)), [3, 0, 1], 32)
+    assert_holds_samples(images.batch(np.array([1, 10]), (96, 16)), [1, 10], 96)
+    # Beyond all buckets: test images may be wider than those of training.
+    assert_holds_samples(images.batch(np.array([10]), (16, 32)), [10], 96)
 
 
 @pytest.mark.parametrize("invert", [False, True])
@@ -261,24 +261,24 @@ def test_the_cache_changes_nothing_but_the_readings(
     batches: list[Batch] = []
     for cache_bytes, cached in [(0, 0), (size // 2, None), (size, len(WIDTHS))]:
         split.read.readings.clear()
-        pictures = prepared(split, cache_bytes, preprocessing)
+        images = prepared(split, cache_bytes, preprocessing)
         assert split.read.readings == Counter(range(len(WIDTHS)))
-        kept = sum(map(np.size, pictures.cache.values()))
-        assert kept <= pictures.cached_bytes <= cache_bytes
+        kept = sum(map(np.size, images.cache.values()))
+        assert kept <= images.cached_bytes <= cache_bytes
         # Only what is smaller than when prepared waits for its first use.
-        assert (kept < pictures.cached_bytes) == (height == 64 and bool(pictures.cache))
-        assert cached in (None, len(pictures.cache))
-        batches.append(pictures.batch(indices, (192,)))
+        assert (kept < images.cached_bytes) == (height == 64 and bool(images.cache))
+        assert cached in (None, len(images.cache))
+        batches.append(images.batch(indices, (192,)))
         # What was kept as it came in is resized by now.
-        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values()))
+        assert images.cached_bytes == sum(map(np.size, images.cache.values()))
         again = split.read.readings.total() - len(WIDTHS)
-        assert again == len(WIDTHS) - len(pictures.cache)
-        batches.append(pictures.batch(indices, (192,)))
+        assert again == len(WIDTHS) - len(images.cache)
+        batches.append(images.batch(indices, (192,)))
     assert_same_batches(batches[1:], [batches[0]] * 5)
 
 
 @pytest.mark.parametrize("height", [16, 32, 64])
-def test_pictures_of_known_sizes_are_read_at_first_use(split: Split, height: int) -> None:
+def test_images_of_known_sizes_are_read_at_first_use(split: Split, height: int) -> None:
     assert isinstance(split.read, Read)
     preprocessing = Preprocessing(height, channels=1, max_width=150)
     indices = np.arange(len(WIDTHS))
@@ -292,27 +292,27 @@ def test_pictures_of_known_sizes_are_read_at_first_use(split: Split, height: int
     size = height * int(asked.widths.sum())
     for cache_bytes in (0, size // 2, size):
         split.read.readings.clear()
-        pictures = prepared(sized, cache_bytes, preprocessing)
+        images = prepared(sized, cache_bytes, preprocessing)
         assert not split.read.readings
         for known in ("widths", "sizes", "labels", "label_lengths"):
-            np.testing.assert_array_equal(getattr(pictures, known), getattr(asked, known))
-        assert pictures.digests == asked.digests
-        assert pictures.cached_bytes <= cache_bytes
+            np.testing.assert_array_equal(getattr(images, known), getattr(asked, known))
+        assert images.digests == asked.digests
+        assert images.cached_bytes <= cache_bytes
         for _ in range(2):
-            assert_same_batches([pictures.batch(indices, (192,))], [expected])
-        assert pictures.cached_bytes == sum(map(np.size, pictures.cache.values()))
+            assert_same_batches([images.batch(indices, (192,))], [expected])
+        assert images.cached_bytes == sum(map(np.size, images.cache.values()))
         twice = {index for index, times in split.read.readings.items() if times == 2}
-        assert twice == set(range(len(WIDTHS))) - set(pictures.cache)
-        assert bool(pictures.cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
+        assert twice == set(range(len(WIDTHS))) - set(images.cache)
+        assert bool(images.cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
     # Each worker process would fill a cache of its own.
-    copied = copy.copy(pictures)  # by what is pickled
+    copied = copy.copy(images)  # by what is pickled
     copied.batch(indices, (192,))
     assert not copied.cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Damaged:
-    """Reads as another does, but for some pictures."""
+    """Reads as another does, but for some images."""
 
     read: Callable[[int], bytes]
     places: tuple[int, ...]
@@ -325,7 +325,7 @@ def damaged(split: Split, *places: int) -> Split:
     return dataclasses.replace(split, read=Damaged(split.read, places))
 
 
-def test_damaged_pictures_are_noted(split: Split) -> None:
+def test_damaged_images_are_noted(split: Split) -> None:
     broken = prepared(damaged(split, 4, 7))
     assert list(broken.failures) == [4, 7] and "4.png" in broken.failures[4]
     assert (broken.widths[4], *broken.sizes[4], broken.digests[4]) == (8, 0, 0, b"")
@@ -334,7 +334,7 @@ def test_damaged_pictures_are_noted(split: Split) -> None:
         broken.batch(np.array([3, 4]), (96,))
 
 
-def test_black_pictures_stand_for_damaged_ones(split: Split) -> None:
+def test_black_images_stand_for_damaged_ones(split: Split) -> None:
     whole = prepared(split).batch(np.arange(6), (96,))
     broken = PreparedSplit(
         damaged(split, 4), ALPHABET, Preprocessing(channels=1), 0, "test", max_unread=0.5
@@ -350,21 +350,21 @@ def test_black_pictures_stand_for_damaged_ones(split: Split) -> None:
 def test_labels_that_cannot_be_learnt(split: Split) -> None:
     """An unseen character, and a thousand characters, which would make all labels as long."""
     labels = ("abx", "ab", "a" * 1000, "", "abcabcabc", *split.labels[5:])
-    pictures = prepared(dataclasses.replace(split, labels=labels))
-    assert pictures.label_lengths[:5].tolist() == [NOT_ALIGNABLE, 2, NOT_ALIGNABLE, 0, 9]
-    assert pictures.labels.shape == (len(WIDTHS), 9)
-    assert pictures.alignable.tolist() == [False, True, False] + [True] * 8
+    images = prepared(dataclasses.replace(split, labels=labels))
+    assert images.label_lengths[:5].tolist() == [NOT_ALIGNABLE, 2, NOT_ALIGNABLE, 0, 9]
+    assert images.labels.shape == (len(WIDTHS), 9)
+    assert images.alignable.tolist() == [False, True, False] + [True] * 8
 
 
 def test_a_selection_is_not_read_again(split: Split) -> None:
     assert isinstance(split.read, Read)
-    pictures = prepared(split)
+    images = prepared(split)
     split.read.readings.clear()
-    chosen = pictures.select([5, 0, 2])
+    chosen = images.select([5, 0, 2])
     assert chosen.split.names == ("5.png", "0.png", "2.png") and len(chosen) == 3
     assert chosen.labels.shape == (3, 2)  # the longest of these
     batch = chosen.batch(np.array([0, 2]), (96,))
-    again = pictures.batch(np.array([5, 2]), (96,))
+    again = images.batch(np.array([5, 2]), (96,))
     for key in ("images", "widths", "label_lengths"):
         np.testing.assert_array_equal(batch[key], again[key])
     assert not split.read.readings
@@ -385,9 +385,9 @@ def test_preprocessing_decides_the_widths(split: Split) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
 def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> None:
-    buckets = (24, 40, 64)  # the picture 90 wide is beyond them
-    pictures = prepared(split)
-    batches = list(evaluation_batches(pictures, buckets, batch_size))
+    buckets = (24, 40, 64)  # the image 90 wide is beyond them
+    images = prepared(split)
+    batches = list(evaluation_batches(images, buckets, batch_size))
     counted: list[int] = []
     for batch, count in batches:
         indices = batch["indices"].tolist()
@@ -402,9 +402,9 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
         counted += indices[:count]
     assert sorted(counted) == list(range(len(WIDTHS)))
     assert [WIDTHS[index] for index in counted] == sorted(WIDTHS)
-    # By bucket there are 2, 4, 4 and 1 pictures.
+    # By bucket there are 2, 4, 4 and 1 images.
     assert len(batches) == sum(-(-size // batch_size) for size in (2, 4, 4, 1))
-    again = list(evaluation_batches(pictures, buckets, batch_size))
+    again = list(evaluation_batches(images, buckets, batch_size))
     assert_same_batches([batch for batch, _ in again], [batch for batch, _ in batches])
 
 
@@ -413,30 +413,30 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
-    pictures = prepared(split)
-    buckets = choose_buckets(pictures.widths, 2)
-    plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
-    expected = [pictures.batch(plan[step], buckets) for step in range(len(plan))]
+    images = prepared(split)
+    buckets = choose_buckets(images.widths, 2)
+    plan = TrainingPlan(images.widths, buckets, 3, 3, seed=2)
+    expected = [images.batch(plan[step], buckets) for step in range(len(plan))]
     unchanged = Augmentation()
-    tail = list(training_batches(pictures, plan, buckets, unchanged, 4, workers))
+    tail = list(training_batches(images, plan, buckets, unchanged, 4, workers))
     assert_same_batches(tail, expected[4:])
     if not workers:
         assert_same_batches(
-            list(training_batches(pictures, plan, buckets, unchanged, 0, 0)), expected
+            list(training_batches(images, plan, buckets, unchanged, 0, 0)), expected
         )
-        assert not list(training_batches(pictures, plan, buckets, unchanged, len(plan), 0))
+        assert not list(training_batches(images, plan, buckets, unchanged, len(plan), 0))
 
 
 def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
-    pictures = prepared(split)
-    buckets = choose_buckets(pictures.widths, 2)
-    plan = TrainingPlan(pictures.widths, buckets, 3, 3, seed=2)
+    noised = prepared(split)
+    buckets = choose_buckets(noised.widths, 2)
+    plan = TrainingPlan(noised.widths, buckets, 3, 3, seed=2)
     noisy = Augmentation(noise=1.0)
-    whole = list(training_batches(pictures, plan, buckets, noisy, 0, 0))
-    assert_same_batches(list(training_batches(pictures, plan, buckets, noisy, 4, 0)), whole[4:])
+    whole = list(training_batches(noised, plan, buckets, noisy, 0, 0))
+    assert_same_batches(list(training_batches(noised, plan, buckets, noisy, 4, 0)), whole[4:])
     seen: dict[int, list[bytes]] = {}
     for batch in whole:
-        plain = pictures.batch(batch["indices"], buckets)
+        plain = noised.batch(batch["indices"], buckets)
         for key in ("widths", "labels", "label_lengths"):
             np.testing.assert_array_equal(batch[key], plain[key])
         for index, image in zip(batch["indices"].tolist(), batch["images"], strict=True):
@@ -448,45 +448,45 @@ def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split
 
 
 def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
-    pictures = prepared(split)
-    plan = TrainingPlan(pictures.widths, (96,), 3, 3, seed=2)
+    images = prepared(split)
+    plan = TrainingPlan(images.widths, (96,), 3, 3, seed=2)
     assert len(plan) == 9
     late = Augmentation(start=0.4, invert=1.0)
-    for step, batch in enumerate(training_batches(pictures, plan, (96,), late, 0, 0)):
-        plain = pictures.batch(batch["indices"], (96,))["images"]
+    for step, batch in enumerate(training_batches(images, plan, (96,), late, 0, 0)):
+        plain = images.batch(batch["indices"], (96,))["images"]
         inside = np.arange(96) < batch["widths"][:, None]
         negative = np.where(inside[:, None, :, None], 255 - plain, plain)
         np.testing.assert_array_equal(batch["images"], plain if step < 3.6 else negative)
 
 
 def vanishing(split: Split, places: tuple[int, ...], max_unread: float) -> PreparedSplit:
-    """Pictures that were there when they were first read, and are not any more."""
-    pictures = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_unread)
-    pictures.split = damaged(split, *places)
-    return pictures
+    """Images that were there when they were first read, and are not any more."""
+    images = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_unread)
+    images.split = damaged(split, *places)
+    return images
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_stops_training_by_name(split: Split, workers: int) -> None:
-    pictures = vanishing(split, (3,), 0.0)
-    plan = TrainingPlan(pictures.widths, (96,), 11, 2, seed=0)
+def test_a_image_that_vanishes_stops_training_by_name(split: Split, workers: int) -> None:
+    images = vanishing(split, (3,), 0.0)
+    plan = TrainingPlan(images.widths, (96,), 11, 2, seed=0)
     with pytest.raises(DataError, match=r"3\.png"):
-        list(training_batches(pictures, plan, (96,), Augmentation(), 0, workers))
+        list(training_batches(images, plan, (96,), Augmentation(), 0, workers))
 
 
-def test_pictures_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
-    pictures = vanishing(split, (3, 8), 0.2)  # 2 of 11 are fewer
-    plan = TrainingPlan(pictures.widths, (96,), 11, 3, seed=0)
-    batches = list(training_batches(pictures, plan, (96,), Augmentation(), 0, 0))
+def test_images_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
+    images = vanishing(split, (3, 8), 0.2)  # 2 of 11 are fewer
+    plan = TrainingPlan(images.widths, (96,), 11, 3, seed=0)
+    batches = list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
     assert [batch["unread"].sum() for batch in batches] == [2, 2, 2]
-    pictures = vanishing(split, (3, 8, 9), 0.2)
-    with pytest.raises(DataError, match=r"3 training pictures could not be read any more.*\.png"):
-        list(training_batches(pictures, plan, (96,), Augmentation(), 0, 0))
+    images = vanishing(split, (3, 8, 9), 0.2)
+    with pytest.raises(DataError, match=r"3 training images could not be read any more.*\.png"):
+        list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Deadly:
-    """Kills the process that reads a picture, unless it is the one that made this."""
+    """Kills the process that reads an image, unless it is the one that made this."""
 
     read: Callable[[int], bytes]
     parent: int
@@ -499,7 +499,7 @@ class Deadly:
 
 def test_a_worker_that_dies_is_an_error(split: Split) -> None:
     deadly = dataclasses.replace(split, read=Deadly(split.read, os.getpid()))
-    pictures = PreparedSplit(deadly, ALPHABET, Preprocessing(channels=1), 0, "test")
-    plan = TrainingPlan(pictures.widths, (96,), 4, 2, seed=0)
+    images = PreparedSplit(deadly, ALPHABET, Preprocessing(channels=1), 0, "test")
+    plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
     with pytest.raises(DataError, match=r"processes that make batches failed.*data\.workers=0"):
-        list(training_batches(pictures, plan, (96,), Augmentation(), 0, 1))
+        list(training_batches(images, plan, (96,), Augmentation(), 0, 1))

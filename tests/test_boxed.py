@@ -36,14 +36,14 @@ from crnn_jax.training.state import TrainState
 from tests.networks import random_variables
 from tests.test_checkpoint import Trap
 from tests.test_fuzz import changed, only_our_errors
-from tests.test_train import PICTURES, small_config
+from tests.test_train import IMAGES, small_config
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import box_model
 
 ALPHABET = Alphabet("2345678bcdefgmnpwxy")
-NAMES = [line.split("\t")[0] for line in (PICTURES / "test.tsv").read_text().splitlines()]
+NAMES = [line.split("\t")[0] for line in (IMAGES / "test.tsv").read_text().splitlines()]
 TEST = {"step": 7, "split": "test", "exact_match": 0.5}
 
 
@@ -92,9 +92,9 @@ def box(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def logits(model: TrainedModel) -> np.ndarray:
-    pictures = [prepare((PICTURES / name).read_bytes(), Preprocessing(), name) for name in NAMES]
-    images, widths = pad_batch(pictures, max(picture.shape[1] for picture in pictures))
-    return np.asarray(jax.jit(model.network.apply)(model.variables, images, widths)[0])
+    images = [prepare((IMAGES / name).read_bytes(), Preprocessing(), name) for name in NAMES]
+    batch, widths = pad_batch(images, max(image.shape[1] for image in images))
+    return np.asarray(jax.jit(model.network.apply)(model.variables, batch, widths)[0])
 
 
 def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
     assert "shortcut_head" in original.variables["params"]
     ours, theirs = logits(model), logits(original)
     assert 0 < np.abs(ours - theirs).max() < 0.02 < np.ptp(theirs) / 100
-    files = [(PICTURES / name).read_bytes() for name in NAMES]
+    files = [(IMAGES / name).read_bytes() for name in NAMES]
     texts = [[one.text for one in Recognizer(m)(files)] for m in (model, original)]
     assert all(map(len, texts[0]))
     # Where two characters are as likely to the last digit, either may be read.
@@ -183,8 +183,8 @@ def test_a_model_is_known_by_name_everywhere(
 ) -> None:
     assert find_model("small") == find_model(box) == box
     recognizer = Recognizer.load("small")
-    rows = score("small", [PICTURES], 8)
-    assert rows[0]["count"] == 8 and rows == score(box, [PICTURES], 8)
+    rows = score("small", [IMAGES], 8)
+    assert rows[0]["count"] == 8 and rows == score(box, [IMAGES], 8)
     config = small_config(init_from="small")
     config.alphabet.characters = ALPHABET.characters[::-1]
     state, line = Experiment.build(config).initial_state()
@@ -201,12 +201,12 @@ def test_a_model_is_known_by_name_everywhere(
     shutil.copytree(run, tmp_path / "here" / "captcha")
     monkeypatch.chdir(tmp_path / "here")
     assert find_model() == box.with_name("captcha")
-    picture = PICTURES / NAMES[0]
+    image = IMAGES / NAMES[0]
     monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=None))
     monkeypatch.setattr(predict, "BATCH_SIZE", SimpleNamespace(value=32))
-    predict.main(["predict", str(picture)])
-    read = recognizer([picture.read_bytes()])[0]
-    assert capsys.readouterr().out == f"{picture}\t{read.text}\t{read.confidence:.4f}\n"
+    predict.main(["predict", str(image)])
+    read = recognizer([image.read_bytes()])[0]
+    assert capsys.readouterr().out == f"{image}\t{read.text}\t{read.confidence:.4f}\n"
 
 
 def test_a_folder_of_ones_own_goes_first_if_it_holds_a_model(
@@ -351,16 +351,16 @@ def test_the_boxed_captcha_model_reads_captchas() -> None:
     rng = random.Random(8)
     characters = "0123456789abcdefghijklmnopqrstuvwxyz"
     texts = ["".join(rng.choices(characters, k=rng.randint(4, 8))) for _ in range(32)]
-    pictures = [render(text, seed=rng.getrandbits(32)) for text in texts]
-    read = [recognition.text for recognition in Recognizer.load()(pictures)]
+    images = [render(text, seed=rng.getrandbits(32)) for text in texts]
+    read = [recognition.text for recognition in Recognizer.load()(images)]
     right = sum(one == text for one, text in zip(read, texts, strict=True))
     assert right >= 24  # of 2,000 it reads 93 %, with which fewer of 32 come once in 3,900 times
 
 
 def test_the_fine_tune_variant_starts_from_it() -> None:
     config = get_config("fine_tune")
-    config.batch_size = 16  # of 30 pictures
-    config.data.update(source="folder", dir=str(PICTURES))
+    config.batch_size = 16  # of 30 images
+    config.data.update(source="folder", dir=str(IMAGES))
     state, beginning = Experiment.build(config).initial_state()
     assert "all from step" in beginning
     layers = TrainedModel.load("captcha").variables["params"]["conv_stack"]

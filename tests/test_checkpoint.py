@@ -406,8 +406,8 @@ def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptur
     ]
 
 
-def test_other_pictures_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    saved, now = ({**MANIFEST, "pictures": {"train": n, "validation": 9}} for n in (90, 100))
+def test_other_images_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved, now = ({**MANIFEST, "num_examples": {"train": n, "validation": 9}} for n in (90, 100))
     check_same(tmp_path, MANIFEST, now)  # a checkpoint of an earlier version
     check_same(tmp_path, saved, saved)
     assert not caplog.records

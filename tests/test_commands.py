@@ -11,7 +11,7 @@ import platformdirs
 import pytest
 from PIL import Image
 
-PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
+IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 ROOT = Path(__file__).parent.parent
 SMALL = (
     "--config=configs/tiny.py",
@@ -39,20 +39,20 @@ def command(
     )
 
 
-def copy_of_pictures(folder: Path) -> Path:
-    return Path(shutil.copytree(PICTURES, folder / "pictures"))
+def copy_of_images(folder: Path) -> Path:
+    return Path(shutil.copytree(IMAGES, folder / "images"))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("trained")
-    done = command("crnn_jax.main", *SMALL, f"--config.data.dir={PICTURES}", f"--workdir={workdir}")
+    done = command("crnn_jax.main", *SMALL, f"--config.data.dir={IMAGES}", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
-    arguments = (*SMALL, f"--config.data.dir={PICTURES}", f"--workdir={trained}", "--mode=eval")
+    arguments = (*SMALL, f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
     done = command("crnn_jax.main", *arguments)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -65,8 +65,8 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
 
 
 def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
-    """Of pictures without a test split another seed would test with what was learnt from."""
-    folder = copy_of_pictures(tmp_path)
+    """Of images without a test split another seed would test with what was learnt from."""
+    folder = copy_of_images(tmp_path)
     (folder / "test.tsv").unlink()
     (folder / "train.tsv").rename(folder / "labels.tsv")
     arguments = (*SMALL, f"--config.data.dir={folder}", f"--workdir={tmp_path / 'run'}")
@@ -82,21 +82,21 @@ def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_prediction_needs_no_config(trained: Path) -> None:
-    pictures = sorted((PICTURES / "images").iterdir())[:3]
-    done = command("crnn_jax.predict", f"--model={trained}", *map(str, pictures))
+    images = sorted((IMAGES / "images").iterdir())[:3]
+    done = command("crnn_jax.predict", f"--model={trained}", *map(str, images))
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows] == list(map(str, pictures))
+    assert [row[0] for row in rows] == list(map(str, images))
     assert all(0 <= float(row[2]) <= 1 for row in rows)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
 def test_what_can_be_read_is_read_and_what_cannot_is_named(trained: Path, tmp_path: Path) -> None:
-    """A name that is no text, a damaged picture, one that is not there."""
+    """A name that is no text, a damaged image, one that is not there."""
     name = os.fsencode(tmp_path / "caf") + b"\xe9.png"
-    shutil.copy(PICTURES / "images" / "00000.png", name)
-    (tmp_path / "damaged.png").write_bytes(b"no picture")
-    good = PICTURES / "images" / "00001.png"
+    shutil.copy(IMAGES / "images" / "00000.png", name)
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    good = IMAGES / "images" / "00001.png"
     paths = (str(tmp_path / "damaged.png"), os.fsdecode(name), str(tmp_path / "no.png"), str(good))
     done = command("crnn_jax.predict", f"--model={trained}", *paths)
     read = [os.fsencode(line.split("\t")[0]) for line in done.stdout.splitlines()]
@@ -110,8 +110,8 @@ def test_what_can_be_read_is_read_and_what_cannot_is_named(trained: Path, tmp_pa
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("crnn_jax.predict", str(PICTURES / "images" / "00000.png")),
-        ("crnn_jax.check_data", f"--dir={PICTURES}"),  # exits with a code of its own
+        ("crnn_jax.predict", str(IMAGES / "images" / "00000.png")),
+        ("crnn_jax.check_data", f"--dir={IMAGES}"),  # exits with a code of its own
     ],
     ids=["predict", "check_data"],
 )
@@ -148,27 +148,27 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_label_line_without_a_tab(tmp_path: Path) -> None:
-    folder = copy_of_pictures(tmp_path)
+    folder = copy_of_images(tmp_path)
     with (folder / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("images/one.png label\n")
     fails(tmp_path / "run", folder, "train.tsv:33", "images/one.png label", "tab")
 
 
-def test_unreadable_picture(tmp_path: Path) -> None:
-    folder = copy_of_pictures(tmp_path)
+def test_unreadable_image(tmp_path: Path) -> None:
+    folder = copy_of_images(tmp_path)
     name = (folder / "train.tsv").read_text(encoding="utf-8").split("\t")[0]
     (folder / name).write_bytes((folder / name).read_bytes()[:200])
     fails(tmp_path / "run", folder, name, "leave it out")
 
 
 def test_empty_set(tmp_path: Path) -> None:
-    folder = copy_of_pictures(tmp_path)
+    folder = copy_of_images(tmp_path)
     (folder / "train.tsv").write_text("", encoding="utf-8")
     fails(tmp_path / "run", folder, "train.tsv", "empty")
 
 
 def test_unseen_character_in_what_is_learnt(tmp_path: Path) -> None:
-    folder = copy_of_pictures(tmp_path)
+    folder = copy_of_images(tmp_path)
     Image.new("RGB", (200, 50)).save(folder / "images" / "new.png")
     with (folder / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("images/new.png\t2b€\n")
@@ -177,19 +177,19 @@ def test_unseen_character_in_what_is_learnt(tmp_path: Path) -> None:
 
 
 def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> None:
-    """A whole set; its pictures without a test split, one more that is missing, one that is new."""
-    other = copy_of_pictures(tmp_path)
+    """A whole set; its images without a test split, one more that is missing, one that is new."""
+    other = copy_of_images(tmp_path)
     (other / "train.tsv").unlink()
     lines = (other / "test.tsv").read_text(encoding="utf-8")
     (other / "test.tsv").rename(other / "labels.tsv")
     (other / "labels.tsv").write_text(f"{lines}gone.png\tab\nimages/00001.png\t2-é\n", "utf-8")
-    arguments = ("crnn_jax.score", f"--model={trained}", str(PICTURES), str(other))
+    arguments = ("crnn_jax.score", f"--model={trained}", str(IMAGES), str(other))
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     head, *rows = (line.split() for line in done.stdout.splitlines())
-    assert head == ["set", "labels", "pictures", "exact", "caseless", "36", "characters", "CER"]
+    assert head == ["set", "labels", "images", "exact", "caseless", "36", "characters", "CER"]
     assert [row[:-8] for row in rows] == [
-        [str(PICTURES), "all", "8"],
+        [str(IMAGES), "all", "8"],
         [str(other), "all", "10"],
         [str(other), "alphanumeric", "9"],
         [str(other), "alphanumeric,", "3", "or", "more", "8"],
@@ -197,7 +197,7 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
     assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
     figures = json.loads(command(*arguments, "--json").stdout)
     assert [row["count"] for row in figures] == [8, 10, 9, 8]
-    data = (f"--config.data.dir={PICTURES}", f"--workdir={trained}", "--mode=eval")
+    data = (f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
     evaluated = json.loads(command("crnn_jax.main", *SMALL, *data).stdout.splitlines()[-1])
     for key in ("exact_match", "exact_match_caseless", "exact_match_alphanumeric", "cer"):
         assert figures[0][key] == figures[3][key] == evaluated[key]
@@ -210,23 +210,23 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
 def test_workdir_of_another_alphabet_is_left_as_it_is(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").rglob("*")}
     more = ("--config.alphabet.characters=2345678abcdefgmnpwxyz",)
-    fails(trained, PICTURES, "another alphabet", "--workdir", more=more)
+    fails(trained, IMAGES, "another alphabet", "--workdir", more=more)
     after = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").rglob("*")}
     assert before == after
 
 
 def test_evaluating_and_reading_without_a_model(tmp_path: Path) -> None:
-    arguments = (*SMALL, f"--config.data.dir={PICTURES}", f"--workdir={tmp_path}", "--mode=eval")
+    arguments = (*SMALL, f"--config.data.dir={IMAGES}", f"--workdir={tmp_path}", "--mode=eval")
     assert_one_line(command("crnn_jax.main", *arguments), str(tmp_path), "train first")
     assert list(tmp_path.iterdir()) == []
-    picture = str(next((PICTURES / "images").iterdir()))
-    done = command("crnn_jax.predict", f"--model={tmp_path}", picture)
+    image = str(next((IMAGES / "images").iterdir()))
+    done = command("crnn_jax.predict", f"--model={tmp_path}", image)
     assert_one_line(done, str(tmp_path), "train first")
 
 
 def test_values_are_checked_together(tmp_path: Path) -> None:
     more = ("--config.data.height=48", "--config.optimizer.learning_rate=-1.0")
-    fails(tmp_path, PICTURES, "data.height=48", "set 32", "learning_rate=-1.0", more=more)
+    fails(tmp_path, IMAGES, "data.height=48", "set 32", "learning_rate=-1.0", more=more)
 
 
 def test_mistyped_key_is_refused(tmp_path: Path) -> None:
@@ -235,11 +235,11 @@ def test_mistyped_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # .ci/run does the same
-def test_the_tiny_config_makes_its_own_pictures(tmp_path: Path) -> None:
+def test_the_tiny_config_makes_its_own_images(tmp_path: Path) -> None:
     data = (f"--config.data.dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}")
     done = command("crnn_jax.main", "--config=configs/tiny.py", "--config.epochs=1", *data)
     assert done.returncode == 0, done.stderr
-    assert "pictures: 243 train, 13 validation, 64 test" in done.stderr
+    assert "images: 243 train, 13 validation, 64 test" in done.stderr
 
 
 def test_a_second_start_compiles_nothing(
@@ -248,10 +248,10 @@ def test_a_second_start_compiles_nothing(
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # which the tests set
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept = platformdirs.user_cache_path("crnn_jax")
-    pictures = sorted((PICTURES / "images").iterdir())[:1]
+    images = sorted((IMAGES / "images").iterdir())[:1]
 
     def read() -> list[Path]:
-        done = command("crnn_jax.predict", f"--model={trained}", *map(str, pictures))
+        done = command("crnn_jax.predict", f"--model={trained}", *map(str, images))
         assert done.returncode == 0, done.stderr
         return sorted(kept.rglob("*-cache"))
 
@@ -261,7 +261,7 @@ def test_a_second_start_compiles_nothing(
 
 
 def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
-    folder = copy_of_pictures(tmp_path)
+    folder = copy_of_images(tmp_path)
     done = command("crnn_jax.check_data", f"--dir={folder}", f"--sheet={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
     assert "nothing is wrong" in done.stdout
@@ -273,11 +273,11 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     done = command("crnn_jax.check_data", f"--dir={folder}", "--json")
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["findings"][0]["kind"] == "in train and test"
-    (folder / "again.png").write_bytes(b"no picture")
+    (folder / "again.png").write_bytes(b"no image")
     # By config and overrides, as training is called.
     named = ("--config=configs/tiny.py", "--config.data.source=folder")
     done = command("crnn_jax.check_data", *named, f"--config.data.dir={folder}")
-    assert done.returncode == 1 and "error: unreadable picture: 1 test" in done.stdout
+    assert done.returncode == 1 and "error: unreadable image: 1 test" in done.stdout
     assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")
     assert_one_line(command("crnn_jax.check_data", str(folder)), str(folder), f"--dir={folder}")
     assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "folder")
@@ -286,13 +286,13 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
 def test_the_doctor_shows_what_augmentation_does(tmp_path: Path) -> None:
     sheet = f"--show_augmented={tmp_path / 'sheet.png'}"
     noisy = "--config.augment.noise=1.0"
-    done = command("crnn_jax.check_data", f"--dir={PICTURES}", sheet, noisy)
+    done = command("crnn_jax.check_data", f"--dir={IMAGES}", sheet, noisy)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "sheet.png") as image:
         assert min(image.size) > 500
     none = ("--config.augment.affine=0.0", "--config.augment.contrast=0.0")
-    done = command("crnn_jax.check_data", f"--dir={PICTURES}", sheet, *none)
+    done = command("crnn_jax.check_data", f"--dir={IMAGES}", sheet, *none)
     assert_one_line(done, "set one, such as --config.augment.affine=0.5")
     lost = f"--show_augmented={tmp_path / 'no' / 'sheet.png'}"
-    done = command("crnn_jax.check_data", f"--dir={PICTURES}", lost, noisy)
+    done = command("crnn_jax.check_data", f"--dir={IMAGES}", lost, noisy)
     assert done.returncode == 1 and "a folder that is there" in done.stderr.splitlines()[-1]

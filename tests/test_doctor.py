@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import pytest
+from crnn_jax.image_sheet import augmented_sheet, image_sheet
 from PIL import Image
 
 from configs import captcha
@@ -22,7 +23,6 @@ from crnn_jax.data.report import Report
 from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models import num_time_steps
-from crnn_jax.picture_sheet import augmented_sheet, picture_sheet
 from crnn_jax.text.alphabet import Alphabet
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
@@ -41,9 +41,9 @@ def clean(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CAPTCHAS, tmp_path / "set"))
 
 
-def add(directory: Path, file: str, name: str, label: str, picture: bytes | None) -> None:
-    if picture is not None:
-        (directory / name).write_bytes(picture)
+def add(directory: Path, file: str, name: str, label: str, image: bytes | None) -> None:
+    if image is not None:
+        (directory / name).write_bytes(image)
     with (directory / file).open("a", encoding="utf-8") as lines:
         lines.write(f"{name}\t{label}\n")
 
@@ -66,17 +66,17 @@ def enormous() -> bytes:
     return data
 
 
-def first_picture(directory: Path) -> tuple[bytes, str]:
+def first_image(directory: Path) -> tuple[bytes, str]:
     name, label = (directory / "train.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")
     return (directory / name).read_bytes(), label
 
 
 def plant(directory: Path) -> None:
     """Every defect, most in the test set, so that chance does not move them."""
-    whole, label = first_picture(directory)
+    whole, label = first_image(directory)
     add(directory, "test.tsv", "missing.png", "226md", None)
     add(directory, "test.tsv", "truncated.png", "226md", whole[: len(whole) // 2])
-    add(directory, "test.tsv", "text.png", "226md", b"no picture")
+    add(directory, "test.tsv", "text.png", "226md", b"no image")
     add(directory, "test.tsv", "enormous.png", "226md", enormous())
     add(directory, "test.tsv", "unseen.png", "2é€€", png(200, 50, 1))
     add(directory, "test.tsv", "empty.png", "", png(200, 50, 2))
@@ -93,7 +93,7 @@ def plant(directory: Path) -> None:
 
 
 def offenders(report: Report) -> dict[str, set[str]]:
-    """Kind of finding -> names of the pictures it is about."""
+    """Kind of finding -> names of the images it is about."""
     found: dict[str, set[str]] = {}
     for finding in report.findings:
         names = {report.splits[split].split.names[index] for split, index in finding.places}
@@ -112,12 +112,12 @@ def test_every_planted_defect_is_found_and_nothing_else(clean: Path) -> None:
     report = check_dataset(config_for(clean))
     train = (clean / "train.tsv").read_text(encoding="utf-8").split("\t")[0]
     assert offenders(report) == {
-        "unreadable picture": {"missing.png", "truncated.png", "text.png", "enormous.png"},
+        "unreadable image": {"missing.png", "truncated.png", "text.png", "enormous.png"},
         "unseen character": {"unseen.png"},
         "empty label": {"empty.png"},
         "label too long": {"long.png", "repeats.png"},
-        "very wide picture": {"wide.png"},
-        "very small picture": {"one_pixel_wide.png", "low.png"},
+        "very wide image": {"wide.png"},
+        "very small image": {"one_pixel_wide.png", "low.png"},
         "in train and test": {"leak.png", train},
         "duplicate": {"twice_a.png", "twice_b.png", "two_a.png", "two_b.png"},
         "two labels": {"two_a.png", "two_b.png"},
@@ -153,11 +153,11 @@ def test_the_report_as_json(clean: Path) -> None:
     ]
     assert report["characters"] == dict(sorted(Counter("".join(labels)).items()))
     assert report["splits"]["test"]["label_lengths"]["1000"] == 1
-    assert report["splits"]["test"]["pictures"] == 24
+    assert report["splits"]["test"]["images"] == 24
     assert report["severity"] == "error" and report["alphabet"] == "2345678bcdefgmnpwxy"
     samples = {finding["kind"]: finding["samples"] for finding in report["findings"]}
-    assert len(samples["unreadable picture"]) == 4
-    # 40 captchas of 256 px fill their bucket; the planted pictures are what pads.
+    assert len(samples["unreadable image"]) == 4
+    # 40 captchas of 256 px fill their bucket; the planted images are what pads.
     assert report["buckets"] == [256] and 0 < report["padding_share"] < 0.2
 
 
@@ -165,33 +165,33 @@ def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
     def red(sheet: Image.Image) -> int:
         return int((np.asarray(sheet) == (200, 0, 0)).all(-1).sum())
 
-    assert not red(picture_sheet(check_dataset(config_for(clean))))
+    assert not red(image_sheet(check_dataset(config_for(clean))))
     add(clean, "test.tsv", "unseen.png", "2é", png(200, 50))
-    assert red(picture_sheet(check_dataset(config_for(clean)))) > 20
+    assert red(image_sheet(check_dataset(config_for(clean)))) > 20
 
 
-def test_no_sheet_without_a_picture(clean: Path) -> None:
-    for picture in (clean / "images").iterdir():
-        picture.write_bytes(picture.name.encode())
-    with pytest.raises(DataError, match=r"no picture can be read.*leave out the sheet"):
-        picture_sheet(check_dataset(config_for(clean)))
+def test_no_sheet_without_a_image(clean: Path) -> None:
+    for image in (clean / "images").iterdir():
+        image.write_bytes(image.name.encode())
+    with pytest.raises(DataError, match=r"no image can be read.*leave out the sheet"):
+        image_sheet(check_dataset(config_for(clean)))
 
 
-def test_the_augmented_sheet_has_a_row_for_a_picture(clean: Path) -> None:
+def test_the_augmented_sheet_has_a_row_for_a_image(clean: Path) -> None:
     """Turned from dark to light, the versions are the negatives of the first of the row."""
     report = check_dataset(config_for(clean))
     sheet = np.asarray(augmented_sheet(report, Augmentation(invert=1.0), 0)).astype(int)
-    prepared = [report.splits["train"].picture(place) for place in range(0, 24, 2)]
+    prepared = [report.splits["train"].image(place) for place in range(0, 24, 2)]
     height, width = len(sheet) // 12, sheet.shape[1] // 6
-    for row, picture in enumerate(prepared):
-        assert picture is not None
-        shown = picture.astype(int)
+    for row, image in enumerate(prepared):
+        assert image is not None
+        shown = image.astype(int)
         for column in range(6):
             cell = sheet[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
             expected = 255 - shown if column else shown
             np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
     (clean / "train.tsv").unlink()
-    with pytest.raises(DataError, match="no training pictures to change"):
+    with pytest.raises(DataError, match="no training images to change"):
         augmented_sheet(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
 
 
@@ -216,7 +216,7 @@ def test_case_is_no_second_label_where_it_is_ignored(clean: Path) -> None:
 
 
 PLANTED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
-    "on_unreadable": ("bad.png", "226md", lambda: b"no picture"),
+    "on_unreadable": ("bad.png", "226md", lambda: b"no image"),
     "on_empty_label": ("bad.png", "", lambda: png(200, 50)),
     "on_unseen": ("bad.png", "2é", lambda: png(200, 50)),
 }
@@ -230,10 +230,10 @@ PLANTED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     ],
 )
 def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: str) -> None:
-    name, label, picture = PLANTED[policy]
+    name, label, image = PLANTED[policy]
     known = {"alphabet.characters": "2345678bcdefgmnpwxy"}
     before = load_dataset(config_for(clean, **known))
-    add(clean, file, name, label, picture())
+    add(clean, file, name, label, image())
     with pytest.raises(DataError) as caught:
         load_dataset(config_for(clean, **known))
     message = str(caught.value)
@@ -250,7 +250,7 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     assert len(dataset.splits["test"]) == len(before.splits["test"]) + (file == "test.tsv")
     assert name not in dataset.splits["train"].split.names
     learnt = len(dataset.splits["train"]) + len(dataset.splits["validation"])
-    # A defect that chance put among the held-out pictures stays there, and counts as wrong.
+    # A defect that chance put among the held-out images stays there, and counts as wrong.
     held = name in dataset.splits["validation"].split.names
     assert learnt == 32 + held
     if file == "test.tsv":
@@ -277,9 +277,9 @@ def test_a_new_character_in_the_test_set_is_a_warning(
 
 def test_more_than_a_share_is_an_error(clean: Path) -> None:
     for index in range(6):
-        add(clean, "train.tsv", f"{index}.png", f"22{'bcdefg'[index]}", b"no picture")
+        add(clean, "train.tsv", f"{index}.png", f"22{'bcdefg'[index]}", b"no image")
     config = config_for(clean, **{"data.on_unreadable": "drop", "data.max_dropped": 0.05})
-    with pytest.raises(DataError, match=r"training pictures cannot be used.*max_dropped=0\.05"):
+    with pytest.raises(DataError, match=r"training images cannot be used.*max_dropped=0\.05"):
         load_dataset(config)
 
 
@@ -327,16 +327,16 @@ def test_a_test_set_alone_is_checked_but_not_trained_on(clean: Path) -> None:
     (clean / "train.tsv").unlink()
     report = check_dataset(config_for(clean))
     assert list(report.splits) == ["test"] and report.severity == "note"
-    with pytest.raises(DataError, match="no train pictures; use --mode eval"):
+    with pytest.raises(DataError, match="no train images; use --mode eval"):
         load_dataset(config_for(clean))
 
 
 def test_nothing_to_test_with(clean: Path) -> None:
     (clean / "test.tsv").unlink()
-    with pytest.raises(DataError, match=r"no test pictures; add .*rename train.tsv to labels.tsv"):
+    with pytest.raises(DataError, match=r"no test images; add .*rename train.tsv to labels.tsv"):
         load_dataset(config_for(clean))
     known = Alphabet("2345678bcdefgmnpwxy")
-    with pytest.raises(DataError, match="no test pictures"):
+    with pytest.raises(DataError, match="no test images"):
         load_test_split(config_for(clean), known, Preprocessing())
 
 

@@ -91,7 +91,7 @@ def write_csv(directory: Path) -> dict[str, object]:
         with (directory / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("filename", "label"))
-            writer.writerows((picture, label) for picture, label, _ in samples(split))
+            writer.writerows((image, label) for image, label, _ in samples(split))
     return {"source": "folder"}
 
 
@@ -99,24 +99,24 @@ def write_jsonl(directory: Path) -> dict[str, object]:
     shutil.copytree(CAPTCHAS / "images", directory)
     for name, split in folder(CAPTCHAS).items():
         with (directory / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            for picture, label, _ in samples(split):
-                file.write(json.dumps({"file_name": picture, "text": label}) + "\n")
+            for image, label, _ in samples(split):
+                file.write(json.dumps({"file_name": image, "text": label}) + "\n")
     return {"source": "folder"}
 
 
 def write_file_names(directory: Path) -> dict[str, object]:
     for name, split in folder(CAPTCHAS).items():
         (directory / name).mkdir(parents=True)
-        for picture, label, data in samples(split):
-            (directory / name / f"{label}_{picture}").write_bytes(data)
+        for image, label, data in samples(split):
+            (directory / name / f"{label}_{image}").write_bytes(data)
     return {"source": "folder"}
 
 
 def write_sub_folders(directory: Path) -> dict[str, object]:
     for name, split in folder(CAPTCHAS).items():
-        for picture, label, data in samples(split):
+        for image, label, data in samples(split):
             (directory / name / label).mkdir(parents=True, exist_ok=True)
-            (directory / name / label / picture).write_bytes(data)
+            (directory / name / label / image).write_bytes(data)
     return {"source": "folder"}
 
 
@@ -130,12 +130,12 @@ def write_parquet(directory: Path) -> dict[str, object]:
     (directory / "data").mkdir(parents=True)
     for name, split in folder(CAPTCHAS).items():
         rows = [
-            {"picture": {"bytes": data, "path": picture}, "words": label}
-            for picture, label, data in samples(split)
+            {"photo": {"bytes": data, "path": image}, "words": label}
+            for image, label, data in samples(split)
         ]
         file = directory / "data" / f"{name}-00000-of-00001.parquet"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=10)
-    return {"source": "parquet", "image_field": "picture", "text_field": "words"}
+    return {"source": "parquet", "image_field": "photo", "text_field": "words"}
 
 
 # Not registered, so that it is found by its name in the folder, as data sets from elsewhere are.
@@ -148,8 +148,8 @@ with registered.skip_registration():
         url_infos = None
 
         def _info(self) -> tfds.core.DatasetInfo:
-            picture = tfds.features.Image(shape=(50, 200, 1), encoding_format="png")
-            features = {"picture": picture, "words": tfds.features.Text(), "length": np.int32}
+            image = tfds.features.Image(shape=(50, 200, 1), encoding_format="png")
+            features = {"photo": image, "words": tfds.features.Text(), "length": np.int32}
             return tfds.core.DatasetInfo(
                 builder=self, features=tfds.features.FeaturesDict(features)
             )
@@ -159,9 +159,9 @@ with registered.skip_registration():
             return {name: self._generate_examples(name) for name in ("train", "test")}
 
         def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-            for picture, label, data in samples(folder(CAPTCHAS)[name]):
-                features = {"picture": io.BytesIO(data), "words": label, "length": len(label)}
-                yield picture, features
+            for image, label, data in samples(folder(CAPTCHAS)[name]):
+                features = {"photo": io.BytesIO(data), "words": label, "length": len(label)}
+                yield image, features
 
 
 def write_tfds(directory: Path) -> dict[str, object]:
@@ -169,19 +169,19 @@ def write_tfds(directory: Path) -> dict[str, object]:
     return {
         "source": "tfds",
         "variant": "real_captchas",
-        "image_field": "picture",
+        "image_field": "photo",
         "text_field": "words",
     }
 
 
 def write_mixture(directory: Path) -> dict[str, object]:
-    """Half of the training pictures in a folder, half in a database, a third part to test with."""
+    """Half of the training images in a folder, half in a database, a third part to test with."""
     for name, split in folder(CAPTCHAS).items():
         if name == "train":
             write_database(directory / "half" / "train", lmdb_samples(split.select(range(16))))
             split = split.select(range(16, 32))
         shutil.copytree(CAPTCHAS / "images", directory / name)
-        lines = [f"{picture}\t{label}\n" for picture, label, _ in samples(split)]
+        lines = [f"{image}\t{label}\n" for image, label, _ in samples(split)]
         (directory / name / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
     parts = {
         "rest": {"source": "folder", "dir": str(directory / "train"), "weight": 0.5},
@@ -228,9 +228,9 @@ def test_trains_a_step_and_evaluates(
     assert steps.evaluate(test) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_number_is_no_picture(tmp_path: Path) -> None:
+def test_a_number_is_no_image(tmp_path: Path) -> None:
     named = write_tfds(tmp_path) | {"dir": str(tmp_path), "image_field": "length"}
-    with pytest.raises(DataError, match=r"'length' of real_captchas.* no picture; set .*image_f"):
+    with pytest.raises(DataError, match=r"'length' of real_captchas.* no image; set .*image_f"):
         load(named, 0)
 
 
@@ -281,7 +281,7 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
-    # An unreadable picture without a text is not right either, though nothing was read in it.
+    # An unreadable image without a text is not right either, though nothing was read in it.
     assert metrics["exact_match"] * 11 == pytest.approx(before["exact_match"] * 8)
     assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
 
@@ -299,7 +299,7 @@ def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) 
 
 
 def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
-    """Pictures that vanish in mid-epoch, a label of 1,000 characters, pictures 1 px wide."""
+    """Images that vanish in mid-epoch, a label of 1,000 characters, images 1 px wide."""
     write_tsv(tmp_path / "data")
     for index, label in enumerate(("2" * 1000, "2é", "")):
         Image.new("RGB", (1, 50), (index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
@@ -327,7 +327,7 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_a_picture_is_prepared_alike_everywhere(
+def test_a_image_is_prepared_alike_everywhere(
     monkeypatch: pytest.MonkeyPatch, steps: Steps, invert: bool
 ) -> None:
     """Training, evaluation and prediction see the same array, bit for bit."""

@@ -1,4 +1,4 @@
-"""Labelled pictures from folders: label files, file names, sub-folders, and every refusal."""
+"""Labelled images from folders: label files, file names, sub-folders, and every refusal."""
 
 import csv
 import json
@@ -15,11 +15,11 @@ from crnn_jax.errors import DataError
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
 
-def write(directory: Path, lines: str | bytes, file: str = "labels.tsv", pictures: int = 4) -> Path:
-    """A folder with the pictures 0.png, 1.png... whose bytes are their names."""
+def write(directory: Path, lines: str | bytes, file: str = "labels.tsv", images: int = 4) -> Path:
+    """A folder with the images 0.png, 1.png... whose bytes are their names."""
     data = lines.encode() if isinstance(lines, str) else lines
     (directory / file).write_bytes(data)
-    for index in range(pictures):
+    for index in range(images):
         (directory / f"{index}.png").write_bytes(f"{index}.png".encode())
     return directory
 
@@ -35,7 +35,7 @@ def settings(directory: Path) -> dict[str, object]:
 
 
 def place(directory: Path, *names: str) -> Path:
-    """Pictures whose bytes are their names."""
+    """Images whose bytes are their names."""
     for name in names:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def test_labels_are_kept_to_the_letter(tmp_path: Path) -> None:
     assert split.labels == ("  a b ", "\u00e9\tx", " ", "a\u2028b\x0c")
 
 
-def test_pictures_are_also_looked_for_in_images(tmp_path: Path) -> None:
+def test_images_are_also_looked_for_in_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "9 ü.png").write_bytes(b"nine")
     (tmp_path / "images" / "0.png").write_bytes(b"not this one")
@@ -76,7 +76,7 @@ def test_pictures_are_also_looked_for_in_images(tmp_path: Path) -> None:
 
 
 def test_labels_file_is_split(tmp_path: Path) -> None:
-    write(tmp_path, "".join(f"{i}.png\t{i // 2}\n" for i in range(40)), pictures=40)
+    write(tmp_path, "".join(f"{i}.png\t{i // 2}\n" for i in range(40)), images=40)
     splits = load(settings(tmp_path), 7)
     assert list(splits) == ["train", "test"]
     assert (len(splits["train"]), len(splits["test"])) == (30, 10)
@@ -88,7 +88,7 @@ def test_labels_file_is_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "place", "problem", "remedy"),
     [
-        ("0.png\ta\n1.png b\n", ":2", "no tab in '1.png b'", "write picture, tab, text"),
+        ("0.png\ta\n1.png b\n", ":2", "no tab in '1.png b'", "write image, tab, text"),
         ("/etc/passwd\ta\n", ":1", "'/etc/passwd' lies outside", "name it relative"),
         ("x/../../0.png\ta\n", ":1", "'x/../../0.png' lies outside", "name it relative"),
         ("0.png\ta\n1.png\tb\n0.png\tc\n", ":3", "'0.png' is listed already", "remove one line"),
@@ -118,7 +118,7 @@ def test_a_text_where_a_name_belongs(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder '.*nowhere'; check the path"):
         folder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no pictures, and none of the label files"):
+    with pytest.raises(DataError, match=r"no images, and none of the label files"):
         folder(tmp_path)
     write(tmp_path, "0.png\ta\n", "train.tsv")
     assert list(folder(tmp_path)) == ["train"]
@@ -128,10 +128,10 @@ def test_missing_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["9.png", "", "a\0b"])
-def test_a_missing_picture_is_an_error_when_it_is_read(tmp_path: Path, name: str) -> None:
+def test_a_missing_image_is_an_error_when_it_is_read(tmp_path: Path, name: str) -> None:
     split = read_train(tmp_path, f"0.png\ta\n{name}\tb\n")
     assert split.labels == ("a", "b") and split.read(0) == b"0.png"
-    with pytest.raises(DataError, match=r"cannot read picture '.*restore it, or take it out"):
+    with pytest.raises(DataError, match=r"cannot read image '.*restore it, or take it out"):
         split.read(1)
 
 
@@ -139,7 +139,7 @@ def test_empty_texts_are_kept_for_the_doctor(tmp_path: Path) -> None:
     assert read_train(tmp_path, "0.png\t\n1.png\t\r\n").labels == ("", "")
 
 
-def test_a_picture_that_vanishes(tmp_path: Path) -> None:
+def test_a_image_that_vanishes(tmp_path: Path) -> None:
     split = read_train(tmp_path, "0.png\ta\n")
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"0.png' \(No such file or directory\); restore it"):
@@ -156,7 +156,7 @@ TEXTS = ("a", "  two words ", 'comma, "quotes"', "caf\u00e9", "l\u2028s", "")
 
 @pytest.mark.parametrize("header", [(), ("text", "width", "file_name"), ("Filename", "Label")])
 def test_csv_as_its_writer_writes_it(tmp_path: Path, header: tuple[str, ...]) -> None:
-    write(tmp_path, b"", "labels.tsv", pictures=len(TEXTS))
+    write(tmp_path, b"", "labels.tsv", images=len(TEXTS))
     (tmp_path / "labels.tsv").unlink()
     with (tmp_path / "labels.csv").open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
@@ -173,7 +173,7 @@ def test_csv_as_its_writer_writes_it(tmp_path: Path, header: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("lines", "line", "problem"),
     [
-        ("0.png,a\n1.png,one, two\n", 2, "3 column(s) instead of 2; write picture,text"),
+        ("0.png,a\n1.png,one, two\n", 2, "3 column(s) instead of 2; write image,text"),
         ("0.png\n", 1, "1 column(s) instead of 2"),
         ("text,file,more\na,0.png\n", 2, "2 column(s) instead of 3"),
         ('0.png,a\n1.png,"b\n', 2, "no CSV"),
@@ -190,7 +190,7 @@ def test_unusable_csv(tmp_path: Path, lines: str, line: int, problem: str) -> No
 def test_json_lines(tmp_path: Path, keys: tuple[str, str]) -> None:
     rows = [dict(zip(keys, (f"{i}.png", text), strict=True)) for i, text in enumerate(TEXTS)]
     lines = "".join(json.dumps(row | {"width": 9}) + "\n" for row in rows)
-    write(tmp_path, lines, "labels.jsonl", pictures=len(TEXTS))
+    write(tmp_path, lines, "labels.jsonl", images=len(TEXTS))
     assert folder(tmp_path)["all"].labels == TEXTS
 
 
@@ -198,9 +198,9 @@ def test_json_lines(tmp_path: Path, keys: tuple[str, str]) -> None:
     ("line", "problem"),
     [
         ('{"file_name": "0.png"', "no JSON"),
-        ('["0.png", "a"]', "no picture or no text"),
-        ('{"file_name": "0.png", "text": 5}', "no picture or no text"),
-        ('{"file_name": "0.png", "words": null}', "no picture or no text"),
+        ('["0.png", "a"]', "no image or no text"),
+        ('{"file_name": "0.png", "text": 5}', "no image or no text"),
+        ('{"file_name": "0.png", "words": null}', "no image or no text"),
         ("[" * 100_000, "no JSON"),
     ],
 )

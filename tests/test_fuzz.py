@@ -1,6 +1,6 @@
 """Damage by chance, seeded: whatever a file or a command line says, only our own errors escape.
 
-Pictures: 1,500 cases; label files: 1,500; LMDB databases: 200; manifests: 80; overrides of the
+Images: 1,500 cases; label files: 1,500; LMDB databases: 200; manifests: 80; overrides of the
 config: 200. LMDB keeps no checksums and follows the pointers inside its pages, so that these are
 left whole: what is changed are keys and values, and where the file ends.
 """
@@ -75,13 +75,13 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(result)
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     rng = random.Random(0)
     originals = []
-    with Image.open(CAPTCHA) as picture:
+    with Image.open(CAPTCHA) as image:
         for file_format in FORMATS:
             file = io.BytesIO()
-            picture.convert("RGB").save(file, file_format)
+            image.convert("RGB").save(file, file_format)
             originals.append(file.getvalue())
     read = 0
     for case in range(1500):
@@ -123,10 +123,10 @@ def test_label_files(tmp_path: Path, ending: str) -> None:
 
 def test_lmdb_databases(tmp_path: Path) -> None:
     rng = random.Random(2)
-    picture = CAPTCHA.read_bytes()
+    image = CAPTCHA.read_bytes()
     samples = {b"num-samples": b"3"}
     for number in (1, 2, 3):
-        samples[b"image-%09d" % number] = picture
+        samples[b"image-%09d" % number] = image
         samples[b"label-%09d" % number] = "thr\u00e9e".encode()
     read = 0
     for case in range(200):
@@ -207,7 +207,7 @@ VALUES = (
 # ml_collections (1.1.0) loads the file in a way that Python has deprecated.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the command line to what is built of the config before any picture is read."""
+    """From the command line to what is built of the config before any image is read."""
     rng = random.Random(3)
     keys = sorted(key for key, _ in captcha.get_config().iteritems(preserve_field_references=False))
     flat = flatten(captcha.get_config().to_dict())
@@ -239,7 +239,7 @@ def flatten(config: dict[str, Any], start: str = "") -> list[str]:
 
 
 def build(config: Any) -> None:
-    """What Experiment.build and its first state make of a config, but for pictures and values."""
+    """What Experiment.build and its first state make of a config, but for images and values."""
     check_config(config)
     Augmentation.from_config(config.augment)
     preprocessing = config_preprocessing(config)

@@ -37,13 +37,13 @@ def test_examples_are_what_the_config_says(splits: dict[str, Split]) -> None:
         assert list(source.labels) == TINY.texts()[split]
         assert source.names[17] == f"{split}/00017"
         for i in range(0, len(source), 16):
-            with Image.open(io.BytesIO(source.read(i))) as picture:
-                assert (picture.format, picture.mode) == ("PNG", "RGB")
-                assert picture.size == (40 * len(source.labels[i]), 60)
+            with Image.open(io.BytesIO(source.read(i))) as image:
+                assert (image.format, image.mode) == ("PNG", "RGB")
+                assert image.size == (40 * len(source.labels[i]), 60)
     assert "tensorflow" not in sys.modules
 
 
-def test_each_picture_can_be_drawn_again_alone(splits: dict[str, Split]) -> None:
+def test_each_image_can_be_drawn_again_alone(splits: dict[str, Split]) -> None:
     # Backwards, so that a dependence on the order of drawing would show.
     for split, source in splits.items():
         for i in reversed(range(0, len(source), 8)):
@@ -71,7 +71,7 @@ def test_built_once_is_reused(
     assert again.read(0) == splits["test"].read(0)
 
 
-def test_seed_decides_the_picture() -> None:
+def test_seed_decides_the_image() -> None:
     assert render("a7", 1) == render("a7", 1) != render("a7", 2)
 
 
@@ -79,15 +79,15 @@ def test_styled_captchas_differ_in_all_but_their_text() -> None:
     assert CONFIGS["styles"].render is render_styled
     pngs = [render_styled("Wi1mLj0", seed) for seed in range(60)]
     assert pngs[7] == render_styled("Wi1mLj0", 7)
-    pictures = [Image.open(io.BytesIO(png)) for png in pngs]
-    assert {(picture.format, picture.mode) for picture in pictures} == {("PNG", "RGB")}
-    heights = [picture.height for picture in pictures]
+    images = [Image.open(io.BytesIO(png)) for png in pngs]
+    assert {(image.format, image.mode) for image in images} == {("PNG", "RGB")}
+    heights = [image.height for image in images]
     assert len(set(heights)) > 20
     assert min(heights) >= 22
     assert max(heights) <= 158
     # None is one colour only, none is all noise: some rows and columns stand out.
-    for picture in pictures:
-        gray = np.asarray(picture.convert("L"), float)
+    for image in images:
+        gray = np.asarray(image.convert("L"), float)
         assert np.ptp(gray.mean(0)) > 8
     # Longer texts are wider, whatever the style.
     wide = [Image.open(io.BytesIO(render_styled("m" * 8, seed))).width for seed in range(40)]
@@ -137,7 +137,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_as_many_pictures_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -> None:
+def test_as_many_images_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -> None:
     fewer = load_generated({"variant": "tiny/40", "dir": str(tmp_path)})
     assert {name: len(split) for name, split in fewer.items()} == {"train": 40, "test": 64}
     assert [fewer["train"].read(i) for i in range(40)] == [
@@ -146,7 +146,7 @@ def test_as_many_pictures_as_asked_for(tmp_path: Path, splits: dict[str, Split])
     test = splits["test"]
     assert [fewer["test"].read(i) for i in range(64)] == [test.read(i) for i in range(64)]
     for count in ("", "0", "-1", "1e6", "many"):
-        with pytest.raises(DataError, match=r"is no number of pictures; write tiny/100000"):
+        with pytest.raises(DataError, match=r"is no number of images; write tiny/100000"):
             prepare(f"tiny/{count}", str(tmp_path))
 
 
@@ -167,7 +167,7 @@ def test_the_test_captchas_are_none_of_those_learnt_from_however_many(count: int
     assert learnt[:8_000] == base.texts()["train"][:count]
 
 
-def test_pictures_that_cannot_be_stored(tmp_path: Path) -> None:
+def test_images_that_cannot_be_stored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(DataError, match=r"'tiny' cannot be stored in '.*file.*another folder with"):
         prepare("tiny", str(tmp_path / "file"))

@@ -69,8 +69,8 @@ def test_a_kept_model_reads(folder: Path) -> None:
     model = TrainedModel.load(folder)
     assert (model.step, model.alphabet, model.preprocessing) == (12, ALPHABET, PREPROCESSING)
     jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state(False).params)
-    pictures = np.zeros((1, 32, 64, 1), np.uint8)
-    logits, _ = model.network.apply(model.variables, pictures, np.array([64]))
+    images = np.zeros((1, 32, 64, 1), np.uint8)
+    logits, _ = model.network.apply(model.variables, images, np.array([64]))
     assert logits.shape == (1, 17, ALPHABET.num_classes)
 
 

@@ -30,9 +30,9 @@ CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2" / "images"
 REMEDY = "save it again as an 8-bit PNG of at most 50 megapixels, or leave it out"
 
 
-def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+def encode(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, file_format, **options)
+    image.save(file, file_format, **options)
     return file.getvalue()
 
 
@@ -55,7 +55,7 @@ def reason(data: bytes, name: str = "bad.png") -> str:
     with pytest.raises(DataError) as caught:
         prepare(data, RGB, name)
     message = str(caught.value)
-    start, end = f"cannot read picture {name!r}: ", f"; {REMEDY}"
+    start, end = f"cannot read image {name!r}: ", f"; {REMEDY}"
     assert message.startswith(start) and message.endswith(end) and "\n" not in message, message
     return message[len(start) : -len(end)]
 
@@ -132,20 +132,20 @@ def test_16_bit_gray_is_scaled_not_clipped(file_format: str) -> None:
 
 
 def test_big_endian_tiff_and_odd_pgm_ranges() -> None:
-    picture = Image.frombytes("I;16B", (8, 32), struct.pack(">H", 257 * 7) * 8 * 32)
-    assert colours(encode(picture, "TIFF"), GRAY) == {(7,)}
+    image = Image.frombytes("I;16B", (8, 32), struct.pack(">H", 257 * 7) * 8 * 32)
+    assert colours(encode(image, "TIFF"), GRAY) == {(7,)}
     pgm = b"P5 8 32 1000\n" + struct.pack(">H", 200) * 8 * 32
     assert colours(pgm, GRAY) == {(51,)}  # 200 / 1000 * 255
 
 
 def test_palette_and_its_transparency() -> None:
-    picture = Image.new("P", (64, 32))
-    picture.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
-    picture.paste(1, (32, 0, 64, 32))
-    assert colours(encode(picture)) == {(10, 20, 30), (200, 100, 0)}
-    assert colours(encode(picture, transparency=1)) == {(10, 20, 30), (255, 255, 255)}
-    assert colours(encode(picture, "GIF", transparency=0)) == {(255, 255, 255), (200, 100, 0)}
-    half = encode(picture, transparency=bytes([255, 51]))
+    image = Image.new("P", (64, 32))
+    image.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
+    image.paste(1, (32, 0, 64, 32))
+    assert colours(encode(image)) == {(10, 20, 30), (200, 100, 0)}
+    assert colours(encode(image, transparency=1)) == {(10, 20, 30), (255, 255, 255)}
+    assert colours(encode(image, "GIF", transparency=0)) == {(255, 255, 255), (200, 100, 0)}
+    half = encode(image, transparency=bytes([255, 51]))
     assert colours(half) == {(10, 20, 30), (244, 224, 204)}  # 1/5 of (200, 100, 0) on white
 
 
@@ -162,10 +162,10 @@ def test_transparent_colour_of_gray_and_rgb() -> None:
 
 
 def test_cmyk_jpeg() -> None:
-    picture = Image.new("CMYK", (64, 32), (0, 255, 255, 0))  # magenta + yellow = red
-    array = prepare(encode(picture, "JPEG", quality=95), RGB, "x").astype(int)
+    image = Image.new("CMYK", (64, 32), (0, 255, 255, 0))  # magenta + yellow = red
+    array = prepare(encode(image, "JPEG", quality=95), RGB, "x").astype(int)
     assert np.abs(array - [255, 0, 0]).max() <= 3
-    assert prepare(encode(picture, "TIFF"), GRAY, "x").shape == (32, 64, 1)
+    assert prepare(encode(image, "TIFF"), GRAY, "x").shape == (32, 64, 1)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -222,14 +222,14 @@ def test_real_captchas() -> None:
     for file in files:
         array = prepare(file.read_bytes(), GRAY, file.name)
         assert array.shape == (32, 128, 1)
-        with Image.open(file) as picture:
-            original = np.asarray(picture, float)
+        with Image.open(file) as image:
+            original = np.asarray(image, float)
         assert abs(array.mean() - original.mean()) < 1 and array.std() > 20
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inversion_undoes_that_of_the_file(channels: int) -> None:
-    """Gray and colour, against Pillow's inversion before the picture is saved and resized."""
+    """Gray and colour, against Pillow's inversion before the image is saved and resized."""
     for path in sorted(CAPTCHAS.iterdir())[:3]:
         negative = encode(ImageOps.invert(Image.open(path).convert("RGB")))
         plain = prepare(path.read_bytes(), Preprocessing(channels=channels), "x")
@@ -239,10 +239,10 @@ def test_inversion_undoes_that_of_the_file(channels: int) -> None:
 
 
 def test_what_is_transparent_is_white_before_it_is_inverted() -> None:
-    picture = Image.new("RGBA", (64, 32), (250, 200, 10, 0))
-    assert colours(encode(picture), Preprocessing(invert=True)) == {(0, 0, 0)}
-    picture.putalpha(255)
-    assert colours(encode(picture), Preprocessing(invert=True)) == {(5, 55, 245)}
+    image = Image.new("RGBA", (64, 32), (250, 200, 10, 0))
+    assert colours(encode(image), Preprocessing(invert=True)) == {(0, 0, 0)}
+    image.putalpha(255)
+    assert colours(encode(image), Preprocessing(invert=True)) == {(5, 55, 245)}
 
 
 def test_the_array_can_be_written_to() -> None:
@@ -252,7 +252,7 @@ def test_the_array_can_be_written_to() -> None:
 # Refusals
 
 
-def test_what_is_no_picture() -> None:
+def test_what_is_no_image() -> None:
     formats = "PNG, JPEG, WEBP, BMP, GIF, TIFF or PPM"
     assert reason(b"a,b\n1,2\n", "notes\n.png") == f"its 8 bytes are no {formats}"
     assert reason(b"") == f"its 0 bytes are no {formats}"
@@ -269,7 +269,7 @@ def test_every_truncation_is_a_data_error() -> None:
                 prepare(data[:length], RGB, "x")
 
 
-def test_damaged_bytes_give_a_picture_or_a_data_error() -> None:
+def test_damaged_bytes_give_a_image_or_a_data_error() -> None:
     rng = np.random.default_rng(0)
     for file_format in FORMATS:
         data = np.frombuffer(encode(Image.new("RGB", (24, 24), "red"), file_format), np.uint8)
@@ -304,8 +304,8 @@ def test_pillow_warnings_do_not_leak() -> None:
     data = encode(Image.new("RGB", (32, 32)), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning), Image.open(io.BytesIO(data)) as picture:
-            picture.getexif().get(0)
+        with pytest.raises(UserWarning), Image.open(io.BytesIO(data)) as image:
+            image.getexif().get(0)
         filters = list(warnings.filters)
         with ThreadPoolExecutor(8) as pool:
             arrays = list(pool.map(lambda _: prepare(data, RGB, "x"), range(64)))
@@ -371,5 +371,5 @@ def test_pad_batch() -> None:
         assert (row[:, :width] == width).all() and not row[:, width:].any()
     with pytest.raises(ValueError, match="5 pixels wide does not fit a batch of 4"):
         pad_batch(images, 4)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         pad_batch([], 4)

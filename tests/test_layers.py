@@ -19,7 +19,7 @@ LAYERS = (
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
-    ("config", "dataset", "experiment", "train", "evaluate", "picture_sheet", "fine_tuning"),
+    ("config", "dataset", "experiment", "train", "evaluate", "image_sheet", "fine_tuning"),
     (
         *("commands", "compiler", "huge_pages", "main", "predict", "check_data", "score"),
         *("export", "report", "demo"),
@@ -38,7 +38,7 @@ OWNERS = {
     # Flags belong to commands; data.batching marks grain's own as parsed for notebooks.
     "absl": (*LAYERS[-1], "data.batching"),
 }
-# Pictures and labels are read without jax.
+# Images and labels are read without jax.
 WITHOUT_JAX = ("text", "data")
 JAX = ("jax", "flax", "optax", "orbax")
 

@@ -1,4 +1,4 @@
-"""Mixtures: their parts' pictures, in which proportion they are drawn, and what their names say."""
+"""Mixtures: their parts' images, in which proportion they are drawn, and what their names say."""
 
 import multiprocessing
 import shutil
@@ -30,7 +30,7 @@ def settings(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
     return data
 
 
-# --- pictures ---
+# --- images ---
 
 
 def test_joined_splits_are_their_parts_one_after_the_other() -> None:
@@ -118,7 +118,7 @@ def test_the_doctor_and_the_policies_see_all_parts(tmp_path: Path) -> None:
     lines = (other / "train.tsv").read_text(encoding="utf-8").splitlines()
     changed = [line.split("\t")[0] + "\tZ" + line.split("\t")[1][1:] for line in lines]
     (other / "train.tsv").write_text("\n".join([*changed, "lost.png\tZ\n"]), encoding="utf-8")
-    (other / "lost.png").write_bytes(b"no picture")
+    (other / "lost.png").write_bytes(b"no image")
     config = config_for(real=REAL, other={"source": "folder", "dir": str(other)})
     report = check_dataset(config)
     assert report.alphabet.characters == "2345678Zbcdefgmnpwxy"  # of both
@@ -127,7 +127,7 @@ def test_the_doctor_and_the_policies_see_all_parts(tmp_path: Path) -> None:
         "  real: 24 train, 8 validation, 8 test",
     ]
     findings = {finding.kind: finding for finding in report.findings}
-    assert "other:lost.png" in findings["unreadable picture"].samples[0]
+    assert "other:lost.png" in findings["unreadable image"].samples[0]
     assert len(findings["two labels"].samples) == 32
     assert "other:images/" in findings["two labels"].samples[0]
     assert "real:images/" in findings["two labels"].samples[0]
@@ -143,8 +143,8 @@ def test_the_doctor_and_the_policies_see_all_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "missing"),
     [
-        ({"a": REAL | {"test_fraction": 0.0}}, "test pictures; .*test_fraction above 0"),
-        ({"a": REAL | {"validation_fraction": 0.0}}, "validation pictures; .*validation_fraction"),
+        ({"a": REAL | {"test_fraction": 0.0}}, "test images; .*test_fraction above 0"),
+        ({"a": REAL | {"validation_fraction": 0.0}}, "validation images; .*validation_fraction"),
     ],
 )
 def test_a_mixture_without_a_split(parts: dict[str, Any], missing: str) -> None:
@@ -158,7 +158,7 @@ def test_a_mixture_without_a_split(parts: dict[str, Any], missing: str) -> None:
 def mixed_plan(
     sizes: dict[str, int], weights: dict[str, float], batch_size: int, epochs: int, seed: int = 0
 ) -> tuple[TrainingPlan, np.ndarray]:
-    """A plan for pictures of random widths, and the part of each."""
+    """A plan for images of random widths, and the part of each."""
     parts = [name for name, size in sizes.items() for _ in range(size)]
     widths = np.random.default_rng(1).integers(8, 400, len(parts)).astype(np.int32)
     buckets = choose_buckets(widths, 3)
@@ -175,7 +175,7 @@ def drawn(plan: TrainingPlan, first: int, last: int) -> np.ndarray:
 def test_weights_are_the_shares_of_what_is_drawn() -> None:
     sizes, weights = {"a": 300, "b": 90, "c": 10}, {"a": 1.0, "b": 2.5, "c": 0.5}
     plan, parts = mixed_plan(sizes, weights, 8, 6)
-    assert plan.steps_per_epoch == 400 // 8  # as many samples as there are pictures
+    assert plan.steps_per_epoch == 400 // 8  # as many samples as there are images
     for epoch in range(6):
         counts = Counter(parts[drawn(plan, epoch, epoch + 1)].tolist())
         for name, weight in weights.items():

@@ -15,11 +15,11 @@ from networks import (
     assert_trees_close,
     bidirectional,
     flax_cells,
+    image,
     jit,
     max_pool,
     normal,
     padded,
-    picture,
     random_variables,
     small_model,
 )
@@ -136,7 +136,7 @@ RAGGED = (8, 13, 26, 31, 37)
     ],
     ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31", "high-13", "fold-high-31"],
 )
-def test_a_picture_has_the_same_logits_alone_and_padded(
+def test_a_image_has_the_same_logits_alone_and_padded(
     settings: Mapping[str, Any], place: int, height: int
 ) -> None:
     model = small_model(**settings)
@@ -201,7 +201,7 @@ def test_scales_of_pixels(channels: int) -> None:
         np.testing.assert_allclose(relative[i, :, :width], expected, rtol=0.02)
         assert not fixed[i, :, width:].any()
         assert not relative[i, :, width:].any()
-    # A blank picture has no contrast that could be raised.
+    # A blank image has no contrast that could be raised.
     blank = np.full(images.shape, 200, np.uint8)
     assert abs(normalize(blank, mask, True)).max() < 1e-3
 
@@ -210,7 +210,7 @@ def test_scales_of_pixels(channels: int) -> None:
 
 
 class PlainCRNN(nn.Module):
-    """The network of the paper as one would write it in Flax, for pictures of equal width."""
+    """The network of the paper as one would write it in Flax, for images of equal width."""
 
     channels: Sequence[int]
     hidden: int
@@ -274,7 +274,7 @@ def test_the_network_is_that_of_the_paper(
         "batch_stats": variables["batch_stats"]["conv_stack"],
     }
     # The width in pixels is 42 at 32 rows, or what comes to as many at more.
-    images = picture(42 * height // 32, 3, height)
+    images = image(42 * height // 32, 3, height)
     images = np.stack([images, 255 - images])
     logits, lengths = jit(model.apply)(variables, images, np.full(2, images.shape[2]))
     expected = jit(plain.apply)(plain_variables, images)
@@ -287,7 +287,7 @@ def test_the_network_is_that_of_the_paper(
 def test_the_finer_kernel_reads_each_two_by_two_pixels_as_one(fold: bool) -> None:
     model = small_model(fold=fold)
     variables = random_variables(model, channels=3)
-    images = np.stack([picture(42, 3), 255 - picture(42, 3)])
+    images = np.stack([image(42, 3), 255 - image(42, 3)])
     expected, _ = jit(model.apply)(variables, images, np.array([42, 42]))
     first = variables["params"]["conv_stack"]["conv1"]
     first["kernel"] = finer_kernel(np.asarray(first["kernel"]), 3)
@@ -301,9 +301,9 @@ def test_logits_are_float32_whatever_the_activations() -> None:
     variables = random_variables(model)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), random_variables(half))
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, jnp.dtype("float32")), variables)
-    pictures = padded((29, 40), 40)
-    expected, _ = jit(model.apply)(variables, *pictures)
-    logits, _ = jit(half.apply)(variables, *pictures)
+    images = padded((29, 40), 40)
+    expected, _ = jit(model.apply)(variables, *images)
+    logits, _ = jit(half.apply)(variables, *images)
     assert expected.dtype == logits.dtype == jnp.float32
     # The last layer adds up in float32, too: its sums are no bfloat16 numbers.
     rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)

@@ -194,7 +194,7 @@ def test_the_last_predictions_shown_are_those_in_the_workdir(run: Run) -> None:
     assert png_of(run.cells["show-rest"])[-1] == (run.workdir / "predictions.png").read_bytes()
 
 
-def test_pictures_are_read(run: Run) -> None:
+def test_images_are_read(run: Run) -> None:
     lines = [line.split("\t") for line in run.text("read").splitlines()]
     assert [name for name, _, _ in lines] == [f"{index:05d}.png" for index in range(12)]
     assert all(set(text) <= set("0123456789") for _, text, _ in lines)

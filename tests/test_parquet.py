@@ -35,7 +35,7 @@ def rows_of(split: Split) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_pictures(split: Split, expected: Split) -> None:
+def assert_same_images(split: Split, expected: Split) -> None:
     assert split.labels == expected.labels
     order = np.random.default_rng(0).permutation(len(split)).tolist()
     assert [split.read(i) for i in order] == [expected.read(i) for i in order]
@@ -51,7 +51,7 @@ def test_files_as_on_hugging_face(tmp_path: Path) -> None:
     splits = load(settings(tmp_path), 0)
     assert list(splits) == ["train", "test"]
     for name, split in splits.items():
-        assert_same_pictures(split, real[name])
+        assert_same_images(split, real[name])
     assert splits["train"].names[21] == "data/train-00001-of-00002-cd34.parquet:1"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(splits["train"].read, (30,)) == real["train"].read(30)
@@ -70,10 +70,10 @@ def test_without_test_files_some_are_drawn(tmp_path: Path, name: str) -> None:
 def test_columns_of_other_kinds(tmp_path: Path, compression: str, kind: pyarrow.DataType) -> None:
     """Bytes without a path, dictionaries, long texts, texts in decomposed form, and none."""
     real = folder(CAPTCHAS)["test"]
-    pictures = pyarrow.array([real.read(i) for i in range(8)], kind)
+    images = pyarrow.array([real.read(i) for i in range(8)], kind)
     texts = ["e\u0301", " b ", None, "", "x" * 70_000, "中", "a", "a"]
     labels = pyarrow.array(texts).dictionary_encode()
-    table = pyarrow.table({"scan": pictures, "label": labels})
+    table = pyarrow.table({"scan": images, "label": labels})
     pyarrow.parquet.write_table(table, tmp_path / "test.parquet", compression=compression)
     split = load(settings(tmp_path, image_field="scan", text_field="label"), 0)["test"]
     assert split.labels == ("\xe9", " b ", "", "", "x" * 70_000, "中", "a", "a")
@@ -83,14 +83,14 @@ def test_columns_of_other_kinds(tmp_path: Path, compression: str, kind: pyarrow.
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([{"picture": b"x", "text": "a"}], ConfigError, r"no column 'image'; .*image_field to one"),
+        ([{"photo": b"x", "text": "a"}], ConfigError, r"no column 'image'; .*image_field to one"),
         ([{"image": b"x", "label": "a"}], ConfigError, r"no column 'text'; .*one of image, label"),
         ([{"image": b"x", "text": 7}], ConfigError, r"'text' of .* is no text; .*text_field"),
         ([{"image": b"x", "text": b"a"}], ConfigError, r"'text' of .* is no text"),
         (
             [{"image": b"x", "text": "a"}] * 99_999,
             DataError,
-            r"says that it has 99,999 pictures in",
+            r"says that it has 99,999 images in",
         ),
     ],
 )
@@ -104,7 +104,7 @@ def test_files_that_cannot_be_used(
 
 
 @pytest.mark.parametrize("image", ["a.png", 3, None, {"path": "/etc/passwd"}, {"bytes": None}, [1]])
-def test_what_is_no_picture_is_named_when_it_is_read(tmp_path: Path, image: Any) -> None:
+def test_what_is_no_image_is_named_when_it_is_read(tmp_path: Path, image: Any) -> None:
     write(tmp_path / "test.parquet", [{"image": image, "text": "a"}] * 3, row_group_size=2)
     split = load(settings(tmp_path), 0)["test"]
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_what_is_no_picture_is_named_when_it_is_read(tmp_path: Path, image: Any)
 
 
 def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal pictures, and equal texts, are stored once."""
+    """Equal images, and equal texts, are stored once."""
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**6)
     file = write(tmp_path / "a" / "test.parquet", [{"image": b"x" * 50_000, "text": "a"}] * 100)
     assert file.stat().st_size < 10_000
@@ -145,7 +145,7 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
         else:
             data = data[: rng.integers(len(whole))]
         file.write_bytes(data)
-        parquet._Group.pictures.cache_clear()
+        parquet._Group.images.cache_clear()
         try:
             split = load(settings(tmp_path), 0)["test"]
             assert all(isinstance(split.read(index), bytes) for index in range(len(split)))

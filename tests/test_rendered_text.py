@@ -164,11 +164,11 @@ def test_chinese() -> None:
     assert any(set(text) & set(HANZI) and set(text) & set(PRINTABLE) for text in written)
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_pictures_can_be_read(kind: str) -> None:
+def test_images_can_be_read(kind: str) -> None:
     """Ink and ground differ in lightness, and each character has some pixels of its own."""
     for index in range(150):
         text, data = sample(kind, (2, index))
@@ -193,7 +193,7 @@ def test_no_letter_is_cut_off(reach: float) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_picture_can_be_drawn_again_alone(
+def test_each_image_can_be_drawn_again_alone(
     variant: str, splits: dict[str, dict[str, Split]]
 ) -> None:
     for place, split in enumerate(("train", "test")):

@@ -20,7 +20,7 @@ SCORES = {
 }
 ROW = {
     "set": "a set",
-    "pictures": "90 / 8",
+    "images": "90 / 8",
     "arguments": [
         *("--config", "configs/tiny.py", "--config.data.source=folder"),
         *("--config.data.dir={data}/set", "--config.epochs=3"),
@@ -62,7 +62,7 @@ def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
     assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40", "2026-01-02"]
 
 
-def test_some_pictures_of_a_set(tmp_path: Path) -> None:
+def test_some_images_of_a_set(tmp_path: Path) -> None:
     whole, some = tmp_path / "whole", tmp_path / "some"
     (whole / "images").mkdir(parents=True)
     for split, names in (("train", "abcdefgh"), ("test", "xy")):

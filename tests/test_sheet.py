@@ -1,4 +1,4 @@
-"""Sheets of pictures: errors in red, and no letter drawn that the font does not have."""
+"""Sheets of images: errors in red, and no letter drawn that the font does not have."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What all sources of pictures share: seeded splits and the registry; LMDB and TFDS."""
+"""What all sources of images share: seeded splits and the registry; LMDB and TFDS."""
 
 import dataclasses
 import hashlib
@@ -71,13 +71,13 @@ def test_the_seed_decides() -> None:
     draws = {hold_out(split, 0.2, seed)[1].names for seed in range(20)}
     assert len(draws) == 20
     assert hold_out(split, 0.2, 1) == hold_out(split, 0.2, 1)
-    # Written down, so that no change moves pictures of a published split to the other side.
+    # Written down, so that no change moves images of a published split to the other side.
     assert hold_out(split, 0.1, 0)[1].labels == ("1", "21", "34", "41", "48")
 
 
 def test_too_few_texts() -> None:
     for texts, fraction in (("aaaa", 0.6), ("abc", 0.1), ("ab", 0.9), ("", 0.5)):
-        with pytest.raises(DataError, match=rf"{len(texts)} pictures .* {fraction}; add pictures"):
+        with pytest.raises(DataError, match=rf"{len(texts)} images .* {fraction}; add images"):
             hold_out(split_of(*texts), fraction, 0)
     rest, held = hold_out(split_of(*"aaaa"), 0, 0)
     assert (len(rest), len(held)) == (4, 0)
@@ -96,15 +96,15 @@ def test_select_of_a_selection() -> None:
     assert [split.read(0), split.read(1)] == [b"1", b"5"]
 
 
-def test_equal_pictures_stay_together() -> None:
-    # Chains, too: 0 and 1 have one text, 1 and 2 one picture, 2 and 3 one text.
+def test_equal_images_stay_together() -> None:
+    # Chains, too: 0 and 1 have one text, 1 and 2 one image, 2 and 3 one text.
     labels = ("a", "a", "b", "b", *map(str, range(36)))
-    pictures = [b"0", b"1", b"1", *(str(index).encode() for index in range(3, 40))]
+    images = [b"0", b"1", b"1", *(str(index).encode() for index in range(3, 40))]
 
     def read(index: int) -> bytes:
         if index == 39:
             raise DataError("damaged")
-        return pictures[index]
+        return images[index]
 
     split = Split(tuple(map(str, range(40))), labels, read)
     sides = set()
@@ -122,14 +122,14 @@ def test_equal_pictures_stay_together() -> None:
 
 def test_digests_and_sizes_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
     def read(index: int) -> bytes:
-        raise AssertionError("the picture is read once more")
+        raise AssertionError("the image is read once more")
 
     generated = load(settings("generated", tmp_path, variant="tiny"), 0)["test"]
-    pictures = [generated.read(index) for index in range(len(generated))]
+    images = [generated.read(index) for index in range(len(generated))]
     assert list(generated.digests) == [
-        hashlib.blake2b(picture, digest_size=16).digest() for picture in pictures
+        hashlib.blake2b(image, digest_size=16).digest() for image in images
     ]
-    assert list(generated.sizes) == [Image.open(io.BytesIO(picture)).size for picture in pictures]
+    assert list(generated.sizes) == [Image.open(io.BytesIO(image)).size for image in images]
     unread = dataclasses.replace(generated, read=read)
     rest, held = hold_out(unread, 0.25, 0)
     again = hold_out(dataclasses.replace(generated, digests=()), 0.25, 0)
@@ -236,8 +236,8 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
         part.read(part.names.index("image-000000002"))
     for name, broken, message in (
         ("latin", {b"num-samples": b"1", b"label-000000001": b"\xe4"}, "not UTF-8"),
-        ("empty", {b"num-samples": b"0"}, "no pictures under the key num-samples"),
-        ("other", {b"size": b"9"}, "no pictures under the key num-samples"),
+        ("empty", {b"num-samples": b"0"}, "no images under the key num-samples"),
+        ("other", {b"size": b"9"}, "no images under the key num-samples"),
         ("word", {b"num-samples": b"many"}, "cannot read the LMDB database"),
     ):
         with pytest.raises(DataError, match=message):
@@ -259,7 +259,7 @@ def test_a_folder_needs_neither_tfds_nor_jax() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CAPTCHAS.parents[2])
 
 
-def test_validation_comes_from_the_training_pictures() -> None:
+def test_validation_comes_from_the_training_images() -> None:
     splits = load_splits(settings("folder", CAPTCHAS, validation_fraction=0.25), 0)
     assert {name: len(split) for name, split in splits.items()} == {
         "train": 24,

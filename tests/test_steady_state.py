@@ -42,15 +42,15 @@ class Epoch:
 
 @pytest.fixture(scope="module")
 def epochs(tmp_path_factory: pytest.TempPathFactory) -> list[Epoch]:
-    """Epochs of real training steps on pictures of four widths."""
-    pictures = tmp_path_factory.mktemp("pictures")
+    """Epochs of real training steps on images of four widths."""
+    images = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for width in WIDTHS:
         for index in range(OF_EACH_WIDTH):
             pixels = rng.integers(0, 256, (32, width), np.uint8)
-            Image.fromarray(pixels).save(pictures / f"abc_{width}_{index}.png")
+            Image.fromarray(pixels).save(images / f"abc_{width}_{index}.png")
     alphabet = Alphabet("abcd")
-    prepared = PreparedSplit(folder(pictures)["all"], alphabet, Preprocessing(), 1 << 30, "")
+    prepared = PreparedSplit(folder(images)["all"], alphabet, Preprocessing(), 1 << 30, "")
     buckets = choose_buckets(prepared.widths, len(WIDTHS))
     plan = TrainingPlan(prepared.widths, buckets, BATCH_SIZE, EPOCHS, seed=0)
 

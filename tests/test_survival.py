@@ -27,7 +27,7 @@ from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
 from crnn_jax.training.workdir import exclusive
-from tests.test_train import PICTURES, small_config
+from tests.test_train import IMAGES, small_config
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds until a test gives a process up; it decides nothing else
@@ -57,7 +57,7 @@ def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
     """The run of the commands' tests and of chaos.py, so that all share what is compiled."""
     command = [
         *(sys.executable, "-m", "crnn_jax.main", "--config=configs/tiny.py"),
-        *("--config.data.source=folder", f"--config.data.dir={PICTURES}"),
+        *("--config.data.source=folder", f"--config.data.dir={IMAGES}"),
         *("--config.data.validation_fraction=0.2", "--config.batch_size=8"),
         "--config.optimizer.warmup=0.0",
         *("--config.epochs=100000", "--config.eval_every=99999", f"--workdir={workdir}"),
@@ -319,7 +319,7 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     with monkeypatch.context() as context:
         before_each_step(context, fill)
         try:
-            # A figure, a picture or the checkpoint, whichever comes first to the limit.
+            # A figure, an image or the checkpoint, whichever comes first to the limit.
             with pytest.raises((CheckpointError, ConfigError), match="start the same command") as e:
                 train.train_and_evaluate(small_config(epochs=2), tmp_path)
         finally:

@@ -1,4 +1,4 @@
-"""Training end to end, on small networks and real pictures."""
+"""Training end to end, on small networks and real images."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ from crnn_jax.training.state import (
 )
 from crnn_jax.training.window import Window
 
-PICTURES = Path(__file__).parent / "data" / "captcha_keras_v2"
+IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 CHANNELS = (4, 8, 8, 8, 16, 16, 16)
 
 
@@ -52,7 +52,7 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.model.name = "crnn"
     config.model.channels = CHANNELS
     config.model.hidden = 16
-    config.data.update(source="folder", dir=str(PICTURES), validation_fraction=0.2, buckets=1)
+    config.data.update(source="folder", dir=str(IMAGES), validation_fraction=0.2, buckets=1)
     config.data.height = 32  # a quarter of the pixels
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
     config.optimizer.average = 0.5  # so that the model is not what the optimizer moves
@@ -402,7 +402,7 @@ def test_the_program_of_an_update_grows_with_the_arrays_not_with_their_square() 
     assert operations(80) < 2.5 * operations(40)
 
 
-def test_a_run_that_diverges_stops_and_names_the_pictures(tmp_path: Path) -> None:
+def test_a_run_that_diverges_stops_and_names_the_images(tmp_path: Path) -> None:
     config = small_config(max_skipped=3, **{"optimizer.learning_rate": 1e30})
     config.optimizer.clip_norm = 0.0
     with pytest.raises(TrainingDiverged, match=r"3 steps in a row.*\.png.*learning_rate"):
@@ -428,14 +428,14 @@ def test_figures_are_written_and_the_saved_model_gives_them_again(
     for key in ("exact_match", "exact_match_caseless", "cer", "one_minus_ned", "count"):
         assert again[key] == pytest.approx(test[key], rel=1e-5)
     # As many edits as there are errors of characters, if none is too rare to be among them.
-    labels = [line.split("\t")[1] for line in (PICTURES / "test.tsv").read_text().splitlines()]
+    labels = [line.split("\t")[1] for line in (IMAGES / "test.tsv").read_text().splitlines()]
     edits = round(again["cer"] * len("".join(labels)))
     shown = sum(count for *_, count in again["confusions"])
     assert shown == edits if len(again["confusions"]) < 20 else 20 <= shown <= edits
-    # One picture at a time, by the other way in.
+    # One image at a time, by the other way in.
     recognizer = Recognizer.load(workdir)
-    names = [line.split("\t") for line in (PICTURES / "test.tsv").read_text().splitlines()]
-    read = [recognizer([(PICTURES / name).read_bytes()])[0] for name, _ in names]
+    names = [line.split("\t") for line in (IMAGES / "test.tsv").read_text().splitlines()]
+    read = [recognizer([(IMAGES / name).read_bytes()])[0] for name, _ in names]
     right = sum(one.text == label for one, (_, label) in zip(read, names, strict=True))
     assert right / 8 == again["exact_match"]
     assert all(0 <= one.confidence <= 1 for one in read)
@@ -484,8 +484,8 @@ def test_characters_are_carried_over_wherever_they_stand(whole: tuple[Path, Trai
     new = "".join(c for c in experiment.alphabet.characters if c in "ZéQ")
     assert line == f"all from step {origin.step} of {whole[0]}, 17 characters with it; new: {new}"
 
-    picture = prepare(next((PICTURES / "images").iterdir()).read_bytes(), Preprocessing(), "x")
-    images, widths = pad_batch([picture], picture.shape[1])
+    image = prepare(next((IMAGES / "images").iterdir()).read_bytes(), Preprocessing(), "x")
+    images, widths = pad_batch([image], image.shape[1])
     variables = state.model
     theirs: Any = jax.jit(origin.network.apply)(origin.variables, images, widths)[0]
     ours: Any = jax.jit(experiment.model.apply)(variables, images, widths)[0]
@@ -511,7 +511,7 @@ def test_the_head_of_the_shortcut_is_not_asked_for(whole: tuple[Path, TrainState
     jax.tree.map(np.testing.assert_array_equal, state.params, {k: origin[k] for k in state.params})
 
 
-def test_pictures_unlike_those_of_the_origin_are_told_of(
+def test_images_unlike_those_of_the_origin_are_told_of(
     whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
 ) -> None:
     workdir, state = whole
@@ -531,11 +531,11 @@ def test_pictures_unlike_those_of_the_origin_are_told_of(
         ("data.width=0", "96"),
         ("model.per_image=True", "False"),
     ]
-    with pytest.raises(CheckpointError, match=r"reads pictures of 3 .*, not 1; set .*channels=3"):
+    with pytest.raises(CheckpointError, match=r"reads images of 3 .*, not 1; set .*channels=3"):
         carry(**{"data.channels": 1})
 
 
-def test_pictures_twice_as_high_are_read_as_before(
+def test_images_twice_as_high_are_read_as_before(
     whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
 ) -> None:
     origin = TrainedModel.load(whole[0])
@@ -660,11 +660,11 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
 
 
 def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
-    """All 32 of the pictures kept with the tests are read after 200 steps on them."""
+    """All 32 of the images kept with the tests are read after 200 steps on them."""
     config = small_config(batch_size=32, epochs=200)
     # So that it does not hang on the seed: with any of three, all were read after 180 steps.
     config.model.update(channels=(16, 32, 48, 48, 64, 64, 64), hidden=64, momentum=0.9, fold=True)
-    split = folder(PICTURES)["train"]
+    split = folder(IMAGES)["train"]
     alphabet = Alphabet.from_labels(split.labels)
     prepared = PreparedSplit(split, alphabet, Preprocessing(), 10**8, "train")
     settings = config.model.to_dict()

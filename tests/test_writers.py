@@ -105,10 +105,10 @@ def test_a_new_run_in_an_old_directory_starts_from_nothing(tmp_path: Path) -> No
     assert len(entries(tmp_path / "made" / "on the way")) == 1
 
 
-def test_tensorboard_has_scalars_and_pictures(tmp_path: Path) -> None:
+def test_tensorboard_has_scalars_and_images(tmp_path: Path) -> None:
     with writer(tmp_path) as out:
         out.metrics(250, 1, "validation", {"loss": 0.5, "cer": float("nan")})
-        out.pictures(250, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
+        out.images(250, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
     values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
     assert [(step, value.tag) for step, value in values] == [
         (250, "validation/loss"),
@@ -130,13 +130,13 @@ import numpy as np
 from crnn_jax.training.writers import Writer
 
 workdir = Path({str(tmp_path)!r})
-picture = np.random.default_rng(0).integers(0, 255, (32, 400, 3), np.uint8)
+image = np.random.default_rng(0).integers(0, 255, (32, 400, 3), np.uint8)
 with Writer(workdir, 1000, 250, 0) as out:
-    out.pictures(1, [picture], ["a"], ["b"])
+    out.images(1, [image], ["a"], ["b"])
     size = (workdir / "predictions.png").stat().st_size
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 2, hard))
-    out.pictures(2, [picture], ["a"], ["b"])
+    out.images(2, [image], ["a"], ["b"])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300

@@ -1,1 +1,1 @@
-"""Data: where pictures and their texts come from."""
+"""Data: where images and their texts come from."""

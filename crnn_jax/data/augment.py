@@ -1,6 +1,6 @@
-"""Chance changes to training pictures: shape, light, dirt. Pillow and NumPy do the work.
+"""Chance changes to training images: shape, light, dirt. Pillow and NumPy do the work.
 
-Pictures are small and prepared already, so a change takes Pillow tens of microseconds; the larger
+Images are small and prepared already, so a change takes Pillow tens of microseconds; the larger
 augmentation libraries would bring OpenCV along for no gain.
 """
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from crnn_jax.errors import ConfigError
 
-CELLS = 8  # of the mesh along the width of a picture that is bent; one wave looks smooth
+CELLS = 8  # of the mesh along the width of an image that is bent; one wave looks smooth
 LEVELS = np.arange(256.0)  # of a channel
 
 NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
@@ -25,12 +25,12 @@ takes half the time that it takes to draw."""
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often each change is made, as shares of the pictures in [0, 1], and how strong.
+    """How often each change is made, as shares of the images in [0, 1], and how strong.
 
     Attributes:
         strength: multiplies the reach of every change; 1 is what a reader hardly notices to what
             costs an effort.
-        start: the share of a run from which on pictures are changed.
+        start: the share of a run from which on images are changed.
         affine: shift, scale, rotation and shear.
         perspective: the four corners move apart or together.
         curve: the line of text bends in a wave.
@@ -38,7 +38,7 @@ class Augmentation:
         noise: Gaussian, for each value.
         contrast: contrast, brightness and colour balance.
         invert: dark becomes light.
-        lines: lines and dots in colours of the picture.
+        lines: lines and dots in colours of the image.
         erase: rectangles in the colour of the background.
         jpeg: saved as JPEG of poor quality and read again.
 
@@ -66,9 +66,7 @@ class Augmentation:
             raise ConfigError(f"augment.start={self.start}: the share of the run lies in 0 to 1")
         for name, share in self.shares.items():
             if not 0 <= share <= 1:
-                raise ConfigError(
-                    f"augment.{name}={share}: the share of the pictures lies in 0 to 1"
-                )
+                raise ConfigError(f"augment.{name}={share}: the share of the images lies in 0 to 1")
 
     @classmethod
     def from_config(cls, settings: Mapping[str, Any]) -> Self:
@@ -92,21 +90,19 @@ def drawn_changes(augmentation: Augmentation, rng: np.random.Generator) -> list[
     return [name for name, share in augmentation.shares.items() if rng.random() < share]
 
 
-def augment(
-    picture: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
-) -> np.ndarray:
-    """Changes a prepared picture uint8 (H, W, C) by chance; see `augmented`."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    return np.array(augmented(image, augmentation, rng)).reshape(picture.shape)
+def augment(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Changes a prepared image uint8 (H, W, C) by chance; see `augmented`."""
+    original = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.array(augmented(original, augmentation, rng)).reshape(image.shape)
 
 
 def augmented(
     image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-    """A picture, L or RGB, changed by chance; the size stays.
+    """An image, L or RGB, changed by chance; the size stays.
 
-    The same generator state gives the same picture. Shape comes before light, light before dirt,
-    as in a picture's life: printed, lit, photographed, compressed.
+    The same generator state gives the same image. Shape comes before light, light before dirt,
+    as in an image's life: printed, lit, photographed, compressed.
     """
     drawn = drawn_changes(augmentation, rng)
     strength = augmentation.strength
@@ -233,7 +229,7 @@ CHANGES: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Ima
 
 
 def _background(image: Image.Image) -> tuple[int, ...]:
-    """The median colour of the picture's border."""
+    """The median colour of the image's border."""
     values = np.asarray(image).reshape(image.height, image.width, -1)
     border = [values[0], values[-1], values[:, 0], values[:, -1]]
     in_order = np.sort(np.concatenate(border), axis=0)
@@ -241,6 +237,6 @@ def _background(image: Image.Image) -> tuple[int, ...]:
 
 
 def _colour(image: Image.Image, rng: np.random.Generator) -> Any:
-    """The colour of a place in the picture: dirt that looks like print is the hard one."""
+    """The colour of a place in the image: dirt that looks like print is the hard one."""
     row, column = int(rng.integers(image.height)), int(rng.integers(image.width))
     return image.getpixel((column, row))

@@ -45,7 +45,7 @@ class TrainingPlan:
         """Plans `epochs` epochs of N samples.
 
         Args:
-          widths: (N,) of the prepared pictures in pixels.
+          widths: (N,) of the prepared images in pixels.
           buckets: widths that batches are padded to.
           batch_size: samples in a step, over all devices.
           epochs: how often N samples are drawn.
@@ -58,7 +58,7 @@ class TrainingPlan:
         """
         if len(widths) < batch_size:
             raise ConfigError(
-                f"batch_size={batch_size} is more than the {len(widths)} training pictures;"
+                f"batch_size={batch_size} is more than the {len(widths)} training images;"
                 f" set --config.batch_size={len(widths)} or less"
             )
         self.buckets = np.array([bucket_width(int(width), buckets) for width in widths])
@@ -124,16 +124,16 @@ def training_batches(
     """The batches of all steps from `first_step` on, made ahead of time.
 
     With `workers` 0 threads of this process make them; else so many processes do. Chance in a
-    picture's changes is a function of seed, step and picture, so a run that goes on sees the same.
+    image's changes is a function of seed, step and image, so a run that goes on sees the same.
 
     Raises:
-        DataError: more than `prepared.max_unread` of the pictures could not be read any more, or a
+        DataError: more than `prepared.max_unread` of the images could not be read any more, or a
             process died.
     """
 
     def batch_of(step: int) -> Batch:
-        def change(picture: np.ndarray, index: int) -> np.ndarray:
-            return augment(picture, augmentation, np.random.default_rng((plan.seed, step, index)))
+        def change(image: np.ndarray, index: int) -> np.ndarray:
+            return augment(image, augmentation, np.random.default_rng((plan.seed, step, index)))
 
         changing = augmentation.active and step >= augmentation.start * len(plan)
         return prepared.batch(plan[step], buckets, change if changing else None)
@@ -162,11 +162,11 @@ def training_batches(
             ) from error
         seen += len(batch["indices"])
         unread += int(batch["unread"].sum())
-        # Of an epoch at least, so that the first few pictures do not decide.
+        # Of an epoch at least, so that the first few images do not decide.
         if unread > prepared.max_unread * max(seen, len(prepared)):
             last = prepared.split.names[batch["indices"][batch["unread"]][-1]]
             raise DataError(
-                f"{unread} training pictures could not be read any more, the last of them {last!r};"
+                f"{unread} training images could not be read any more, the last of them {last!r};"
                 " is their folder still there? The same command goes on from the last checkpoint"
             )
         yield batch

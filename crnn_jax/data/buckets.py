@@ -11,7 +11,7 @@ def choose_buckets(widths: np.ndarray, count: int) -> tuple[int, ...]:
     """At most `count` bucket widths, with which `widths` (N,) are padded the least.
 
     Widths have long tails: of 78,465 captchas in many styles a third is wider than 128 pixels, and
-    the widest has 568, to which three buckets for as many pictures each would pad all of these.
+    the widest has 568, to which three buckets for as many images each would pad all of these.
     """
     bounds, counts = np.unique(-(-widths // MULTIPLE) * MULTIPLE, return_counts=True)
     bounds, below = np.append(0, bounds), np.append(0, counts.cumsum())
@@ -40,5 +40,5 @@ def round_up(width: int) -> int:
 
 
 def padding_share(widths: np.ndarray, buckets: Sequence[int]) -> float:
-    """The share of padding if each picture of `widths` (N,) is padded to its bucket."""
+    """The share of padding if each image of `widths` (N,) is padded to its bucket."""
     return 1 - widths.sum() / sum(bucket_width(int(width), buckets) for width in widths)

@@ -1,4 +1,4 @@
-"""The data doctor: what is wrong with labelled pictures, and with which of them."""
+"""The data doctor: what is wrong with labelled images, and with which of them."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -14,13 +14,13 @@ from crnn_jax.text.alphabet import Alphabet, min_time_steps
 Severity: TypeAlias = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
-EMPTY, UNSEEN, UNREADABLE = "empty label", "unseen character", "unreadable picture"
+EMPTY, UNSEEN, UNREADABLE = "empty label", "unseen character", "unreadable image"
 NAMED = 10  # characters that a message names
 MIN_HEIGHT = 8  # pixels; letters of fewer can hardly be told apart
 NARROWEST = 2  # pixels; what is narrower holds no letter
 
 TimeSteps: TypeAlias = Callable[[int, int], int]
-"""Width and height of a prepared picture in pixels -> time steps that the network has for it."""
+"""Width and height of a prepared image in pixels -> time steps that the network has for it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Finding:
         split: its name, or two with a comma.
         message: what is wrong and what can be done, in a line.
         samples: the offenders, each with what is wrong about it.
-        places: splits and places of the offenders, for showing their pictures.
+        places: splits and places of the offenders, for showing their images.
     """
 
     kind: str
@@ -53,7 +53,7 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
             "error",
             name,
             f"{len(empty)} {name} label(s) are empty; write the text, or set "
-            "--config.data.on_empty_label=drop to leave such pictures out of training",
+            "--config.data.on_empty_label=drop to leave such images out of training",
             {index: split.names[index] for index in empty},
         )
         unseen = {
@@ -81,29 +81,29 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
         )
 
 
-def picture_findings(
+def image_findings(
     splits: Mapping[str, PreparedSplit],
     alphabet: Alphabet,
     preprocessing: Preprocessing,
     time_steps: TimeSteps,
 ) -> Iterator[Finding]:
-    """What the pictures show, alone, against their labels, and against each other."""
+    """What the images show, alone, against their labels, and against each other."""
     for name, split in splits.items():
         yield from _finding(
             UNREADABLE,
             "error",
             name,
-            f"{len(split.failures)} {name} picture(s) cannot be read; restore them, or set "
+            f"{len(split.failures)} {name} image(s) cannot be read; restore them, or set "
             "--config.data.on_unreadable=drop to train without them and count them as wrong",
             split.failures,
         )
         yield from _too_long(name, split, alphabet, time_steps)
         yield from _odd_sizes(name, split, preprocessing)
-    yield from _equal_pictures(splits, alphabet)
+    yield from _equal_images(splits, alphabet)
 
 
 def too_long(split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps) -> dict[int, int]:
-    """Places of labels that cannot be aligned with their pictures: the time steps they need."""
+    """Places of labels that cannot be aligned with their images: the time steps they need."""
     # By code points, as characters the alphabet lacks have no class.
     needed = (
         min_time_steps([ord(character) for character in alphabet.normalize(label)])
@@ -135,8 +135,8 @@ def _too_long(
         "label too long",
         "warning",
         name,
-        f"{len(samples)} {name} label(s) are too long for the time steps of their pictures and "
-        "cannot be learnt or read; are they the labels of these pictures?",
+        f"{len(samples)} {name} label(s) are too long for the time steps of their images and "
+        "cannot be learnt or read; are they the labels of these images?",
         samples,
     )
 
@@ -154,24 +154,24 @@ def _odd_sizes(name: str, split: PreparedSplit, preprocessing: Preprocessing) ->
         if height < MIN_HEIGHT or width < NARROWEST:
             small[index] = size
     yield from _finding(
-        "very wide picture",
+        "very wide image",
         "warning",
         name,
-        f"{len(squashed)} {name} picture(s) are so wide that they are squashed to "
+        f"{len(squashed)} {name} image(s) are so wide that they are squashed to "
         f"{preprocessing.max_width} px; cut them, or set --config.data.max_width",
         squashed,
     )
     yield from _finding(
-        "very small picture",
+        "very small image",
         "warning",
         name,
-        f"{len(small)} {name} picture(s) are less than {MIN_HEIGHT} px high or {NARROWEST} px "
+        f"{len(small)} {name} image(s) are less than {MIN_HEIGHT} px high or {NARROWEST} px "
         "wide; can you read them yourself?",
         small,
     )
 
 
-def _equal_pictures(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> Iterator[Finding]:
+def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> Iterator[Finding]:
     holders: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for name, split in splits.items():
         for index, digest in enumerate(split.digests):
@@ -198,7 +198,7 @@ def _equal_pictures(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> 
                 kind,
                 severity,
                 split,
-                f"{len(chosen)} picture(s) {message}",
+                f"{len(chosen)} image(s) {message}",
                 tuple(show(places, kind == "two labels") for places in chosen),
                 tuple(itertools.chain.from_iterable(chosen)),
             )

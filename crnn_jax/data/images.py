@@ -1,4 +1,4 @@
-"""Pictures from bytes to arrays: the one preprocessing of every command."""
+"""Images from bytes to arrays: the one preprocessing of every command."""
 
 import io
 import threading
@@ -13,10 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
 
 MIN_WIDTH = 8
-"""Pixels; the network cannot read a narrower picture."""
+"""Pixels; the network cannot read a narrower image."""
 
 MAX_PIXELS = 50_000_000
-"""Pictures with more are refused before they are decoded; Pillow alone stops at 179 million."""
+"""Images with more are refused before they are decoded; Pillow alone stops at 179 million."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of the accepted formats; its rarer readers are slow or invite attacks."""
@@ -24,13 +24,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The size and kind of the arrays that pictures become; part of a trained model.
+    """The size and kind of the arrays that images become; part of a trained model.
 
     Attributes:
-        height: pixels of every picture.
+        height: pixels of every image.
         channels: 1 (gray) or 3 (RGB).
-        width: pixels every picture is squashed to; 0 keeps the picture's ratio.
-        max_width: pixels; pictures that would come out wider are squashed to it.
+        width: pixels every image is squashed to; 0 keeps the image's ratio.
+        max_width: pixels; images that would come out wider are squashed to it.
         invert: dark becomes light: for light text on dark, if a model has learnt the contrary.
 
     Raises:
@@ -45,7 +45,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.height < 1:
-            raise ConfigError(f"a picture height of {self.height} is too small; set at least 1")
+            raise ConfigError(f"an image height of {self.height} is too small; set at least 1")
         if self.channels not in (1, 3):
             raise ConfigError(f"{self.channels} channels are not offered; set 1 (gray) or 3 (RGB)")
         if self.max_width < MIN_WIDTH:
@@ -54,8 +54,8 @@ class Preprocessing:
             )
         if self.width and not MIN_WIDTH <= self.width <= self.max_width:
             raise ConfigError(
-                f"a picture width of {self.width} is outside {MIN_WIDTH}..{self.max_width} "
-                "(max_width); set one inside, or 0 to keep each picture's ratio"
+                f"an image width of {self.width} is outside {MIN_WIDTH}..{self.max_width} "
+                "(max_width); set one inside, or 0 to keep each image's ratio"
             )
 
     @classmethod
@@ -89,7 +89,7 @@ class Preprocessing:
 
 
 def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
-    """Return the width in pixels that an upright picture of `size` (width, height) comes to."""
+    """Return the width in pixels that an upright image of `size` (width, height) comes to."""
     if preprocessing.width:
         return preprocessing.width
     width, height = size
@@ -99,15 +99,15 @@ def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a picture file known to be whole and upright, undecoded."""
+    """Width and height in pixels of an image file known to be whole and upright, undecoded."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
 
 def prepare(data: bytes, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decode the picture file `data` and resize it: uint8 (height, W, channels).
+    """Decode the image file `data` and resize it: uint8 (height, W, channels).
 
-    `name` tells the user which picture an error is about.
+    `name` tells the user which image an error is about.
 
     Raises:
         DataError: see `decode`.
@@ -116,28 +116,28 @@ def prepare(data: bytes, preprocessing: Preprocessing, name: str) -> np.ndarray:
 
 
 def decode(data: bytes, preprocessing: Preprocessing, name: str) -> Image.Image:
-    """Decode the picture file `data`, with the channels asked for, in its own size.
+    """Decode the image file `data`, with the channels asked for, in its own size.
 
-    The picture is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
+    The image is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
     gray is scaled to 8 bits; of an animation the first frame counts.
 
     Raises:
-        DataError: `data` is no picture of one of the `FORMATS`, is damaged, has more than
+        DataError: `data` is no image of one of the `FORMATS`, is damaged, has more than
             `MAX_PIXELS`, or has gray values of no known range (floats, 32 bits).
     """
     try:
-        with pillow_warnings_off, Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        with pillow_warnings_off, Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"it has {width} x {height} pixels")
-            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-                raise ValueError(f"the range of its gray values (mode {image.mode}) is unknown")
+            if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
+                raise ValueError(f"the range of its gray values (mode {opened.mode}) is unknown")
             # Not copied where nothing is to be done: that takes a tenth of the time.
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            picture = _on_white(_eight_bits(image))
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = _on_white(_eight_bits(opened))
             mode = "L" if preprocessing.channels == 1 else "RGB"
-            return picture if picture.mode == mode else picture.convert(mode)
+            return image if image.mode == mode else image.convert(mode)
     # Pillow's readers answer damaged files with nearly any exception there is.
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
@@ -145,39 +145,39 @@ def decode(data: bytes, preprocessing: Preprocessing, name: str) -> Image.Image:
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"cannot read picture {name!r}: {reason}; save it again as an 8-bit PNG "
+            f"cannot read image {name!r}: {reason}; save it again as an 8-bit PNG "
             f"of at most {MAX_PIXELS // 1_000_000} megapixels, or leave it out"
         ) from error
 
 
-def resize(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize a decoded picture, and invert it if that is asked for: uint8 (height, W, channels).
+def resize(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize a decoded image, and invert it if that is asked for: uint8 (height, W, channels).
 
     W is `target_width`.
     """
-    size = (target_width(picture.size, preprocessing), preprocessing.height)
+    size = (target_width(image.size, preprocessing), preprocessing.height)
     # Pillow's bilinear filter spans the whole footprint of a target pixel: thin strokes do not
-    # alias when a picture shrinks, and, unlike with bicubic or Lanczos, no edge overshoots. No
-    # reducing_gap: it saves time on huge pictures only, at a loss.
-    picture = picture.resize(size, Image.Resampling.BILINEAR)
+    # alias when an image shrinks, and, unlike with bicubic or Lanczos, no edge overshoots. No
+    # reducing_gap: it saves time on huge images only, at a loss.
+    image = image.resize(size, Image.Resampling.BILINEAR)
     if preprocessing.invert:
-        picture = ImageOps.invert(picture)
-    return np.array(picture).reshape(*reversed(size), preprocessing.channels)
+        image = ImageOps.invert(image)
+    return np.array(image).reshape(*reversed(size), preprocessing.channels)
 
 
 def pad_batch(images: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stack B pictures uint8 (H, W_i, C) to uint8 (B, H, width, C), zeros on the right.
+    """Stack B images uint8 (H, W_i, C) to uint8 (B, H, width, C), zeros on the right.
 
     Returns the batch and the true widths, int32 (B,).
 
     Raises:
-        ValueError: there are no pictures, or one is wider than `width`.
+        ValueError: there are no images, or one is wider than `width`.
     """
     if not images:
-        raise ValueError("there are no pictures to stack")
+        raise ValueError("there are no images to stack")
     widths = np.array([image.shape[1] for image in images], np.int32)
     if widths.max() > width:
-        raise ValueError(f"a picture {widths.max()} pixels wide does not fit a batch of {width}")
+        raise ValueError(f"an image {widths.max()} pixels wide does not fit a batch of {width}")
     height, _, channels = images[0].shape
     batch = np.zeros((len(images), height, width, channels), np.uint8)
     for row, image in zip(batch, images, strict=True):
@@ -190,7 +190,7 @@ class _PillowWarningsOff:
 
     `warnings.catch_warnings` alone is not safe with threads, which loaders decode in: one
     leaving late would put back the filters that another had set. So the first thread to enter
-    changes them and the last to leave restores them. Whoever decodes many pictures does so inside
+    changes them and the last to leave restores them. Whoever decodes many images does so inside
     it, as changing them takes a tenth of the time of decoding one.
     """
 
@@ -216,18 +216,18 @@ class _PillowWarningsOff:
 pillow_warnings_off = _PillowWarningsOff()
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).astype(np.uint32)
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.uint32)
     # Pillow's own conversion clips at 255; and it loses PNG's transparent gray value.
-    values[values == picture.info.get("transparency", -1)] = 65535
+    values[values == image.info.get("transparency", -1)] = 65535
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture.convert("RGBA"))
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
     return white

@@ -1,4 +1,4 @@
-"""A split read and made ready: pictures as arrays, labels as indices, what failed by name."""
+"""A split read and made ready: images as arrays, labels as indices, what failed by name."""
 
 import copy
 import itertools
@@ -30,12 +30,12 @@ from crnn_jax.text.alphabet import Alphabet
 
 T = TypeVar("T")
 
-_CHUNK = 32  # pictures that a thread reads in one go
+_CHUNK = 32  # images that a thread reads in one go
 # More than there are cores wait for the interpreter's lock: four on two cores take a fifth longer.
 _THREADS = min(4, os.cpu_count() or 1)
 
 NOT_ALIGNABLE = 1 << 20
-"""Length of labels that cannot be learnt: no picture has as many time steps, so no loss."""
+"""Length of labels that cannot be learnt: no image has as many time steps, so no loss."""
 
 
 class Batch(TypedDict):
@@ -46,7 +46,7 @@ class Batch(TypedDict):
     labels: np.ndarray  # (B, L) int32, zero-padded
     label_lengths: np.ndarray  # (B,) int32
     indices: np.ndarray  # (B,) int64, places in the split
-    unread: np.ndarray  # (B,) bool, the picture could not be read, a black one stands for it
+    unread: np.ndarray  # (B,) bool, the image could not be read, a black one stands for it
 
 
 def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
@@ -60,23 +60,23 @@ def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
 
 
 class PreparedSplit:
-    """A split as prepared pictures and encoded labels, by random access.
+    """A split as prepared images and encoded labels, by random access.
 
-    Each picture is decoded once to see whether it can be, unless its source knows, and kept in
+    Each image is decoded once to see whether it can be, unless its source knows, and kept in
     memory, uint8, until `cache_bytes` are used; what does not fit is decoded anew at each reading.
     What need not be decoded to be looked over is prepared when it is first asked for, behind the
     steps of training, and what is smaller than when prepared is resized then: no run waits for it.
 
     Attributes:
-        cache: place in the split -> its picture, prepared or as it came in.
-        kept: (N,) bool, which pictures have room in the cache, be they there yet or not.
-        failures: place in the split -> why its picture could not be read.
-        widths: (N,) int32, of the prepared pictures in pixels; MIN_WIDTH where there is none.
-        sizes: (N, 2) int32, widths and heights that the pictures came with; 0 where there is none.
-        digests: N strings of bytes, equal for equal pictures; empty where there is none.
+        cache: place in the split -> its image, prepared or as it came in.
+        kept: (N,) bool, which images have room in the cache, be they there yet or not.
+        failures: place in the split -> why its image could not be read.
+        widths: (N,) int32, of the prepared images in pixels; MIN_WIDTH where there is none.
+        sizes: (N, 2) int32, widths and heights that the images came with; 0 where there is none.
+        digests: N strings of bytes, equal for equal images; empty where there is none.
         labels: (N, L) int32, padded with 0.
         label_lengths: (N,) int32; NOT_ALIGNABLE where a label has characters that the alphabet
-            lacks, or more of them than its picture has pixels.
+            lacks, or more of them than its image has pixels.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class PreparedSplit:
         name: str,
         max_unread: float = 0.0,
     ) -> None:
-        """Reads all pictures that the split has no sizes of; `name` is shown meanwhile.
+        """Reads all images that the split has no sizes of; `name` is shown meanwhile.
 
-        With `max_unread` above 0 batches hold black pictures for those that cannot be read;
+        With `max_unread` above 0 batches hold black images for those that cannot be read;
         `training_batches` allows that share of them. With 0 they raise DataError.
         """
         self.split = split
@@ -138,8 +138,8 @@ class PreparedSplit:
         """(N,) bool: where label_lengths is not NOT_ALIGNABLE."""
         return self.label_lengths < NOT_ALIGNABLE
 
-    def picture(self, index: int) -> np.ndarray | None:
-        """The prepared picture (H, W, C) uint8 at a place in the split.
+    def image(self, index: int) -> np.ndarray | None:
+        """The prepared image (H, W, C) uint8 at a place in the split.
 
         None stands for one that cannot be read.
 
@@ -154,14 +154,14 @@ class PreparedSplit:
             return cached
         try:
             data = self.split.read(index)
-            picture = prepare(data, self.preprocessing, self.split.names[index])
+            image = prepare(data, self.preprocessing, self.split.names[index])
         except DataError:
             if self.max_unread:
                 return None
             raise
         if self.kept[index]:
-            self.cache[index] = picture
-        return picture
+            self.cache[index] = image
+        return image
 
     def batch(
         self,
@@ -171,22 +171,21 @@ class PreparedSplit:
     ) -> Batch:
         """The samples at `indices`, padded to the narrowest bucket width that holds them.
 
-        `change` maps each picture and its place in the split to what is used instead of it.
+        `change` maps each image and its place in the split to what is used instead of it.
         """
         with pillow_warnings_off:
-            found = [self.picture(int(index)) for index in indices]
+            found = [self.image(int(index)) for index in indices]
         black = np.zeros((self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels), "u1")
-        pictures = [black if picture is None else picture for picture in found]
-        unread = np.array([picture is None for picture in found])
+        images = [black if image is None else image for image in found]
+        unread = np.array([image is None for image in found])
         if change:
-            pictures = [
-                change(picture, int(index))
-                for picture, index in zip(pictures, indices, strict=True)
+            images = [
+                change(image, int(index)) for image, index in zip(images, indices, strict=True)
             ]
-        widest = max(picture.shape[1] for picture in pictures)
-        images, widths = pad_batch(pictures, bucket_width(widest, buckets))
+        widest = max(image.shape[1] for image in images)
+        padded, widths = pad_batch(images, bucket_width(widest, buckets))
         return Batch(
-            images=images,
+            images=padded,
             widths=widths,
             labels=self.labels[indices],
             label_lengths=np.where(unread, np.int32(NOT_ALIGNABLE), self.label_lengths[indices]),
@@ -195,7 +194,7 @@ class PreparedSplit:
         )
 
     def _take_over(self) -> None:
-        """What the source knows of its pictures, which are whole."""
+        """What the source knows of its images, which are whole."""
         self.sizes[:] = self.split.sizes
         self.widths[:] = [target_width(size, self.preprocessing) for size in self.split.sizes]
         self.digests = list(self.split.digests)
@@ -204,17 +203,17 @@ class PreparedSplit:
 
     def _examine_all(self, name: str) -> None:
         # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-        # In chunks, as handing over one picture takes a quarter of the time of decoding it.
+        # In chunks, as handing over one image takes a quarter of the time of decoding it.
         chunks = (
             grain.MapDataset.range(0, len(self), _CHUNK)
             .map(self._examine_chunk)
             .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=8))
         )
-        pictures = itertools.chain.from_iterable(chunks)
+        images = itertools.chain.from_iterable(chunks)
         # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
         # for colours, not for a log full of redrawn bars.
         console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
-        shown = track(pictures, f"reading {name}", total=len(self), console=console)
+        shown = track(images, f"reading {name}", total=len(self), console=console)
         with pillow_warnings_off:
             for index, examined in enumerate(shown):
                 if examined.failure:
@@ -223,8 +222,8 @@ class PreparedSplit:
                 width = self.widths[index] = target_width(examined.size, self.preprocessing)
                 self.sizes[index] = examined.size
                 self.digests[index] = examined.digest
-                if examined.picture is not None and self._has_room(width):
-                    self.cache[index] = examined.picture
+                if examined.image is not None and self._has_room(width):
+                    self.cache[index] = examined.image
                     self.kept[index] = True
                     self.cached_bytes += self._prepared_bytes(width)
 
@@ -234,18 +233,18 @@ class PreparedSplit:
     def _examine(self, index: int) -> "_Examined":
         try:
             data = self.split.read(index)
-            picture = decode(data, self.preprocessing, self.split.names[index])
+            image = decode(data, self.preprocessing, self.split.names[index])
         except DataError as error:
             return _Examined(None, (0, 0), b"", str(error))
-        width, kept = target_width(picture.size, self.preprocessing), None
+        width, kept = target_width(image.size, self.preprocessing), None
         # Room never comes back, so a thread finds none only where there is none.
         if self._has_room(width):
-            smaller = picture.width * picture.height < width * self.preprocessing.height
-            kept = np.asarray(picture) if smaller else resize(picture, self.preprocessing)
-        return _Examined(kept, picture.size, digest(data), "")
+            smaller = image.width * image.height < width * self.preprocessing.height
+            kept = np.asarray(image) if smaller else resize(image, self.preprocessing)
+        return _Examined(kept, image.size, digest(data), "")
 
     def _has_room(self, width: int) -> bool:
-        """Whether a prepared picture of this width fits into the cache."""
+        """Whether a prepared image of this width fits into the cache."""
         return self.cached_bytes + self._prepared_bytes(width) <= self.cache_bytes
 
     def _prepared_bytes(self, width: int) -> int:
@@ -253,9 +252,9 @@ class PreparedSplit:
 
 
 class _Examined(NamedTuple):
-    """What there is to know of a picture file; see the attributes of PreparedSplit."""
+    """What there is to know of an image file; see the attributes of PreparedSplit."""
 
-    picture: np.ndarray | None  # where there is room to keep it; resized, if it is then smaller
+    image: np.ndarray | None  # where there is room to keep it; resized, if it is then smaller
     size: tuple[int, int]
     digest: bytes
     failure: str

@@ -18,7 +18,7 @@ SHOWN = 5  # offenders that a finding names to people; JSON has them all
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, the worst first, and figures on the pictures of each split."""
+    """Findings, the worst first, and figures on the images of each split."""
 
     findings: Sequence[Finding]
     splits: Mapping[str, PreparedSplit]
@@ -39,7 +39,7 @@ class Report:
         characters = self._characters().most_common()
         rarest = ", ".join(f"{character!r} {count:,}" for character, count in characters[:-6:-1])
         lines = [
-            f"pictures: {sizes}",
+            f"images: {sizes}",
             *sizes_of_parts(self.splits),
             f"labels:   {_spread(lengths)} characters",
             f"widths:   {_spread(widths)} px, at the height of the network",
@@ -65,7 +65,7 @@ class Report:
             ],
             "splits": {
                 name: {
-                    "pictures": len(split),
+                    "images": len(split),
                     "label_lengths": _counts(_lengths(split)),
                     "widths": _counts(split.widths.tolist()),
                 }
@@ -89,7 +89,7 @@ class Report:
 
 
 def sizes_of_parts(splits: Mapping[str, PreparedSplit]) -> list[str]:
-    """A line for each part of a mixture: how many pictures each split has of it."""
+    """A line for each part of a mixture: how many images each split has of it."""
     counts = {name: Counter(split.split.parts) for name, split in splits.items()}
     parts = sorted(set(itertools.chain.from_iterable(counts.values())))
     return [

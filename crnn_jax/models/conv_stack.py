@@ -1,4 +1,4 @@
-"""The convolution stack of the CRNN: a picture becomes a sequence of column features."""
+"""The convolution stack of the CRNN: an image becomes a sequence of column features."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ BATCH_NORM_VARIANTS = {
     "none": (),
 }
 PAPER_CHANNELS = (64, 128, 256, 256, 512, 512, 512)
-HIGH = 64  # pixels; from this height on ConvStack folds pictures
+HIGH = 64  # pixels; from this height on ConvStack folds images
 
 
 def num_time_steps(width: int, height: int = 32) -> int:
-    """Time steps for a picture of `width` x `height` pixels: two halvings, +1, +1, -1."""
+    """Time steps for an image of `width` x `height` pixels: two halvings, +1, +1, -1."""
     return width // _fold(height) // 4 + 1
 
 
 def output_height(height: int) -> int:
-    """Height of the feature map for pictures `height` pixels high; the stack needs 1."""
+    """Height of the feature map for images `height` pixels high; the stack needs 1."""
     return height // _fold(height) // 16 - 1
 
 
@@ -39,7 +39,7 @@ def _fold(height: int) -> int:
 
 
 def finer_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """The first kernel for pictures 64 pixels high, from that for 32 (3, 3, n n C, D).
+    """The first kernel for images 64 pixels high, from that for 32 (3, 3, n n C, D).
 
     It sees in each 2 x 2 of their pixels, of C `channels`, what that one saw in one: their mean.
     """
@@ -58,10 +58,10 @@ def width_mask(widths: jax.Array, width: int) -> jax.Array:
 class ConvStack(nn.Module):
     """Seven convolutions and four max pools (Shi et al. 2015, arXiv:1507.05717, table 1).
 
-    Pictures 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of those
+    Images 32 pixels high come out one row high; a width W becomes W // 4 + 1 columns. Of those
     64 pixels high each 2 x 2 come in as one of four times the channels: small print keeps its
     detail, in as many columns and for hardly more arithmetic. Features to the right of each
-    picture's true width are zero after every layer, so that a picture has the same features alone,
+    image's true width are zero after every layer, so that an image has the same features alone,
     padded, and in any batch.
 
     That is space to depth, the reverse of Shi et al. 2016, arXiv:1609.05158, section 2.2. With
@@ -88,7 +88,7 @@ class ConvStack(nn.Module):
             # Not `//`, whose nine operations XLA would put into each mask; no width is negative.
             widths = jax.lax.div(widths, factor)
             x = _folded(x, factor)
-            # A last column with padding lies beyond that width, and is none of the picture alone.
+            # A last column with padding lies beyond that width, and is none of the image alone.
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         for layer, channels in enumerate(self.channels, start=1):
             last = layer == len(self.channels)

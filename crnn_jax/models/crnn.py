@@ -15,14 +15,14 @@ def normalize_images(images: jax.Array, mask: jax.Array, per_image: bool) -> jax
     """uint8 images (B, H, W, C) as floats, zero where the mask (B, 1, W, 1) is false.
 
     Fixed: [0, 255] becomes [-1, 1]. Per image: zero mean and unit variance over the valid part of
-    each picture, which makes faint print as strong as bold.
+    each image, which makes faint print as strong as bold.
     """
     x = images.astype(jnp.float32) / 127.5 - 1.0
     if per_image:
         count = mask.sum((1, 2, 3), keepdims=True) * (x.shape[1] * x.shape[3])
         mean = jnp.where(mask, x, 0).sum((1, 2, 3), keepdims=True) / count
         var = jnp.where(mask, jnp.square(x - mean), 0).sum((1, 2, 3), keepdims=True) / count
-        # The floor keeps the noise of an almost blank picture from filling the range.
+        # The floor keeps the noise of an almost blank image from filling the range.
         x = (x - mean) * jax.lax.rsqrt(var + 1e-4)
     return jnp.where(mask, x, 0)
 

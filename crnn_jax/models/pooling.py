@@ -83,7 +83,7 @@ def _pooled(
 ) -> jax.Array:
     """The same by pairs, or on a TPU by windows.
 
-    By windows a step of the paper's network in bfloat16 on 256 pictures of 32 x 128 accesses an
+    By windows a step of the paper's network in bfloat16 on 256 images of 32 x 128 accesses an
     eighth fewer bytes there.
     """
     pooled: jax.Array = lax.platform_dependent(x, tpu=of_windows, default=of_pairs)

@@ -8,7 +8,7 @@ such matrix all of it, and all of its gradient, is products, which XLA compiles 
 at the machine's pace: written as sums of slices it ran as fast, and took eight times as long to
 compile. In float32 results differ from those of a plain convolution by 1e-5 of the largest.
 
-On two Zen 4 cores, 32 pictures, value and both gradients, memory in huge pages: 256 channels of
+On two Zen 4 cores, 32 images, value and both gradients, memory in huge pages: 256 channels of
 8 x 24 to as many took 59 ms instead of 119, 512 channels of 4 x 25 117 instead of 239.
 """
 

@@ -1,4 +1,4 @@
-"""Reading pictures with a trained model."""
+"""Reading images with a trained model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ WIDTH_STEP = 32  # pixels; widths are rounded up to it, so that shapes, and comp
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was read in a picture."""
+    """What was read in an image."""
 
     text: str
     confidence: float  # probability of the best path, 0 to 1
 
 
 class Recognizer:
-    """Reads pictures of one line of text.
+    """Reads images of one line of text.
 
     recognizer = Recognizer.load("runs/captcha")
     recognizer([Path("a.png").read_bytes()])[0].text
@@ -53,27 +53,27 @@ class Recognizer:
         return cls(TrainedModel.load(model, step))
 
     def __call__(
-        self, pictures: Sequence[bytes], names: Sequence[str] | None = None
+        self, images: Sequence[bytes], names: Sequence[str] | None = None
     ) -> list[Recognition]:
-        """Reads encoded pictures (PNG, JPEG ...), together in one batch.
+        """Reads encoded images (PNG, JPEG ...), together in one batch.
 
         Raises:
-          DataError: a picture cannot be read; it is called by its name, or by its place.
+          DataError: an image cannot be read; it is called by its name, or by its place.
         """
-        names = names or [f"picture {place}" for place in range(len(pictures))]
-        named = zip(pictures, names, strict=True)
-        return self.read([self.prepare(picture, name) for picture, name in named])
+        names = names or [f"image {place}" for place in range(len(images))]
+        named = zip(images, names, strict=True)
+        return self.read([self.prepare(image, name) for image, name in named])
 
-    def prepare(self, picture: bytes, name: str) -> np.ndarray:
-        """An encoded picture as the model takes it, uint8 (H, W, C).
+    def prepare(self, image: bytes, name: str) -> np.ndarray:
+        """An encoded image as the model takes it, uint8 (H, W, C).
 
         Raises:
           DataError: it cannot be read; it is called by its name.
         """
-        return prepare(picture, self.model.preprocessing, name)
+        return prepare(image, self.model.preprocessing, name)
 
     def read(self, images: Sequence[np.ndarray]) -> list[Recognition]:
-        """Reads prepared pictures, together in one batch."""
+        """Reads prepared images, together in one batch."""
         if not images:
             return []
         widest = max(image.shape[1] for image in images)

@@ -41,6 +41,6 @@ SUBSETS: dict[str, Callable[[str], bool]] = {
 """Which labels a published figure is on.
 
 Of the 1,095 words of ICDAR 2013 they leave 1,095, 1,015 and 857, the numbers in papers. The 2,077
-words of ICDAR 2015 are all of them; the 1,811 also given for it were picked by how the pictures
+words of ICDAR 2015 are all of them; the 1,811 also given for it were picked by how the images
 look, so that labels cannot tell which they are.
 """

@@ -32,7 +32,7 @@ class EventFile:
         self._write(Event(step=step, summary=summary.scalar(name, value)))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Records a picture, uint8 (H, W, C)."""
+        """Records an image, uint8 (H, W, C)."""
         self._write(Event(step=step, summary=summary.image(name, image, dataformats="HWC")))
 
     def flush(self) -> None:

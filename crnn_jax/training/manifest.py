@@ -21,7 +21,7 @@ MAX_BYTES = 16 * 2**20
 
 # What must agree before a checkpoint's arrays can be used.
 IDENTITY = ("alphabet", "model", "preprocessing")
-# Settings on which depends which pictures a step has seen, which are held out, and what the
+# Settings on which depends which images a step has seen, which are held out, and what the
 # optimizer's arrays are. Others may change under way.
 FIXED = (
     *("seed", "batch_size", "freeze", "optimizer.clip_norm", "optimizer.average"),
@@ -31,7 +31,7 @@ FIXED = (
 )
 # What older programs, which lack these settings, did.
 BEFORE = {"optimizer.average": 0.0}
-# Settings on which depends which pictures are the test pictures of a set that has none of its own.
+# Settings on which depends which images are the test images of a set that has none of its own.
 SPLITTING = ("seed", "data.test_fraction")
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
     """Compares the manifest of a checkpoint with that of the run that is to go on from it.
 
     Settings that may change under way are logged by name as a warning, and so are other numbers of
-    pictures.
+    images.
 
     Raises:
       CheckpointError: naming what differs and matters.
@@ -127,18 +127,18 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
         raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
     if difference := _difference(old, new):
         logger.warning("the config is not that of the checkpoint: %s", difference)
-    pictures = current.get("pictures", {})
+    counts = current.get("num_examples", {})
     # Checkpoints of earlier versions do not tell.
-    if difference := _difference(saved.get("pictures", pictures), pictures):
+    if difference := _difference(saved.get("num_examples", counts), counts):
         logger.warning(
-            "the pictures are not those of the checkpoint: %s; their order is another now, and some"
+            "the images are not those of the checkpoint: %s; their order is another now, and some"
             " that were learnt from may be held out",
             difference,
         )
 
 
 def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Warns if test pictures that chance draws are others now than by the config of a training.
+    """Warns if test images that chance draws are others now than by the config of a training.
 
     Then it has learnt from most of them, if it is the same set.
     """
@@ -147,7 +147,7 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
     keys = sorted(key for key in old.keys() & new.keys() if _in_part(key) in SPLITTING)
     if difference := _difference({key: old[key] for key in keys}, {key: new[key] for key in keys}):
         logger.warning(
-            "these test pictures are drawn otherwise than when the model was trained: %s; if it is"
+            "these test images are drawn otherwise than when the model was trained: %s; if it is"
             " the same set, it has learnt from most of them; evaluate it with the old settings",
             difference,
         )

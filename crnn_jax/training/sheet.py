@@ -1,4 +1,4 @@
-"""Sheets of pictures with their texts beneath, in a font of this machine that has the letters."""
+"""Sheets of images with their texts beneath, in a font of this machine that has the letters."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ FONTS = (
     *("Arial Unicode.ttf", "msyh.ttc", "malgun.ttf", "segoeui.ttf"),
 )
 SIZE = 20
-HEIGHT = 64  # pixels of a picture on a sheet
+HEIGHT = 64  # pixels of an image on a sheet
 _NO_CHARACTER = "\U0010ffff"  # Unicode keeps it free, so every font draws its box for what it lacks
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -25,37 +25,39 @@ def contact_sheet(
     references: Sequence[str],
     columns: int = 0,
 ) -> Image.Image:
-    """Draws pictures in columns, each with what was read beneath.
+    """Draws images in columns, each with what was read beneath.
 
     What was read wrongly is red, and the reference follows it.
 
     Args:
-      images: at least one uint8 picture (H, W, C), C being 1 or 3.
+      images: at least one uint8 image (H, W, C), C being 1 or 3.
       texts: what was read in each.
       references: what stands in each.
       columns: 0 for as many as 1200 pixels hold.
     """
     font = choose_font("".join({*"".join(texts), *"".join(references)}))
     line, margin = 28, 14
-    pictures = [Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images]
-    pictures = [
-        picture.resize((max(1, picture.width * HEIGHT // picture.height), HEIGHT))
-        for picture in pictures
+    thumbnails = [
+        Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images
+    ]
+    thumbnails = [
+        thumbnail.resize((max(1, thumbnail.width * HEIGHT // thumbnail.height), HEIGHT))
+        for thumbnail in thumbnails
     ]
     read = [drawable(text, font) or "(nothing)" for text in texts]
     right = [drawable(text, font) for text in references]
     width = math.ceil(
-        max(*(p.width for p in pictures), *(font.getlength(text) for text in read + right))
+        max(*(p.width for p in thumbnails), *(font.getlength(text) for text in read + right))
     )
     width, height = width + 2 * margin, HEIGHT + 2 * line + 2 * margin
-    columns = columns or min(len(pictures), max(1, 1200 // width))
+    columns = columns or min(len(thumbnails), max(1, 1200 // width))
     sheet = Image.new(
-        "RGB", (columns * width, math.ceil(len(pictures) / columns) * height), (236, 236, 236)
+        "RGB", (columns * width, math.ceil(len(thumbnails) / columns) * height), (236, 236, 236)
     )
     draw = ImageDraw.Draw(sheet)
-    for i, picture in enumerate(pictures):
+    for i, thumbnail in enumerate(thumbnails):
         x, y = i % columns * width + margin, i // columns * height + margin
-        sheet.paste(picture, (x, y))
+        sheet.paste(thumbnail, (x, y))
         y += HEIGHT + 4
         if texts[i] == references[i]:
             draw.text((x, y), read[i], (30, 30, 30), font)

@@ -158,14 +158,14 @@ class Writer:
             ]
             self.say("  ".join([f"epoch {epoch:g}  step {step}  {split}", *words]))
 
-    def pictures(
+    def predictions(
         self,
         step: int,
         images: Sequence[np.ndarray],
         texts: Sequence[str],
         references: Sequence[str],
     ) -> None:
-        """Shows pictures, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
+        """Shows images, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
         sheet = contact_sheet(images, texts, references)
         sheet.save(self._workdir / "predictions.png")
         self._events.image("predictions", np.asarray(sheet), step)
@@ -197,12 +197,12 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 def model_summary(model: nn.Module, height: int, width: int, channels: int) -> str:
-    """A table of a model's layers, their outputs for one picture, and their parameters.
+    """A table of a model's layers, their outputs for one image, and their parameters.
 
     Args:
       model: called with images (1, height, width, channels) and widths (1,).
-      height: of the picture, in pixels.
-      width: of the picture, in pixels.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
       channels: 1 for gray, 3 for colour.
     """
     outputs: dict[tuple[str, ...], str] = {}

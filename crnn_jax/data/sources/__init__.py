@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: `SOURCES` by name, and the splits that a run needs of them.
+"""Where labelled images come from: `SOURCES` by name, and the splits that a run needs of them.
 
 A source is a function of the settings `config.data`; it returns the `Split`s 'train' and 'test',
 or one of them alone, or 'all', of which the test split is drawn here. A mixture has several.
@@ -59,7 +59,7 @@ def load(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
         if settings.get(setting) == 0:
             whole = splits.get("all") or splits.get(kept)
             if not whole:
-                raise DataError(f"with a {setting} of 0 there are no pictures left; set another")
+                raise DataError(f"with a {setting} of 0 there are no images left; set another")
             return {kept: whole}
     if "all" in splits:
         rest, held = hold_out(splits["all"], settings["test_fraction"], seed)

@@ -1,4 +1,4 @@
-"""Folders of pictures; their texts are in label files, or in names of files or sub-folders."""
+"""Folders of images; their texts are in label files, or in names of files or sub-folders."""
 
 import errno
 import stat
@@ -11,8 +11,8 @@ from crnn_jax.data.sources.label_files import ENDINGS, Row, read_rows
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, DataError
 
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-_PICTURES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_IMAGES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 
 
 def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
@@ -28,17 +28,17 @@ def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def folder(directory: Path) -> dict[str, Split]:
-    """Read 'train' and 'test', one of them alone, or 'all' from a folder of pictures.
+    """Read 'train' and 'test', one of them alone, or 'all' from a folder of images.
 
     'train' and 'test' come from the label files `train.tsv` and `test.tsv`, or else from the
     sub-folders `train/` and `test/`. A folder with neither, and each of those sub-folders, has
 
     - a label file `labels.tsv`, or else
-    - its texts in the names of its pictures (those of `images/` included): `text.png` or
-      `text_anything.png`; and of pictures that lie deeper, in the name of their sub-folder.
+    - its texts in the names of its images (those of `images/` included): `text.png` or
+      `text_anything.png`; and of images that lie deeper, in the name of their sub-folder.
 
-    Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. Pictures in them are named
-    relative to the folder or to its `images/`. A picture that is missing is an error once it is
+    Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. Images in them are named
+    relative to the folder or to its `images/`. An image that is missing is an error once it is
     read.
 
     Raises:
@@ -79,21 +79,21 @@ def _label_file(directory: Path, name: str) -> Path | None:
 
 
 def _from_rows(directory: Path, file: Path) -> Split:
-    places: dict[Path, str] = {}  # picture -> the place that lists it
+    places: dict[Path, str] = {}  # image -> the place that lists it
     names: list[str] = []
     labels: list[str] = []
     for row in read_rows(file):
         path = _find(directory, row)
         if path in places:
             raise DataError(
-                f"{row.place}: picture {row.name!r} is listed already at {places[path]}; "
+                f"{row.place}: image {row.name!r} is listed already at {places[path]}; "
                 "remove one line"
             )
         places[path] = row.place
         names.append(row.name)
         labels.append(nfc(row.label))
     if not names:
-        raise DataError(f"{file}: the label file is empty; add lines of picture, tab, text")
+        raise DataError(f"{file}: the label file is empty; add lines of image, tab, text")
     return Split(tuple(names), tuple(labels), _Files(tuple(places)))
 
 
@@ -101,7 +101,7 @@ def _find(directory: Path, row: Row) -> Path:
     inside = Path(row.name)
     if inside.anchor or ".." in inside.parts:  # on Windows also `C:name` and `\\name`
         raise DataError(
-            f"{row.place}: picture {row.name!r} lies outside the folder; "
+            f"{row.place}: image {row.name!r} lies outside the folder; "
             "move it there and name it relative to the folder"
         )
     path = directory / inside
@@ -110,7 +110,7 @@ def _find(directory: Path, row: Row) -> Path:
             return other
     except OSError as error:
         raise DataError(
-            f"{row.place}: cannot look for picture {row.name!r} ({error.strerror}); mend the"
+            f"{row.place}: cannot look for image {row.name!r} ({error.strerror}); mend the"
             " name, or its folder's rights"
         ) from error
     return path
@@ -129,11 +129,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _from_names(directory: Path) -> Split:
-    paths = sorted(_pictures(directory))
+    paths = sorted(_images(directory))
     if not paths:
         raise DataError(
-            f"the folder {str(directory)!r} has no pictures, and none of the label files "
-            "train.tsv and labels.tsv; add one with lines of picture, tab, text"
+            f"the folder {str(directory)!r} has no images, and none of the label files "
+            "train.tsv and labels.tsv; add one with lines of image, tab, text"
         )
     inside = [path.relative_to(directory) for path in paths]
     return Split(
@@ -143,15 +143,15 @@ def _from_names(directory: Path) -> Split:
     )
 
 
-def _pictures(directory: Path) -> Iterable[Path]:
+def _images(directory: Path) -> Iterable[Path]:
     for path in directory.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if path.suffix.lower() in _PICTURES and not hidden and _is_file(path):
+        if path.suffix.lower() in _IMAGES and not hidden and _is_file(path):
             yield path
 
 
 def _text(path: Path) -> str:
-    """The text that the place of a picture, relative to its folder, says it has."""
+    """The text that the place of an image, relative to its folder, says it has."""
     if path.parts[:-1] in ((), ("images",)):
         return path.stem.split("_")[0]
     return path.parts[-2]
@@ -168,6 +168,6 @@ class _Files:
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
             reason = error.strerror if isinstance(error, OSError) else error
             raise DataError(
-                f"cannot read picture {str(path)!r} ({reason}); "
+                f"cannot read image {str(path)!r} ({reason}); "
                 "restore it, or take it out of the label file"
             ) from error

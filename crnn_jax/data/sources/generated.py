@@ -30,13 +30,13 @@ def load_generated(settings: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
-    """The builder of a variant, its pictures drawn first where `data_dir` does not hold them yet.
+    """The builder of a variant, its images drawn first where `data_dir` does not hold them yet.
 
-    `words/1000000` is the variant `words` with so many pictures to learn from.
+    `words/1000000` is the variant `words` with so many images to learn from.
 
     Raises:
         ConfigError: what is needed to draw it is not installed.
-        DataError: there is no such variant, or its pictures cannot be drawn or stored.
+        DataError: there is no such variant, or its images cannot be drawn or stored.
     """
     # Here, as importing tensorflow_datasets takes seconds that other sources need not pay.
     from crnn_jax.data.synthetic.captcha import GeneratedCaptcha
@@ -50,7 +50,7 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
     name, slash, count = variant.partition("/")
     if name not in variants:
         raise DataError(
-            f"there is no variant {name!r} of generated pictures; set --config.data.variant to one"
+            f"there is no variant {name!r} of generated images; set --config.data.variant to one"
             f" of {', '.join(variants)}"
         )
     kind, known = variants[name]
@@ -59,7 +59,7 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
     if slash:
         if not (count.isdecimal() and int(count)):
             raise DataError(
-                f"data.variant={variant!r}: {count!r} is no number of pictures; write {name}/100000"
+                f"data.variant={variant!r}: {count!r} is no number of images; write {name}/100000"
             )
         config = dataclasses.replace(known, name=f"{name}_{int(count)}", num_train=int(count))
     builder = kind(config=config, data_dir=data_dir or None, file_format="array_record")
@@ -67,12 +67,12 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
         builder.download_and_prepare()
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker drawing pictures died: if your script calls this at top level, "
+            "a worker drawing images died: if your script calls this at top level, "
             'move the call under `if __name__ == "__main__":`'
         ) from error
     except (OSError, RuntimeError) as error:  # a full disk is either
         raise DataError(
-            f"the pictures {variant!r} cannot be stored in {str(builder.data_path)!r}"
+            f"the images {variant!r} cannot be stored in {str(builder.data_path)!r}"
             f" ({' '.join(str(error).split())}); make room there, or name another folder with"
             " --config.data.dir"
         ) from error

@@ -1,4 +1,4 @@
-"""Label files: which picture has which text, in lines of .tsv, .csv or .jsonl."""
+"""Label files: which image has which text, in lines of .tsv, .csv or .jsonl."""
 
 import csv
 import io
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from crnn_jax.errors import DataError
 
-_NAMES = ("file_name", "filename", "file", "path", "image", "picture", "name")
+_NAMES = ("file_name", "filename", "file", "path", "image", "name")
 _LABELS = ("text", "label", "transcription", "words", "word")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture and its text as a label file has them.
+    """An image and its text as a label file has them.
 
     Attributes:
         place: `file:line`, for messages.
-        name: the picture's path, as written.
+        name: the image's path, as written.
         label: the text to the letter, spaces included; may be empty.
     """
 
@@ -29,9 +29,9 @@ class Row:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Yield the pictures and texts of a UTF-8 label file, by its ending.
+    """Yield the images and texts of a UTF-8 label file, by its ending.
 
-    - `.tsv`: lines of picture, tab, text; the text is all after the first tab.
+    - `.tsv`: lines of image, tab, text; the text is all after the first tab.
     - `.csv`: two columns, texts with commas in quotes. If the first line names columns, such as
       `file_name` and `text`, those two count, wherever they stand.
     - `.jsonl`: a JSON object a line, with such names as keys.
@@ -46,13 +46,13 @@ def _tsv(file: Path, text: str) -> Iterator[Row]:
     for place, line in _lines(file, text):
         name, tab, label = line.partition("\t")
         if not tab:
-            raise DataError(f"{place}: no tab in {line!r}; write picture, tab, text")
+            raise DataError(f"{place}: no tab in {line!r}; write image, tab, text")
         yield Row(place, name, label)
 
 
 def _csv(file: Path, text: str) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: tuple[int, int] | None = None  # those of picture and text
+    columns: tuple[int, int] | None = None  # those of image and text
     width = 2  # columns that each line has
     while True:
         place = f"{file}:{reader.line_num + 1}"
@@ -61,7 +61,7 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{place}: no CSV ({error}); write picture,text") from error
+            raise DataError(f"{place}: no CSV ({error}); write image,text") from error
         if not cells:
             continue
         if columns is None:
@@ -73,7 +73,7 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
             columns = 0, 1
         if len(cells) != width:
             raise DataError(
-                f"{place}: {len(cells)} column(s) instead of {width}; write picture,text, and a "
+                f"{place}: {len(cells)} column(s) instead of {width}; write image,text, and a "
                 'text with commas in quotes: a.png,"one, two"'
             )
         yield Row(place, cells[columns[0]], cells[columns[1]])
@@ -91,7 +91,7 @@ def _jsonl(file: Path, text: str) -> Iterator[Row]:
                 yield Row(place, entry[name], entry[label])
                 continue
         raise DataError(
-            f'{place}: no picture or no text in {line!r}; write {{"file_name": ..., "text": ...}}'
+            f'{place}: no image or no text in {line!r}; write {{"file_name": ..., "text": ...}}'
         )
 
 

@@ -18,7 +18,7 @@ def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
 
     'train' and 'test' are databases in folders of these names; 'all' is a database in the folder
     itself. A database has the keys `num-samples`, and `image-%09d` and `label-%09d` from 1 on, as
-    MJSynth, SynthText and the benchmarks are passed on. Texts are read now, pictures on demand.
+    MJSynth, SynthText and the benchmarks are passed on. Texts are read now, images on demand.
 
     Raises:
         ConfigError: no folder is set.
@@ -55,7 +55,7 @@ def _open(directory: Path) -> Split:
         raise DataError(f"cannot read the LMDB database {str(directory)!r}: {error}") from error
     if count < 1:
         raise DataError(
-            f"the LMDB database {str(directory)!r} has no pictures under the key num-samples; "
+            f"the LMDB database {str(directory)!r} has no images under the key num-samples; "
             "scene-text sets have num-samples, image-000000001, label-000000001 ..."
         )
     names = tuple(f"image-{index + 1:09d}" for index in range(count))
@@ -81,7 +81,7 @@ def _environment(directory: Path) -> Any:
 
 @functools.cache
 def _opened(directory: Path) -> Any:
-    # Nobody writes: no locks, so that a read-only disk will do. Pictures are read in random order.
+    # Nobody writes: no locks, so that a read-only disk will do. Images are read in random order.
     environment = lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
     # LMDB maps the file into memory: to touch a page behind its end would kill the process.
     size = (directory / "data.mdb").stat().st_size
@@ -100,12 +100,12 @@ class _Images:
         name = f"image-{index + 1:09d}"
         try:
             with _environment(self.directory).begin() as transaction:
-                picture = transaction.get(name.encode())
+                image = transaction.get(name.encode())
         except lmdb.Error as error:
             raise DataError(f"cannot read {name} of {str(self.directory)!r}: {error}") from error
-        if picture is None:
+        if image is None:
             raise DataError(
                 f"the LMDB database {str(self.directory)!r} has no {name}, though num-samples "
                 "counts it; make the database anew, or leave it out"
             )
-        return picture
+        return image

@@ -1,4 +1,4 @@
-"""Parquet files as Hugging Face stores its sets of pictures."""
+"""Parquet files as Hugging Face stores its sets of images."""
 
 import bisect
 import contextlib
@@ -13,7 +13,7 @@ from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, CrnnError, DataError
 
 MAX_GROUP_BYTES = 1 << 30
-"""Of the pictures in a row group, which is read as a whole; Hugging Face's have some 100 MB."""
+"""Of the images in a row group, which is read as a whole; Hugging Face's have some 100 MB."""
 _ROWS = 64  # decoded in one go, so that a file whose sizes lie is noticed early
 _CACHED = 4  # row groups: one for each thread that reads ahead
 
@@ -24,8 +24,8 @@ def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
     The file's name begins with that of its split (`train-00000-of-00002.parquet`), or its folder
     has it (`test/0000.parquet`); other files count only if there are none of these. Where there is
     no 'test', what there is is 'all'. `image_field` and `text_field` are the names of the columns.
-    Pictures are bytes, or `{bytes, path}`, of which the path is not looked at. Texts are read now,
-    pictures on demand.
+    Images are bytes, or `{bytes, path}`, of which the path is not looked at. Texts are read now,
+    images on demand.
 
     Raises:
         ConfigError: no folder is set, or there are no such columns.
@@ -62,7 +62,7 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
                     )
             rows, size = file.metadata.num_rows, path.stat().st_size
             if rows > size:
-                raise ValueError(f"it says that it has {rows:,} pictures in {size:,} bytes")
+                raise ValueError(f"it says that it has {rows:,} images in {size:,} bytes")
             names += [f"{path.relative_to(directory).as_posix()}:{row}" for row in range(rows)]
             for number in range(file.num_row_groups):
                 texts = _values(file, number, text)
@@ -101,7 +101,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _values(file: Any, group: int, column: str) -> list[Any]:
-    """The texts of a row group, or its pictures; what is neither is left as it is."""
+    """The texts of a row group, or its images; what is neither is left as it is."""
     values: list[Any] = []
     size = 0
     for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column]):
@@ -122,14 +122,14 @@ def _values(file: Any, group: int, column: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Group:
-    """The pictures of a row group, the least that Parquet can read at a time."""
+    """The images of a row group, the least that Parquet can read at a time."""
 
     path: Path
     number: int
     column: str
 
     @functools.lru_cache(_CACHED)  # noqa: B019, as it is a value, and so few are kept
-    def pictures(self) -> list[Any]:
+    def images(self) -> list[Any]:
         with _open(self.path) as file:
             return _values(file, self.number, self.column)
 
@@ -142,11 +142,11 @@ class _Images:
     def __call__(self, index: int) -> bytes:
         place = bisect.bisect_right(self.starts, index) - 1
         group, row = self.groups[place], index - self.starts[place]
-        picture = next(iter(group.pictures()[row : row + 1]), None)
-        if not isinstance(picture, bytes):
+        image = next(iter(group.images()[row : row + 1]), None)
+        if not isinstance(image, bytes):
             raise DataError(
                 f"row {row} of row group {group.number} of {str(group.path)!r} has no bytes of a "
-                f"picture in its column {group.column!r}; set --config.data.image_field, or write "
-                "the file with the pictures in it"
+                f"image in its column {group.column!r}; set --config.data.image_field, or write "
+                "the file with the images in it"
             )
-        return picture
+        return image

@@ -1,4 +1,4 @@
-"""Labelled pictures behind one interface, `Split`; joining them, and dividing them by chance."""
+"""Labelled images behind one interface, `Split`; joining them, and dividing them by chance."""
 
 import bisect
 import dataclasses
@@ -14,19 +14,19 @@ from crnn_jax.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Split:
-    """N labelled pictures: names and texts in memory, encoded pictures read on demand.
+    """N labelled images: names and texts in memory, encoded images read on demand.
 
     Attributes:
-        names: N names that tell a user which picture is meant.
+        names: N names that tell a user which image is meant.
         labels: N texts, NFC; empty where the source has none.
-        read: index in [0, N) -> the encoded picture; it raises DataError where there is none, and
+        read: index in [0, N) -> the encoded image; it raises DataError where there is none, and
             can be pickled into worker processes.
-        parts: of a mixture, N names of the parts that the pictures come from; else empty.
-        digests: N `digest`s of the pictures, of a source that reads them with their texts; else
+        parts: of a mixture, N names of the parts that the images come from; else empty.
+        digests: N `digest`s of the images, of a source that reads them with their texts; else
             empty.
-        sizes: N sizes (width, height) in pixels, of a source whose pictures are known to be whole,
+        sizes: N sizes (width, height) in pixels, of a source whose images are known to be whole,
             and has digests; else empty.
-        drawn: whether chance has drawn the pictures from a larger set.
+        drawn: whether chance has drawn the images from a larger set.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Split:
         return len(self.names)
 
     def select(self, indices: Iterable[int]) -> "Split":
-        """Return the pictures at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         indices = tuple(indices)
         return Split(
             names=tuple(self.names[i] for i in indices),
@@ -70,9 +70,9 @@ def join(parts: Mapping[str, Split]) -> Split:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Divide `split` by chance, the same for the same seed: (rest, held out).
 
-    Pictures of equal text stay together, and so do pictures of equal bytes. Whole groups of them
+    Images of equal text stay together, and so do images of equal bytes. Whole groups of them
     are drawn as near to `fraction` as their order by chance allows: exactly where all differ,
-    else within half a group. The order of the pictures is kept; with `fraction` 0 none are held
+    else within half a group. The order of the images is kept; with `fraction` 0 none are held
     out.
 
     Raises:
@@ -97,17 +97,17 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held.update(smallest)
     if fraction and not 0 < len(held) < len(split):
         raise DataError(
-            f"{len(split)} pictures with {len(drawn)} different texts cannot be split at the "
-            f"fraction {fraction}; add pictures with other texts or change the fraction"
+            f"{len(split)} images with {len(drawn)} different texts cannot be split at the "
+            f"fraction {fraction}; add images with other texts or change the fraction"
         )
     rest = (index for index in range(len(split)) if index not in held)
     drawn = dataclasses.replace(split, drawn=True)
     return drawn.select(rest), drawn.select(sorted(held))
 
 
-def digest(picture: bytes) -> bytes:
-    """16 bytes that are equal for pictures of equal bytes, and for no others."""
-    return hashlib.blake2b(picture, digest_size=16).digest()
+def digest(image: bytes) -> bytes:
+    """16 bytes that are equal for images of equal bytes, and for no others."""
+    return hashlib.blake2b(image, digest_size=16).digest()
 
 
 def nfc(text: str) -> str:
@@ -135,7 +135,7 @@ class _Joined:
 
 
 def _groups(split: Split) -> list[list[int]]:
-    """The places of pictures that must not be parted, by the least text of each group."""
+    """The places of images that must not be parted, by the least text of each group."""
     groups = {index: [index] for index in range(len(split))}
     group_of = list(range(len(split)))
     first: dict[str | bytes, int] = {}
@@ -145,7 +145,7 @@ def _groups(split: Split) -> list[list[int]]:
                 continue
             old, new = group_of[index], group_of[first.setdefault(key, index)]
             if old != new:
-                # The smaller group moves, so that many equal pictures take no quadratic time.
+                # The smaller group moves, so that many equal images take no quadratic time.
                 old, new = sorted((old, new), key=lambda name: len(groups[name]))
                 for member in groups[old]:
                     group_of[member] = new
@@ -155,7 +155,7 @@ def _groups(split: Split) -> list[list[int]]:
 
 
 def _digests(split: Split) -> Iterable[bytes | None]:
-    """The digest of each picture; None for those that cannot be read."""
+    """The digest of each image; None for those that cannot be read."""
     # One after the other: with threads, files that are near take three times as long.
     for index in range(len(split)):
         try:

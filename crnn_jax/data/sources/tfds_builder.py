@@ -54,48 +54,48 @@ def load_tfds(settings: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def read_split(
-    builder: "DatasetBuilder", split: str, image: str, text: str, whole: bool = False
+    builder: "DatasetBuilder", split: str, image_field: str, text_field: str, whole: bool = False
 ) -> Split:
-    """The pictures and texts of a split of a prepared builder, by the names of its features.
+    """The images and texts of a split of a prepared builder, by the names of its features.
 
-    With `whole` its pictures are known to be so, and their sizes are taken from their headers.
+    With `whole` its images are known to be so, and their sizes are taken from their headers.
 
     Raises:
-        DataError: the picture is no picture, or the text no text.
+        DataError: the image is no image, or the text no text.
     """
     import tensorflow_datasets as tfds
 
     # TFDS's logging decorator hides the signature of as_data_source from pyright.
     records = builder.as_data_source(
         split,  # pyright: ignore[reportCallIssue]
-        decoders={image: tfds.decode.SkipDecoding()},
+        decoders={image_field: tfds.decode.SkipDecoding()},
     )
     labels: list[str] = []
     digests: list[bytes] = []
     sizes: list[tuple[int, int]] = []
     for index in range(len(records)):
         record = records[index]
-        picture, label = record[image], record[text]
-        if not isinstance(picture, bytes):
+        image, label = record[image_field], record[text_field]
+        if not isinstance(image, bytes):
             raise DataError(
-                f"the feature {image!r} of {builder.info.full_name} is no picture; set "
+                f"the feature {image_field!r} of {builder.info.full_name} is no image; set "
                 "--config.data.image_field to the feature that is"
             )
-        digests.append(digest(picture))  # it is at hand, as a record is read as a whole
+        digests.append(digest(image))  # it is at hand, as a record is read as a whole
         if whole:
-            sizes.append(header_size(picture))
+            sizes.append(header_size(image))
         try:
             labels.append(nfc(label.decode("utf-8")))
         except (AttributeError, UnicodeDecodeError) as error:  # a number, or pixels
             raise DataError(
-                f"the feature {text!r} of {builder.info.full_name} is no text; set "
+                f"the feature {text_field!r} of {builder.info.full_name} is no text; set "
                 "--config.data.text_field to the feature that is"
             ) from error
     names = tuple(f"{split}/{index:05d}" for index in range(len(labels)))
     return Split(
         names,
         tuple(labels),
-        _Images(records, image),
+        _Images(records, image_field),
         digests=tuple(digests),
         sizes=tuple(sizes),
     )

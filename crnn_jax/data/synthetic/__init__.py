@@ -1,1 +1,1 @@
-"""Data sets whose pictures are drawn here: captchas, and rendered text."""
+"""Data sets whose images are drawn here: captchas, and rendered text."""

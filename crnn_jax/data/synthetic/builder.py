@@ -1,4 +1,4 @@
-"""The TFDS builder of pictures that are drawn here, by as many processes as there are cores."""
+"""The TFDS builder of images that are drawn here, by as many processes as there are cores."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import tensorflow_datasets as tfds
 
 Sample: TypeAlias = tuple[str, bytes]
-"""A text, and the encoded picture of it."""
+"""A text, and the encoded image of it."""
 
 Drawing: TypeAlias = Callable[[], Sample]
 """Draws one sample, in whichever process it is called."""
@@ -25,7 +25,7 @@ _WORTH = 1_000  # samples that make up for the seconds in which a process starts
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GeneratedConfig(tfds.core.BuilderConfig):
-    """A variant: how many pictures there are of what."""
+    """A variant: how many images there are of what."""
 
     num_train: int
     num_test: int

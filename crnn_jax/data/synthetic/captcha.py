@@ -35,9 +35,9 @@ def render(text: str, seed: int) -> bytes:
     seeded = types.SimpleNamespace(
         randbelow=rng.randrange, randbits=rng.getrandbits, choice=rng.choice
     )
-    picture = captcha.image.ImageCaptcha(width=WIDTH_PER_CHARACTER * len(text), height=HEIGHT)
+    drawer = captcha.image.ImageCaptcha(width=WIDTH_PER_CHARACTER * len(text), height=HEIGHT)
     with _secrets_lock, mock.patch.object(captcha.image, "secrets", seeded):
-        image = picture.generate_image(text)
+        image = drawer.generate_image(text)
     png = io.BytesIO()
     image.save(png, format="png")
     return png.getvalue()
@@ -50,10 +50,10 @@ def render_styled(text: str, seed: int) -> bytes:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CaptchaConfig(GeneratedConfig):
-    """What is written in the pictures, and how many there are.
+    """What is written in the images, and how many there are.
 
     All captchas of a variant are one sequence. Those from `first_test` on are tested on, however
-    many of the others are learnt from: so no picture of any `lower/N` is a test picture of another.
+    many of the others are learnt from: so no image of any `lower/N` is a test image of another.
     """
 
     characters: str
@@ -62,12 +62,12 @@ class CaptchaConfig(GeneratedConfig):
     max_length: int = 8
     num_train: int = 8_000
     num_test: int = 2_000
-    first_test: int = 0  # of a known variant behind its training pictures
+    first_test: int = 0  # of a known variant behind its training images
 
     def __post_init__(self) -> None:
         self.first_test = self.first_test or self.num_train
         if self.num_train != self.first_test:
-            # Before, its test pictures could be training pictures of another.
+            # Before, its test images could be training images of another.
             self.version = tfds.core.Version("3.0.0")
 
     def drawings(self, split: str) -> Iterable[Drawing]:
@@ -87,7 +87,7 @@ class CaptchaConfig(GeneratedConfig):
         if count > possible // 2:
             raise DataError(
                 f"the captchas {self.name} have {possible:,} different texts; ask for at most"
-                f" {possible // 2 - self.num_test:,} pictures"
+                f" {possible // 2 - self.num_test:,} images"
             )
         rng = random.Random(self.seed)
         # Keyed by lower case: a model that ignores case must not meet a training text in the test.
@@ -109,7 +109,7 @@ class CaptchaConfig(GeneratedConfig):
         return index if index < self.first_test else self.num_test + index
 
     def render_seed(self, split: str, index: int) -> int:
-        """The seed of one picture, so that any one can be drawn again alone."""
+        """The seed of one image, so that any one can be drawn again alone."""
         return (self.seed << 32) + self.place(split, index)
 
 
@@ -128,7 +128,7 @@ CONFIGS: dict[str, CaptchaConfig] = {
         ),
         CaptchaConfig(
             name="styles",
-            description="Digits, upper-case and lower-case letters, each picture in its own style.",
+            description="Digits, upper-case and lower-case letters, each image in its own style.",
             characters=string.digits + string.ascii_uppercase + string.ascii_lowercase,
             render=render_styled,
             version=tfds.core.Version("2.0.0"),

@@ -1,7 +1,7 @@
-"""Drawing captchas in as many styles as there are: each picture is a style of its own.
+"""Drawing captchas in as many styles as there are: each image is a style of its own.
 
 What one service's captchas have in common (face, size, turn, colours, spacing, ground, dirt) is
-drawn by chance for every picture, so that a network which has learnt to read them has met most
+drawn by chance for every image, so that a network which has learnt to read them has met most
 styles before it sees a new one.
 """
 
@@ -19,7 +19,7 @@ from crnn_jax.data.synthetic.fonts import Face, latin_families
 
 @dataclasses.dataclass(frozen=True)
 class Pen:
-    """What all characters of a picture are drawn with: pixels about the outline, and no fill."""
+    """What all characters of an image are drawn with: pixels about the outline, and no fill."""
 
     bold: int
     hollow: bool
@@ -146,7 +146,7 @@ def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> None:
-    """Lines, arcs or dots across the picture: in black, in the inks, or in any colour."""
+    """Lines, arcs or dots across the image: in black, in the inks, or in any colour."""
     pencil = ImageDraw.Draw(image)
     width, height = image.size
     kind = rng.random()
@@ -186,7 +186,7 @@ def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture bent, blurred, speckled and made smaller, none or several of them."""
+    """The image bent, blurred, speckled and made smaller, none or several of them."""
     shape = Augmentation(strength=rng.uniform(0.3, 1.3), affine=0.3, perspective=0.15, curve=0.25)
     image = augmented(image, shape, rng)
     if rng.random() < 0.2 and image.height > 32:

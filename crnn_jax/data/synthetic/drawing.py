@@ -38,7 +38,7 @@ def photograph(
         text: one line.
         face: has glyphs for it.
         reach: how far the shape may change, the `strength` of an `Augmentation`.
-        least_height: pixels of the smallest pictures.
+        least_height: pixels of the smallest images.
         rng: all chance.
     """
     size = int(rng.integers(*SIZES))
@@ -169,7 +169,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def clouds(
     size: tuple[int, int], colour: np.ndarray, reach: float, rng: np.random.Generator
 ) -> Image.Image:
-    """A picture in one colour, or within +-reach of it: a gradient, or clouds."""
+    """An image in one colour, or within +-reach of it: a gradient, or clouds."""
     cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
     if cells == (1, 1):
         return Image.new("RGB", size, to_rgb(colour))

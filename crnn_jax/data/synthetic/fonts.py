@@ -123,7 +123,7 @@ def _characters(path: Path) -> frozenset[str]:
 
 @functools.lru_cache(512)
 def _load(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
-    # Not Raqm, which some builds of Pillow lack and which would make the pictures others there.
+    # Not Raqm, which some builds of Pillow lack and which would make the images others there.
     font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
     if weight is not None:
         font.set_variation_by_axes(

@@ -34,14 +34,14 @@ def sample(kind: str, seed: tuple[int, ...]) -> Sample:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RenderedTextConfig(GeneratedConfig):
-    """A variant of rendered text: its kind, and how many pictures there are."""
+    """A variant of rendered text: its kind, and how many images there are."""
 
     kind: str
     num_train: int = 100_000
     num_test: int = 2_000
 
     def drawings(self, split: str) -> Iterable[Drawing]:
-        """The pictures of a split; each depends on the seed and its own place alone.
+        """The images of a split; each depends on the seed and its own place alone.
 
         Raises:
             ConfigError: fonts or word lists are not installed.

@@ -112,7 +112,7 @@ def _most_frequent(language: str, count: int) -> list[str]:
 def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
     """A word with a chance that falls with the root of its rank.
 
-    By their frequency proper, half of the pictures would show a hundred words.
+    By their frequency proper, half of the images would show a hundred words.
     """
     return words[int(len(words) * rng.random() ** 2)]
 

@@ -1,4 +1,4 @@
-"""Sheets of pictures: what the doctor looked at, and what augmentation makes of it."""
+"""Sheets of images: what the doctor looked at, and what augmentation makes of it."""
 
 from typing import TypeVar
 
@@ -12,28 +12,28 @@ from crnn_jax.training.sheet import contact_sheet
 
 T = TypeVar("T")
 
-EVENLY, OFFENDERS = 40, 5  # pictures: from all over the data, and of each finding
-AUGMENTED, VERSIONS = 12, 5  # training pictures, and versions of each
-WIDEST = 9  # times its height is what is shown of a picture
+EVENLY, OFFENDERS = 40, 5  # images: from all over the data, and of each finding
+AUGMENTED, VERSIONS = 12, 5  # training images, and versions of each
+WIDEST = 9  # times its height is what is shown of an image
 
 
-def picture_sheet(report: Report) -> Image.Image:
-    """Pictures from all over the data with their labels; offenders first, what is wrong in red.
+def image_sheet(report: Report) -> Image.Image:
+    """Images from all over the data with their labels; offenders first, what is wrong in red.
 
     Raises:
-      DataError: no picture can be read.
+      DataError: no image can be read.
     """
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     texts: list[str] = []
     references: list[str] = []
 
     def add(name: str, index: int, wrong: str) -> None:
         split = report.splits[name]
         if index not in split.failures:
-            picture = split.picture(index)
-            assert picture is not None
+            image = split.image(index)
+            assert image is not None
             label = split.split.labels[index]
-            pictures.append(picture[:, : WIDEST * len(picture)])
+            images.append(image[:, : WIDEST * len(image)])
             texts.append(wrong or label)
             references.append(label)
 
@@ -43,37 +43,37 @@ def picture_sheet(report: Report) -> Image.Image:
     everything = [(name, i) for name, split in report.splits.items() for i in range(len(split))]
     for name, index in _evenly(everything, EVENLY):
         add(name, index, "")
-    if not pictures:
-        raise DataError("no picture can be read, so there is none to draw; leave out the sheet")
-    return contact_sheet(pictures, texts, references)
+    if not images:
+        raise DataError("no image can be read, so there is none to draw; leave out the sheet")
+    return contact_sheet(images, texts, references)
 
 
 def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Image.Image:
-    """Training pictures as prepared, a row for each, and what its first steps would make of them.
+    """Training images as prepared, a row for each, and what its first steps would make of them.
 
     Beneath stand the label, and the names of the changes.
 
     Raises:
-      DataError: there are no training pictures that can be read.
+      DataError: there are no training images that can be read.
     """
     train = report.splits.get("train")
     readable = [i for i in range(len(train)) if i not in train.failures] if train else []
     if not train or not readable:
-        raise DataError("there are no training pictures to change; add some, or leave the sheet")
-    pictures: list[np.ndarray] = []
+        raise DataError("there are no training images to change; add some, or leave the sheet")
+    images: list[np.ndarray] = []
     texts: list[str] = []
     for index in _evenly(readable, AUGMENTED):
-        picture = train.picture(index)
-        assert picture is not None
-        pictures.append(picture[:, : WIDEST * len(picture)])
+        image = train.image(index)
+        assert image is not None
+        images.append(image[:, : WIDEST * len(image)])
         texts.append(train.split.labels[index])
         for step in range(VERSIONS):
             key = (seed, step, index)
-            changed = augment(picture, augmentation, np.random.default_rng(key))
-            pictures.append(changed[:, : WIDEST * len(changed)])
+            changed = augment(image, augmentation, np.random.default_rng(key))
+            images.append(changed[:, : WIDEST * len(changed)])
             names = drawn_changes(augmentation, np.random.default_rng(key))
             texts.append(", ".join(names) or "unchanged")
-    return contact_sheet(pictures, texts, texts, columns=1 + VERSIONS)
+    return contact_sheet(images, texts, texts, columns=1 + VERSIONS)
 
 
 def _evenly(places: list[T], count: int) -> list[T]:
