@@ -162,7 +162,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # conv_stack: its parameters and statistics stay as they are.
     config.freeze = ""
 
-    # Steps between two lines of training figures.
+    # Steps between two lines of training metrics.
     config.log_every = 50
     # Epochs between two evaluations on the validation images, and two checkpoints; where
     # `min_steps` makes the run longer, these are made longer alike.

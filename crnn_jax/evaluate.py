@@ -136,7 +136,7 @@ def score(
     """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
 
     Returns:
-      A row of figures for each: `set`, `labels` (the subset), `count` and `SCORES`. Subsets of
+      A row of metrics for each: `set`, `labels` (the subset), `count` and `SCORES`. Subsets of
       no label, or of all, are left out.
 
     Raises:
@@ -155,8 +155,8 @@ def score(
         for subset, belongs in SUBSETS.items():
             chosen = [pair for pair in pairs if belongs(pair[1])]
             if chosen and (subset == "all" or len(chosen) < len(pairs)):
-                figures = _metrics(chosen, model.alphabet)
-                kept = {key: figures[key] for key in ("count", *SCORES)}
+                metrics = _metrics(chosen, model.alphabet)
+                kept = {key: metrics[key] for key in ("count", *SCORES)}
                 rows.append({"set": str(directory), "labels": subset, **kept})
     return rows
 

@@ -15,7 +15,7 @@ from crnn_jax.commands import parse_flags, print_result, run_command
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and figures go; by default runs/<name of the config>."
+    "workdir", None, "Where checkpoints and metrics go; by default runs/<name of the config>."
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on), or evaluate.")
 flags.mark_flag_as_required("config")

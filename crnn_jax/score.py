@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     table = [["set", "labels", "images", *COLUMNS.values()]]
     for row in rows:
-        figures = [f"{100 * row[key]:.2f} %" for key in COLUMNS]
-        table.append([row["set"], row["labels"], f"{row['count']:,}", *figures])
+        metrics = [f"{100 * row[key]:.2f} %" for key in COLUMNS]
+        table.append([row["set"], row["labels"], f"{row['count']:,}", *metrics])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         names, numbers = zip(line[:2], widths[:2], strict=True), zip(line, widths, strict=True)

@@ -40,12 +40,12 @@ def make_train_step(
     shortcut_weight: optax.Schedule = lambda step: 0.0,
     average: float = 0.0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """A pmapped step: a replicated state and a sharded batch give the next state and figures.
+    """A pmapped step: a replicated state and a sharded batch give the next state and metrics.
 
-    The loss is the mean over the global batch's samples whose label can be aligned. Figures are
+    The loss is the mean over the global batch's samples whose label can be aligned. Metrics are
     the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. Of a
     network with a shortcut the gradient is that of a mixture of two losses, its shortcut's with the
-    weight at this step, in [0, 1], and its own with the rest; the figure is its own. `average` is
+    weight at this step, in [0, 1], and its own with the rest; the metric is its own. `average` is
     the decay of the moving average that the model is, if the state has one.
     """
 
@@ -90,13 +90,13 @@ def make_train_step(
             opt_state=opt_state, skipped_in_row=jnp.zeros_like(state.skipped_in_row)
         )
         state = apply_if_finite(state, updated, jnp.isfinite(loss) & jnp.isfinite(norm))
-        figures = {
+        metrics = {
             "loss": loss,
             "gradient_norm": norm,
             "skipped": state.skipped,
             "skipped_in_row": state.skipped_in_row,
         }
-        return state, figures
+        return state, metrics
 
     return parallel.pmap(train_step, donate_first=True)
 
@@ -234,11 +234,11 @@ def run(
             # Else the step before would be done while the clock stands still, in no time.
             jax.block_until_ready(previous)
         with window.paused() if width not in compiled else contextlib.nullcontext():
-            state, figures = train_step(state, parallel.shard(device_arrays(batch)))
+            state, metrics = train_step(state, parallel.shard(device_arrays(batch)))
         compiled.add(width)
-        # Waiting for the step before keeps at most two under way, and its figures are at hand.
+        # Waiting for the step before keeps at most two under way, and its metrics are at hand.
         jax.block_until_ready(previous)
-        window.add(figures, len(batch["indices"]))
+        window.add(metrics, len(batch["indices"]))
         # Read once: a signal that comes after this stops the next step.
         stopping = stop.received is not None
         if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
@@ -248,7 +248,7 @@ def run(
                 f" on {', '.join(names)} ...; lower --config.optimizer.learning_rate, or look at"
                 " these images"
             )
-        previous = figures
+        previous = metrics
         finished = step == len(plan)
         if step > first_step + 1:  # of the first step alone no time is known
             writer.progress(step, **window.so_far())
@@ -256,7 +256,7 @@ def run(
             writer.metrics(step, epoch, "train", window.close())
         evaluating = step % evaluation_interval == 0 or finished
         if evaluating or stopping:
-            jax.block_until_ready(figures)
+            jax.block_until_ready(metrics)
             with window.paused():
                 score = None
                 # Also before a stop: else it would have no say in which checkpoint is the best.

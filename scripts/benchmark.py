@@ -6,7 +6,7 @@
     python scripts/benchmark.py input
     python scripts/benchmark.py decode
 
-Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Figures
+Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Metrics
 are medians; the spread is the distance of the outer quartiles as a share of the median.
 """
 
@@ -46,8 +46,8 @@ def our_training_step(workload: Workload) -> Program:
 
     def run() -> None:
         nonlocal state
-        state, figures = step(state, parallel.shard(batch))
-        jax.block_until_ready((state, figures))
+        state, metrics = step(state, parallel.shard(batch))
+        jax.block_until_ready((state, metrics))
 
     return run
 
@@ -98,7 +98,7 @@ def duel(
     return trials, take_turns(finalists, rounds)
 
 
-def figures(
+def metrics(
     trials: Mapping[str, Timing], finalists: Mapping[str, Timing], workload: Workload
 ) -> dict[str, Any]:
     """Images a second of each program, and how many times those of the best other ours are."""
@@ -146,7 +146,7 @@ def difference(workload: Workload) -> float:
 def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
     """Measures training steps of the workload."""
     if not vs_torch:
-        return figures({}, take_turns({OURS: our_training_step(workload)}, rounds), workload)
+        return metrics({}, take_turns({OURS: our_training_step(workload)}, rounds), workload)
     import pytorch_crnn
 
     largest = difference(workload)
@@ -163,7 +163,7 @@ def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[st
         }
     )
     timings = duel(our_training_step(workload), theirs, rounds)
-    return {**figures(*timings, workload), "logits_differ_by": largest}
+    return {**metrics(*timings, workload), "logits_differ_by": largest}
 
 
 def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[s
     variables = fresh_variables(workload)
     ours = our_inference(workload, jax.device_put(variables))
     if not vs_torch:
-        return figures({}, take_turns({OURS: ours}, rounds), workload)
+        return metrics({}, take_turns({OURS: ours}, rounds), workload)
     import pytorch_crnn
 
     largest = difference(workload)
@@ -183,11 +183,11 @@ def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[s
         }
         | {"onnxruntime fp32": partial(pytorch_crnn.onnx_inference, variables, images)}
     )
-    return {**figures(*duel(ours, theirs, rounds), workload), "logits_differ_by": largest}
+    return {**metrics(*duel(ours, theirs, rounds), workload), "logits_differ_by": largest}
 
 
 def plain_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row for each name, a column for each figure."""
+    """A row for each name, a column for each metric."""
     table = Table("", title=title)
     for name in next(iter(rows.values())):
         table.add_column(name.replace("_", " "), justify="right")

@@ -20,7 +20,7 @@ from crnn_jax.training.state import SHORTCUT_HEAD
 
 
 def box_model(workdir: Path, folder: Path) -> TrainedModel:
-    """Boxes the best checkpoint of a workdir, with the figures that were recorded of it.
+    """Boxes the best checkpoint of a workdir, with the metrics that were recorded of it.
 
     Returns:
       The model as it is read back.
@@ -31,9 +31,9 @@ def box_model(workdir: Path, folder: Path) -> TrainedModel:
     model = TrainedModel.load(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         manifest = checkpoints.manifest(model.step)
-    metrics = workdir / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    figures = [line for line in map(json.loads, lines) if line["step"] == model.step]
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    metrics = [line for line in map(json.loads, lines) if line["step"] == model.step]
     # What serves training alone stays outside.
     settings = {**model.description["settings"], "shortcut": False}
     params = model.variables["params"]
@@ -42,7 +42,7 @@ def box_model(workdir: Path, folder: Path) -> TrainedModel:
         "step": model.step,
         **{key: manifest[key] for key in (*IDENTITY, "versions")},
         "model": {**model.description, "settings": settings},
-        "figures": {line["split"]: line for line in figures if line["split"] != "train"},
+        "metrics": {line["split"]: line for line in metrics if line["split"] != "train"},
     }
     write_box(folder, described, {**model.variables, "params": params})
     return TrainedModel.load(folder)

@@ -96,19 +96,19 @@ def main() -> None:
         table.add_column(f"{chip} ms", justify="right")
         table.add_column("images/s a chip", justify="right")
     for name, step in costs(arguments.topology, workload, settings).items():
-        figures = {
+        metrics = {
             "hbm_bytes": step.arguments + step.temporaries,
             "temporary_bytes": step.temporaries,
             "flop": step.flop,
             "bytes_accessed": step.bytes_accessed,
         }
-        row = [figures["hbm_bytes"] / 1e9, step.flop / 1e9, step.bytes_accessed / 1e9]
+        row = [metrics["hbm_bytes"] / 1e9, step.flop / 1e9, step.bytes_accessed / 1e9]
         for chip in CHIPS:
             seconds = step.seconds(chip)
-            figures[f"{chip}_seconds"] = seconds
-            figures[f"{chip}_images_per_second"] = workload.batch_size / seconds
+            metrics[f"{chip}_seconds"] = seconds
+            metrics[f"{chip}_images_per_second"] = workload.batch_size / seconds
             row += [1e3 * seconds, workload.batch_size / seconds]
-        result[name] = figures
+        result[name] = metrics
         table.add_row(name, *(f"{value:,.1f}" for value in row))
     Console().print(table)
     if arguments.json:

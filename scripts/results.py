@@ -1,4 +1,4 @@
-"""Runs the experiments of results.json, and puts their figures into the README.
+"""Runs the experiments of results.json, and puts their metrics into the README.
 
     python scripts/results.py run keras sysu --data DIR --machine "two cores of ..."
     python scripts/results.py render
@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
 OF_PARTS = "The same with fewer images to learn from, drawn from the training images by chance:"
-OF_BENCHMARKS = "Scene text, on all labels and on those that published figures are on:"
+OF_BENCHMARKS = "Scene text, on all labels and on those that published results are on:"
 OF_ERRORS = "The commonest errors, what is written first, and how often of how many test images:"
 
 FOLDER = "data.source=folder"
@@ -41,7 +41,7 @@ SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
 
 
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
-    """The rows by name: `set`, `images`, `arguments`, and `figures` once they have been run.
+    """The rows by name: `set`, `images`, `arguments`, and `metrics` once they have been run.
 
     Those that learn from a part of a set have `some`: its folder, and how many training images;
     those that are scored on further sets have `benchmarks`: their folders.
@@ -80,7 +80,7 @@ def run(row: dict[str, Any], workdir: Path, data: Path) -> dict[str, Any]:
         sys.exit("error: the run failed, see above")
     minutes = (time.monotonic() - start) / 60
     confusions = printed_json([*command, "--mode", "eval"])["confusions"][:CONFUSIONS]
-    done = {"minutes": round(minutes, 1), **figures(workdir), "confusions": confusions}
+    done = {"minutes": round(minutes, 1), **metrics(workdir), "confusions": confusions}
     if "benchmarks" in row:
         folders = [str(data / folder) for folder in row["benchmarks"]]
         scoring = [sys.executable, "-m", "crnn_jax.score", "--json", "--model", str(workdir)]
@@ -107,7 +107,7 @@ def copy_some(folder: Path, number: int, target: Path) -> None:
         (target / split).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def figures(workdir: Path) -> dict[str, Any]:
+def metrics(workdir: Path) -> dict[str, Any]:
     """What the metrics of a run say: test scores, speed, and the curve of the held-out images."""
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
@@ -129,7 +129,7 @@ def tables(results: dict[str, Any]) -> str:
     parts = {name: row for name, row in results.items() if "some" in row}
     whole = {name: row for name, row in results.items() if name not in parts}
     text = table(whole)
-    if any("figures" in row for row in parts.values()):
+    if any("metrics" in row for row in parts.values()):
         text += f"\n{OF_PARTS}\n\n{table(parts)}"
     if scores := benchmarks_table(whole):
         text += f"\n{OF_BENCHMARKS}\n\n{scores}"
@@ -144,7 +144,7 @@ def table(results: dict[str, Any]) -> str:
     head += ("CER", "wall time", "images/s", "date")
     lines: list[list[str]] = []
     for name, row in results.items():
-        if done := row.get("figures"):
+        if done := row.get("metrics"):
             scores = ["" if done[key] is None else f"{100 * done[key]:.1f} %" for key in SCORES]
             speed = [f"{done['minutes']:.0f} min", str(done["images_per_second"]), done["date"]]
             config, *changed = row["arguments"][1:]
@@ -160,7 +160,7 @@ def benchmarks_table(results: dict[str, Any]) -> str:
     head = ("row", "set", "labels", "images", "36 characters, caseless", "exact match", "CER")
     lines: list[list[str]] = []
     for name, row in results.items():
-        for score in row.get("figures", {}).get("benchmarks", ()):
+        for score in row.get("metrics", {}).get("benchmarks", ()):
             keys = ("exact_match_alphanumeric", "exact_match", "cer")
             scores = [f"{100 * score[key]:.1f} %" for key in keys]
             lines.append(
@@ -173,7 +173,7 @@ def errors_table(results: dict[str, Any]) -> str:
     """The confusions of the rows of which they were counted, in Markdown; empty if of none."""
     lines: list[list[str]] = []
     for name, row in results.items():
-        if counted := row.get("figures", {}).get("confusions"):
+        if counted := row.get("metrics", {}).get("confusions"):
             counter = Counter({(label, read): n for label, read, n in counted})
             shown = describe(counter, CONFUSIONS).replace("|", r"\|")  # else it ends the cell
             lines.append([f"`{name}`", shown, row["images"].partition(" / ")[2]])
@@ -197,7 +197,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     generated, others = figure.subplots(1, 2, sharex=True, sharey=True)
     for name, row in results.items():
-        if (done := row.get("figures")) and "some" not in row:
+        if (done := row.get("metrics")) and "some" not in row:
             steps, scores = zip(*done["curve"], strict=True)
             panel = generated if row["set"].startswith("generated") else others
             line = "--" if ":" in row["arguments"][1] else "-"
@@ -218,7 +218,7 @@ def main() -> None:
     """Runs or renders, as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="train, and record the figures")
+    running = commands.add_parser("run", help="train, and record the metrics")
     running.add_argument("names", nargs="+", help="rows of results.json")
     running.add_argument("--data", type=Path, required=True, help="the folder that holds the sets")
     running.add_argument("--machine", required=True, help="what it runs on, for the record")
@@ -238,9 +238,9 @@ def main() -> None:
     for name in arguments.names:
         done = run(results[name], arguments.workdirs.resolve() / name, arguments.data.resolve())
         when = {"date": f"{datetime.date.today()}", "machine": arguments.machine}
-        # Read again: another run may have added its figures meanwhile.
+        # Read again: another run may have added its metrics meanwhile.
         results = read_results()
-        results[name]["figures"] = {**when, **done}
+        results[name]["metrics"] = {**when, **done}
         write_results(results)
 
 

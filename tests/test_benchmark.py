@@ -1,4 +1,4 @@
-"""The benchmark: both frameworks compute the same, and figures follow from times."""
+"""The benchmark: both frameworks compute the same, and metrics follow from times."""
 
 import sys
 import time
@@ -41,7 +41,7 @@ def test_ratios_are_over_the_best_of_the_others() -> None:
     finalists = {name: timing.Timing(values) for name, values in seconds.items()}
     # A lucky turn of a program that did not take turns with ours counts for nothing.
     trials = {"PyTorch fp32 compiled": timing.Timing((0.1,))}
-    result = benchmark.figures(trials, finalists, Workload(batch_size=10))
+    result = benchmark.metrics(trials, finalists, Workload(batch_size=10))
     assert result["ratio_fp32"] == pytest.approx(1.2)
     assert result["ratio_best"] == pytest.approx(0.5)
     assert result["best"] == "PyTorch bf16 default layout"

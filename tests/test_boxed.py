@@ -127,7 +127,7 @@ def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
 def test_the_manifest_has_what_a_reader_needs_and_no_folder(run: Path, box: Path) -> None:
     text = (box / "manifest.json").read_text(encoding="utf-8")
     manifest = json.loads(text)
-    assert manifest["figures"] == {"test": TEST, "validation": {**TEST, "split": "validation"}}
+    assert manifest["metrics"] == {"test": TEST, "validation": {**TEST, "split": "validation"}}
     assert manifest["versions"] == {"crnn_jax": "0.1.0"} and manifest["step"] == 7
     assert manifest["arrays"]["bytes"] == (box / "arrays.npz").stat().st_size
     assert str(run.parent) not in text and "config" not in manifest

@@ -55,13 +55,13 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
     arguments = (*SMALL, f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
     done = command("crnn_jax.main", *arguments)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures["count"] == 8
+    metrics = json.loads(done.stdout.splitlines()[-1])
+    assert metrics["count"] == 8
     assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= figures.keys()
-    named = command("crnn_jax.main", *arguments, f"--config.eval.step={figures['step']}")
-    assert json.loads(named.stdout.splitlines()[-1])["cer"] == figures["cer"]
+    named = command("crnn_jax.main", *arguments, f"--config.eval.step={metrics['step']}")
+    assert json.loads(named.stdout.splitlines()[-1])["cer"] == metrics["cer"]
     missing = command("crnn_jax.main", *arguments, "--config.eval.step=7")
-    assert_one_line(missing, "no step 7", str(figures["step"]))
+    assert_one_line(missing, "no step 7", str(metrics["step"]))
 
 
 def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
@@ -195,14 +195,14 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
         [str(other), "alphanumeric,", "3", "or", "more", "8"],
     ]
     assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
-    figures = json.loads(command(*arguments, "--json").stdout)
-    assert [row["count"] for row in figures] == [8, 10, 9, 8]
+    metrics = json.loads(command(*arguments, "--json").stdout)
+    assert [row["count"] for row in metrics] == [8, 10, 9, 8]
     data = (f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
     evaluated = json.loads(command("crnn_jax.main", *SMALL, *data).stdout.splitlines()[-1])
     for key in ("exact_match", "exact_match_caseless", "exact_match_alphanumeric", "cer"):
-        assert figures[0][key] == figures[3][key] == evaluated[key]
+        assert metrics[0][key] == metrics[3][key] == evaluated[key]
     # The two that are left out count as wrong in the whole.
-    assert figures[1]["exact_match"] * 10 == pytest.approx(figures[0]["exact_match"] * 8)
+    assert metrics[1]["exact_match"] * 10 == pytest.approx(metrics[0]["exact_match"] * 8)
     assert_one_line(command("crnn_jax.score", f"--model={trained}"), "name the folders")
     assert_one_line(command("crnn_jax.score", f"--model={trained}", str(tmp_path / "no")), "folder")
 

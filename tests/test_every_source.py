@@ -220,8 +220,8 @@ def test_trains_a_step_and_evaluates(
     )
     # The step gives its first argument's memory away.
     state = jax.tree.map(jax.numpy.copy, steps.state)
-    after, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
-    assert int(after.step[0]) == 1 and float(figures["loss"][0]) > 0
+    after, metrics = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    assert int(after.step[0]) == 1 and float(metrics["loss"][0]) > 0
     test = experiment.splits["test"]
     assert sorted(test.split.labels) == sorted(folder(CAPTCHAS)["test"].labels)
     expected = steps.evaluate(steps.experiment.splits["test"])
@@ -234,7 +234,7 @@ def test_a_number_is_no_image(tmp_path: Path) -> None:
         load(named, 0)
 
 
-def test_each_part_of_a_mixture_has_its_own_figures(tmp_path: Path, steps: Steps) -> None:
+def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps) -> None:
     """Against each part evaluated alone; with texts of which the network reads some."""
     known = steps.experiment
     variables = steps.state.model
@@ -313,9 +313,9 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
     batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))
     assert batch["unread"].tolist() == [False] * 3 + [True] + [False] * 4
     state = jax.tree.map(jax.numpy.copy, steps.state)
-    state, figures = steps.train_step(state, parallel.shard(device_arrays(batch)))
-    assert np.isfinite(figures["loss"]).all() and np.isfinite(figures["gradient_norm"]).all()
-    assert int(figures["skipped_in_row"][0]) == 0
+    state, metrics = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    assert np.isfinite(metrics["loss"]).all() and np.isfinite(metrics["gradient_norm"]).all()
+    assert int(metrics["skipped_in_row"][0]) == 0
     # The empty label counts: nothing but blanks is what is to be written for it.
     losses = parallel.gather(
         steps.eval_step(

@@ -52,8 +52,8 @@ def test_agrees_with_the_rule_read_plainly() -> None:
 )
 def test_by_hand(prediction: str, reference: str, right: bool) -> None:
     assert alphanumeric_match(prediction, reference) is right
-    figures = TextMetrics.from_texts([prediction], [reference]).compute()
-    assert figures["exact_match_alphanumeric"] == right
+    metrics = TextMetrics.from_texts([prediction], [reference]).compute()
+    assert metrics["exact_match_alphanumeric"] == right
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_by_hand(prediction: str, reference: str, right: bool) -> None:
 )
 def test_lookalikes(prediction: str, reference: str, right: bool) -> None:
     assert lookalike_match(prediction, reference) is right
-    figures = TextMetrics.from_texts([prediction], [reference]).compute()
-    assert figures["exact_match_lookalike"] == right
+    metrics = TextMetrics.from_texts([prediction], [reference]).compute()
+    assert metrics["exact_match_lookalike"] == right
 
 
 def test_subsets() -> None:

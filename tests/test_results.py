@@ -42,7 +42,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def test_figures_are_those_of_the_run(workdir: Path) -> None:
-    assert results.figures(workdir) == {
+    assert results.metrics(workdir) == {
         **SCORES,
         "step": 4,
         "images_per_second": 40,
@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_run(workdir: Path) -> None:
 
 
 def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
-    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
+    done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     rows = {"tiny": done, "planned": ROW}
     results.write_results(rows, tmp_path / "results.json")
     assert results.read_results(tmp_path / "results.json") == rows
@@ -84,26 +84,26 @@ def test_some_images_of_a_set(tmp_path: Path) -> None:
 
 
 def test_the_tables_part_rows_of_whole_sets_from_others(workdir: Path) -> None:
-    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
+    done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     text = results.tables({"few": {**done, "some": ["a set", 3]}, "all": done})
     assert text.index("`all`") < text.index(results.OF_PARTS) < text.index("`few`")
 
 
 def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
-    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
+    done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     assert results.OF_ERRORS not in results.tables({"tiny": done})
-    counted = {**done["figures"], "confusions": [["0", "o", 3], ["l", "", 1]]}
-    text = results.tables({"tiny": done, "told": {**done, "figures": counted}})
+    counted = {**done["metrics"], "confusions": [["0", "o", 3], ["l", "", 1]]}
+    text = results.tables({"tiny": done, "told": {**done, "metrics": counted}})
     assert text.endswith("| `told` | 0 as o 3, l left out 1 | 8 |\n")
 
 
 def test_benchmarks_stand_in_a_table_of_their_own(workdir: Path) -> None:
-    done = {**ROW, "figures": {**WHEN, **results.figures(workdir)}}
+    done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     assert results.OF_BENCHMARKS not in results.tables({"tiny": done})
     score = {"set": "iiit5k", "labels": "all", "count": 3000}
     score |= {"exact_match": 0.5, "exact_match_alphanumeric": 0.7015, "cer": 0.125}
-    scored = {**done["figures"], "benchmarks": [score]}
-    text = results.tables({"tiny": done, "scored": {**done, "figures": scored}})
+    scored = {**done["metrics"], "benchmarks": [score]}
+    text = results.tables({"tiny": done, "scored": {**done, "metrics": scored}})
     assert text.endswith("| `scored` | iiit5k | all | 3,000 | 70.2 % | 50.0 % | 12.5 % |\n")
 
 

@@ -75,9 +75,9 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> list[Epoch]:
         compilations.clear()
         for count, batch in enumerate(batches, start=1):
             widths.add(batch["images"].shape[2])
-            state, figures = step(state, parallel.shard(device_arrays(batch)))
+            state, metrics = step(state, parallel.shard(device_arrays(batch)))
             if count % plan.steps_per_epoch == 0:
-                jax.block_until_ready((state, figures))
+                jax.block_until_ready((state, metrics))
                 if not seen:
                     tracemalloc.start()
                 arrays, allocated = len(jax.live_arrays()), tracemalloc.get_traced_memory()[0]

@@ -72,7 +72,7 @@ def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
 def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_path: Path) -> None:
     """SIGTERM with a second run beside it, then Ctrl-C to what goes on from there."""
     workdir, log = tmp_path / "run", tmp_path / "log"
-    figures = workdir / "metrics.jsonl"
+    metrics = workdir / "metrics.jsonl"
     steps = [0]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(workdir, log)

@@ -170,13 +170,13 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
         "ended after step 33 of 36: 3 evaluations in a row were no better than 75.00 %,"
         " see config.patience"
     )
-    figures = [
+    recorded = [
         (line["step"], line["exact_match"])
         for line in lines(tmp_path / "whole")
         if line["split"] != "train"
     ]
     # The newest of those that were the best is tested.
-    assert figures == [*zip(range(3, 34, 3), SCORES[:11], strict=True), (27, 1.0)]
+    assert recorded == [*zip(range(3, 34, 3), SCORES[:11], strict=True), (27, 1.0)]
 
     stops = {5, 24, 30, 33}
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -195,7 +195,7 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
         for line in lines(tmp_path / "stopped")
         if line["split"] != "train"
     ]
-    assert steps == figures
+    assert steps == recorded
 
     config.patience = 0
     assert int(train_and_evaluate(config, tmp_path / "stopped").step) == 36
@@ -279,7 +279,7 @@ def test_eight_devices_agree_with_one() -> None:
     optimizer = optax.sgd(1.0)
     start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
     step = make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
-    state, figures = step(parallel.replicate(start), parallel.shard(batch))
+    state, metrics = step(parallel.replicate(start), parallel.shard(batch))
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
 
@@ -309,7 +309,7 @@ def test_eight_devices_agree_with_one() -> None:
     (_, (expected, statistics)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         start.params
     )
-    np.testing.assert_allclose(figures["loss"][0], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-5)
     new = parallel.unreplicate(state)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new.batch_stats, statistics
@@ -375,8 +375,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
     broken = {**start.params, "head": {**head, "bias": head["bias"].at[0].set(jnp.nan)}}
     start = start.replace(params=broken)
     step = make_train_step(model, optimizer, seed=0)
-    state, figures = step(parallel.replicate(start), parallel.shard(batch))
-    assert not np.isfinite(figures["loss"]).any()
+    state, metrics = step(parallel.replicate(start), parallel.shard(batch))
+    assert not np.isfinite(metrics["loss"]).any()
     state = parallel.unreplicate(state)
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (1, 1, 1)
     for name in ("params", "batch_stats", "opt_state"):
@@ -580,7 +580,7 @@ def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatc
     window = Window()
 
     def step(loss: float) -> None:
-        figures = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
+        metrics = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
         window.add({key: jnp.array([value]) for key, value in figures.items()}, images=32)
 
     with window.paused():  # the program is compiled

@@ -18,7 +18,7 @@ SHOWN = 5  # offenders that a finding names to people; JSON has them all
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, the worst first, and figures on the images of each split."""
+    """Findings, the worst first, and metrics on the images of each split."""
 
     findings: Sequence[Finding]
     splits: Mapping[str, PreparedSplit]

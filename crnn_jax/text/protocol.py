@@ -38,7 +38,7 @@ SUBSETS: dict[str, Callable[[str], bool]] = {
     "alphanumeric": lambda label: bool(label) and not _DROPPED.search(label),
     "alphanumeric, 3 or more": lambda label: len(label) > 2 and not _DROPPED.search(label),
 }
-"""Which labels a published figure is on.
+"""Which labels a published results is on.
 
 Of the 1,095 words of ICDAR 2013 they leave 1,095, 1,015 and 857, the numbers in papers. The 2,077
 words of ICDAR 2015 are all of them; the 1,811 also given for it were picked by how the images

@@ -28,7 +28,7 @@ class EventFile:
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Records a figure."""
+        """Records a value."""
         self._write(Event(step=step, summary=summary.scalar(name, value)))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:

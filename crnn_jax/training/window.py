@@ -1,4 +1,4 @@
-"""A run's figures since they were last recorded, and its pace."""
+"""A run's metrics since they were last recorded, and its pace."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ PACED = 200  # steps whose mean time tells how long the rest will take
 
 
 class Window:
-    """Training figures since they were last recorded, and the pace of the steps.
+    """Training metrics since they were last recorded, and the pace of the steps.
 
     Its clock stands still while the run starts, compiles a program, evaluates or saves. A step is
     added while it is under way, and the time since then is the next one's; so the first has none,
@@ -26,7 +26,7 @@ class Window:
         self._open()
 
     def _open(self) -> None:
-        self._figures: list[dict[str, jax.Array]] = []
+        self._metrics: list[dict[str, jax.Array]] = []
         self._images = 0
         self._waited = 0.0
         self._start = self._now()
@@ -43,14 +43,14 @@ class Window:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of all figures."""
+        """Leaves the time inside out of all metrics."""
         start = time.monotonic()
         yield
         self._stood_still += time.monotonic() - start
 
-    def add(self, figures: dict[str, jax.Array], images: int) -> None:
+    def add(self, metrics: dict[str, jax.Array], images: int) -> None:
         """Adds a step."""
-        self._figures.append(figures)
+        self._metrics.append(metrics)
         now = self._now()
         if self._last_step is not None:
             self._images += images
@@ -64,7 +64,7 @@ class Window:
         `seconds_per_step` of the last PACED steps; `skipped` counts since the run began.
         """
         seconds = max(self._now() - self._start, 1e-9)
-        ready = self._figures[-2 if len(self._figures) > 1 else -1]
+        ready = self._metrics[-2 if len(self._metrics) > 1 else -1]
         return {
             "loss": float(ready["loss"][0]),
             "images_per_second": self._images / seconds,
@@ -74,9 +74,9 @@ class Window:
         }
 
     def close(self) -> dict[str, float]:
-        """The window's figures, losses and gradient norms as means; a new window begins."""
-        losses = [float(figures["loss"][0]) for figures in self._figures]
-        norms = [float(figures["gradient_norm"][0]) for figures in self._figures]
+        """The window's metrics, losses and gradient norms as means; a new window begins."""
+        losses = [float(metrics["loss"][0]) for metrics in self._metrics]
+        norms = [float(metrics["gradient_norm"][0]) for metrics in self._metrics]
         values = {
             **self.so_far(),
             "loss": sum(losses) / len(losses),

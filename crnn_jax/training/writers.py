@@ -85,7 +85,7 @@ class Writer:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        # What ends the run is said, not that its last figures have no room either.
+        # What ends the run is said, not that its last metrics have no room either.
         for file in (self._events, self._lines):
             with contextlib.suppress(OSError) if error else contextlib.nullcontext():
                 file.close()
