@@ -37,7 +37,7 @@ OF_ERRORS = "The commonest errors, what is written first, and how often of how m
 
 FOLDER = "data.source=folder"
 CONFUSIONS = 8  # the commonest, which are shown
-SCORES = ("exact_match", "exact_match_caseless", "exact_match_lookalike", "cer")
+SCORES = ("exact_match", "exact_match_caseless", "exact_match_confusable", "cer")
 
 
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def tables(results: dict[str, Any]) -> str:
 
 def table(results: dict[str, Any]) -> str:
     """The rows that have been run, in Markdown."""
-    head = ("row", "set", "train / test", "config", "exact match", "caseless", "look-alikes equal")
+    head = ("row", "set", "train / test", "config", "exact match", "caseless", "confusables equal")
     head += ("CER", "wall time", "images/s", "date")
     lines: list[list[str]] = []
     for name, row in results.items():

@@ -34,7 +34,7 @@ def test_hand_computed_values() -> None:
             "exact_match": 1 / 5,
             "exact_match_caseless": 2 / 5,
             "exact_match_alphanumeric": 2 / 5,
-            "exact_match_lookalike": 2 / 5,
+            "exact_match_confusable": 2 / 5,
             "cer": 8 / 12,
             "one_minus_ned": (4 / 7 + 1 + 1 / 2) / 5,
             "blank_fraction": 0.25,

@@ -6,7 +6,7 @@ import string
 import pytest
 
 from crnn_jax.text.metrics import TextMetrics
-from crnn_jax.text.protocol import SUBSETS, alphanumeric_match, lookalike_match
+from crnn_jax.text.protocol import SUBSETS, alphanumeric_match, confusable_match
 
 
 def spelt_out(text: str) -> list[str]:
@@ -69,10 +69,10 @@ def test_by_hand(prediction: str, reference: str, right: bool) -> None:
         ("5", "S", False),
     ],
 )
-def test_lookalikes(prediction: str, reference: str, right: bool) -> None:
-    assert lookalike_match(prediction, reference) is right
+def test_confusables(prediction: str, reference: str, right: bool) -> None:
+    assert confusable_match(prediction, reference) is right
     metrics = TextMetrics.from_texts([prediction], [reference]).compute()
-    assert metrics["exact_match_lookalike"] == right
+    assert metrics["exact_match_confusable"] == right
 
 
 def test_subsets() -> None:

@@ -15,7 +15,7 @@ import results
 SCORES = {
     "exact_match": 0.5,
     "exact_match_caseless": 0.75,
-    "exact_match_lookalike": 0.875,
+    "exact_match_confusable": 0.875,
     "cer": 0.0625,
 }
 ROW = {

@@ -8,7 +8,7 @@ from typing import Self
 from rapidfuzz.distance import Levenshtein
 
 from crnn_jax.errors import DataError
-from crnn_jax.text.protocol import alphanumeric_match, lookalike_match
+from crnn_jax.text.protocol import alphanumeric_match, confusable_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class TextMetrics:
     exact: int = 0
     exact_caseless: int = 0
     exact_alphanumeric: int = 0
-    exact_lookalike: int = 0
+    exact_confusable: int = 0
     edits: int = 0
     reference_characters: int = 0
     one_minus_ned_sum: float = 0.0
@@ -59,8 +59,8 @@ class TextMetrics:
             exact_alphanumeric=sum(
                 alphanumeric_match(prediction, reference) for prediction, reference in pairs
             ),
-            exact_lookalike=sum(
-                lookalike_match(prediction, reference) for prediction, reference in pairs
+            exact_confusable=sum(
+                confusable_match(prediction, reference) for prediction, reference in pairs
             ),
             edits=sum(edits),
             reference_characters=sum(map(len, references)),
@@ -82,8 +82,8 @@ class TextMetrics:
 
         `cer` is all edits over all reference characters (it may exceed 1; without any
         reference character it is the number of edits). `exact_match_alphanumeric` is that of the
-        scene-text benchmarks, see `alphanumeric_match`; of `exact_match_lookalike` see
-        `lookalike_match`. `one_minus_ned` is the mean over the samples of
+        scene-text benchmarks, see `alphanumeric_match`; of `exact_match_confusable` see
+        `confusable_match`. `one_minus_ned` is the mean over the samples of
         1 - edits / max(len(prediction), len(reference)), 1 if both are empty (Chng et al. 2019,
         "ICDAR2019 Robust Reading Challenge on Arbitrary-Shaped Text - RRC-ArT").
         `blank_fraction` is 0 if no time steps were counted.
@@ -98,7 +98,7 @@ class TextMetrics:
             "exact_match": self.exact / self.count,
             "exact_match_caseless": self.exact_caseless / self.count,
             "exact_match_alphanumeric": self.exact_alphanumeric / self.count,
-            "exact_match_lookalike": self.exact_lookalike / self.count,
+            "exact_match_confusable": self.exact_confusable / self.count,
             "cer": self.edits / max(self.reference_characters, 1),
             "one_minus_ned": self.one_minus_ned_sum / self.count,
             "blank_fraction": self.blanks / max(self.time_steps, 1),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 _DROPPED = re.compile("[^0-9A-Za-z]")
-_LOOKALIKES = str.maketrans({"o": "0", "i": "1", "l": "1"})
+_CONFUSABLES = str.maketrans({"o": "0", "i": "1", "l": "1"})
 
 
 def alphanumeric_match(prediction: str, reference: str) -> bool:
@@ -24,12 +24,12 @@ def alphanumeric_match(prediction: str, reference: str) -> bool:
     return _DROPPED.sub("", prediction).lower() == wanted
 
 
-def lookalike_match(prediction: str, reference: str) -> bool:
+def confusable_match(prediction: str, reference: str) -> bool:
     """Whether both are the same, caseless, to an eye that cannot tell O from 0, nor 1, l and I.
 
     In many faces these are drawn alike, and a random text does not say which one is meant.
     """
-    first, second = (text.casefold().translate(_LOOKALIKES) for text in (prediction, reference))
+    first, second = (text.casefold().translate(_CONFUSABLES) for text in (prediction, reference))
     return first == second
 
 
