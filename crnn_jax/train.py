@@ -24,7 +24,7 @@ from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import check_same
 from crnn_jax.training.state import TrainState, apply_if_finite, shortcut_weight_schedule
-from crnn_jax.training.window import Window
+from crnn_jax.training.throughput import Throughput
 from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer, model_summary
 
@@ -212,7 +212,7 @@ def run(
     evaluation_interval = max(1, config.eval_every * len(plan) // config.epochs)
     best = BestScore.of(checkpoints.manifest(first_step) if first_step else {})
     ending = f"ended after all {len(plan):,} steps"
-    window = Window()
+    throughput = Throughput()
     compiled: set[int] = set()
     previous: dict[str, jax.Array] = {}
     for step in range(first_step + 1, len(plan) + 1):
@@ -225,7 +225,7 @@ def run(
             break
         epoch = step / plan.steps_per_epoch
         # The first batch takes as long as reading ahead takes to begin; that is starting, too.
-        with window.waiting() if compiled else window.paused():
+        with throughput.waiting() if compiled else throughput.paused():
             batch = next(batches)
         for index in batch["indices"][batch["unread"]]:
             writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
@@ -233,12 +233,12 @@ def run(
         if width not in compiled:
             # Else the step before would be done while the clock stands still, in no time.
             jax.block_until_ready(previous)
-        with window.paused() if width not in compiled else contextlib.nullcontext():
+        with throughput.paused() if width not in compiled else contextlib.nullcontext():
             state, metrics = train_step(state, parallel.shard(device_arrays(batch)))
         compiled.add(width)
         # Waiting for the step before keeps at most two under way, and its metrics are at hand.
         jax.block_until_ready(previous)
-        window.add(metrics, len(batch["indices"]))
+        throughput.add(metrics, len(batch["indices"]))
         # Read once: a signal that comes after this stops the next step.
         stopping = stop.received is not None
         if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
@@ -251,13 +251,13 @@ def run(
         previous = metrics
         finished = step == len(plan)
         if step > first_step + 1:  # of the first step alone no time is known
-            writer.progress(step, **window.so_far())
+            writer.progress(step, **throughput.so_far())
         if step % config.log_every == 0 or finished:
-            writer.metrics(step, epoch, "train", window.close())
+            writer.metrics(step, epoch, "train", throughput.close())
         evaluating = step % evaluation_interval == 0 or finished
         if evaluating or stopping:
             jax.block_until_ready(metrics)
-            with window.paused():
+            with throughput.paused():
                 score = None
                 # Also before a stop: else it would have no say in which checkpoint is the best.
                 if evaluating:

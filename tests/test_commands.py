@@ -57,7 +57,7 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout.splitlines()[-1])
     assert metrics["count"] == 8
-    assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= figures.keys()
+    assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= metrics.keys()
     named = command("crnn_jax.main", *arguments, f"--config.eval.step={metrics['step']}")
     assert json.loads(named.stdout.splitlines()[-1])["cer"] == metrics["cer"]
     missing = command("crnn_jax.main", *arguments, "--config.eval.step=7")

@@ -41,7 +41,7 @@ def workdir(tmp_path: Path) -> Path:
     return folder
 
 
-def test_figures_are_those_of_the_run(workdir: Path) -> None:
+def test_metrics_are_those_of_the_run(workdir: Path) -> None:
     assert results.metrics(workdir) == {
         **SCORES,
         "step": 4,

@@ -77,8 +77,8 @@ def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_pa
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(workdir, log)
         try:
-            size = figures.stat().st_size if figures.exists() else 0
-            wait_for(lambda size=size: figures.exists() and figures.stat().st_size > size, process)
+            size = metrics.stat().st_size if metrics.exists() else 0
+            wait_for(lambda size=size: metrics.exists() and metrics.stat().st_size > size, process)
             if number == signal.SIGTERM:
                 second = start(workdir, tmp_path / "second")
                 assert second.wait(PATIENCE) == 1
@@ -319,7 +319,7 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     with monkeypatch.context() as context:
         before_each_step(context, fill)
         try:
-            # A figure, an image or the checkpoint, whichever comes first to the limit.
+            # A metric, an image or the checkpoint, whichever comes first to the limit.
             with pytest.raises((CheckpointError, ConfigError), match="start the same command") as e:
                 train.train_and_evaluate(small_config(epochs=2), tmp_path)
         finally:

@@ -40,7 +40,7 @@ from crnn_jax.training.state import (
     make_optimizer,
     shortcut_weight_schedule,
 )
-from crnn_jax.training.window import Window
+from crnn_jax.training.throughput import Throughput
 
 IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 CHANNELS = (4, 8, 8, 8, 16, 16, 16)
@@ -416,7 +416,7 @@ def test_a_run_that_diverges_stops_and_names_the_images(tmp_path: Path) -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.variables))
 
 
-def test_figures_are_written_and_the_saved_model_gives_them_again(
+def test_metrics_are_written_and_the_saved_model_gives_them_again(
     whole: tuple[Path, TrainState],
 ) -> None:
     workdir, _ = whole
@@ -577,25 +577,25 @@ def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatc
         now += seconds
 
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    window = Window()
+    throughput = Throughput()
 
     def step(loss: float) -> None:
         metrics = {"loss": loss, "gradient_norm": 2.0, "skipped": 3, "skipped_in_row": 0}
-        window.add({key: jnp.array([value]) for key, value in figures.items()}, images=32)
+        throughput.add({key: jnp.array([value]) for key, value in metrics.items()}, images=32)
 
-    with window.paused():  # the program is compiled
+    with throughput.paused():  # the program is compiled
         spend(60.0)
     step(11.0)  # under way: its time is the next one's
-    assert window.so_far()["images_per_second"] == 0
-    with window.waiting():
+    assert throughput.so_far()["images_per_second"] == 0
+    with throughput.waiting():
         spend(1.0)
     spend(1.0)
     step(9.0)
-    with window.paused():  # an evaluation, between two records
+    with throughput.paused():  # an evaluation, between two records
         spend(20.0)
     spend(2.0)
     step(7.0)
-    so_far = window.so_far()
+    so_far = throughput.so_far()
     assert so_far == {
         "loss": 9.0,  # the newest step may be under way
         "images_per_second": 64 / 4,
@@ -603,11 +603,11 @@ def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatc
         "seconds_per_step": 2.0,
         "skipped": 3,
     }
-    assert window.close() == {**so_far, "loss": 9.0, "gradient_norm": 2.0, "seconds": 4.0}
+    assert throughput.close() == {**so_far, "loss": 9.0, "gradient_norm": 2.0, "seconds": 4.0}
     spend(5.0)
     step(1.0)
-    assert window.so_far()["images_per_second"] == 32 / 5
-    assert window.so_far()["seconds_per_step"] == 3.0
+    assert throughput.so_far()["images_per_second"] == 32 / 5
+    assert throughput.so_far()["seconds_per_step"] == 3.0
 
 
 def test_schedule_is_piecewise_constant_in_shares_of_the_run_after_a_warm_up() -> None:

@@ -11,7 +11,7 @@ import jax
 PACED = 200  # steps whose mean time tells how long the rest will take
 
 
-class Window:
+class Throughput:
     """Training metrics since they were last recorded, and the pace of the steps.
 
     Its clock stands still while the run starts, compiles a program, evaluates or saves. A step is
@@ -60,7 +60,7 @@ class Window:
     def so_far(self) -> dict[str, Any]:
         """Loss and skipped steps as of the step before the newest one; speed; waiting.
 
-        `images_per_second` and `waiting`, a share of the time, are of this window,
+        `images_per_second` and `waiting`, a share of the time, are since the last `close`,
         `seconds_per_step` of the last PACED steps; `skipped` counts since the run began.
         """
         seconds = max(self._now() - self._start, 1e-9)
@@ -74,7 +74,7 @@ class Window:
         }
 
     def close(self) -> dict[str, float]:
-        """The window's metrics, losses and gradient norms as means; a new window begins."""
+        """The metrics since the last `close`, losses and gradient norms as means; a new interval begins."""
         losses = [float(metrics["loss"][0]) for metrics in self._metrics]
         norms = [float(metrics["gradient_norm"][0]) for metrics in self._metrics]
         values = {
