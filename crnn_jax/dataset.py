@@ -1,4 +1,4 @@
-"""The images that a config names: read, looked over by the doctor, cleaned by its policies."""
+"""The images that a config names: read, checked, cleaned by its policies."""
 
 import dataclasses
 import logging
@@ -11,7 +11,7 @@ from crnn_jax import models
 from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
 from crnn_jax.data.buckets import choose_buckets
-from crnn_jax.data.doctor import (
+from crnn_jax.data.checks import (
     EMPTY,
     SEVERITIES,
     UNREADABLE,
@@ -174,7 +174,7 @@ def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
     """The alphabet that a config names, or else the characters of what is learnt from.
 
     Without training images they are those of the test labels. Characters that no alphabet may
-    have are left out, for the doctor to find.
+    have are left out, for the data checks to find.
     """
     settings = config.alphabet
     if settings.characters:

@@ -12,7 +12,7 @@ from crnn_jax import models
 from crnn_jax.config import Config, check_config
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan
-from crnn_jax.data.doctor import Finding
+from crnn_jax.data.checks import Finding
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.report import sizes_of_parts

@@ -1,4 +1,4 @@
-"""Sheets of images: what the doctor looked at, and what augmentation makes of it."""
+"""Sheets of images: what the data checks looked at, and what augmentation makes of it."""
 
 from typing import TypeVar
 

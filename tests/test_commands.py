@@ -260,7 +260,7 @@ def test_a_second_start_compiles_nothing(
     assert read() == compiled
 
 
-def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
+def test_the_data_checks_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     folder = copy_of_images(tmp_path)
     done = command("crnn_jax.check_data", f"--dir={folder}", f"--sheet={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
@@ -283,7 +283,7 @@ def test_the_doctor_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "folder")
 
 
-def test_the_doctor_shows_what_augmentation_does(tmp_path: Path) -> None:
+def test_the_data_checks_shows_what_augmentation_does(tmp_path: Path) -> None:
     sheet = f"--show_augmented={tmp_path / 'sheet.png'}"
     noisy = "--config.augment.noise=1.0"
     done = command("crnn_jax.check_data", f"--dir={IMAGES}", sheet, noisy)

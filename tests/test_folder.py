@@ -135,7 +135,7 @@ def test_a_missing_image_is_an_error_when_it_is_read(tmp_path: Path, name: str) 
         split.read(1)
 
 
-def test_empty_texts_are_kept_for_the_doctor(tmp_path: Path) -> None:
+def test_empty_texts_are_kept_for_the_data_checks(tmp_path: Path) -> None:
     assert read_train(tmp_path, "0.png\t\n1.png\t\r\n").labels == ("", "")
 
 

@@ -113,7 +113,7 @@ def config_for(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
     return config
 
 
-def test_the_doctor_and_the_policies_see_all_parts(tmp_path: Path) -> None:
+def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
     other = Path(shutil.copytree(CAPTCHAS, tmp_path / "other"))
     lines = (other / "train.tsv").read_text(encoding="utf-8").splitlines()
     changed = [line.split("\t")[0] + "\tZ" + line.split("\t")[1][1:] for line in lines]

@@ -1,4 +1,4 @@
-"""What the doctor says, in lines for a person and as JSON for a program."""
+"""The report of the data checks, in lines for a person and as JSON for a program."""
 
 import itertools
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crnn_jax.data.buckets import padding_share
-from crnn_jax.data.doctor import SEVERITIES, Finding, Severity
+from crnn_jax.data.checks import SEVERITIES, Finding, Severity
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.text.alphabet import Alphabet
 

@@ -74,7 +74,7 @@ class Throughput:
         }
 
     def close(self) -> dict[str, float]:
-        """The metrics since the last `close`, losses and gradient norms as means; a new interval begins."""
+        """The means of the metrics since the last `close`; a new interval begins."""
         losses = [float(metrics["loss"][0]) for metrics in self._metrics]
         norms = [float(metrics["gradient_norm"][0]) for metrics in self._metrics]
         values = {

@@ -1,4 +1,4 @@
-"""The doctor against a set with one of each defect planted, and what training does about them."""
+"""Data checks against a set with one of each defect planted, and what training does."""
 
 import io
 import itertools

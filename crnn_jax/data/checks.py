@@ -1,4 +1,4 @@
-"""The data doctor: what is wrong with labelled images, and with which of them."""
+"""Data checks: what is wrong with labelled images, and with which of them."""
 
 import itertools
 from collections import Counter, defaultdict

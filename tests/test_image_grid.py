@@ -5,11 +5,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from crnn_jax.training.sheet import choose_font, contact_sheet, drawable
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageFont
 
 from crnn_jax.training import sheet
-from crnn_jax.training.sheet import choose_font, contact_sheet, drawable
 
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 TEXTS = "abcXYZ019 .-~éßŁŠПриветΩμфयกא中文京한あア\u200b\n\t\0\U0001f600\U000e0041"
