@@ -28,7 +28,9 @@ RECIPE = Path(__file__).parents[1] / "configs" / "captcha.py"
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
 DIR = flags.DEFINE_string("dir", None, "A folder; short for the source folder and its data.dir.")
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with every offender.")
-SHEET = flags.DEFINE_string("sheet", None, "Where to put a PNG of images with their labels.")
+IMAGE_GRID = flags.DEFINE_string(
+    "image_grid", None, "Where to put a PNG of images with their labels."
+)
 SHOW_AUGMENTED = flags.DEFINE_string(
     "show_augmented", None, "Where to put a PNG of training images, each as augment changes it."
 )
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     from crnn_jax.data.augment import Augmentation
     from crnn_jax.dataset import check_dataset
     from crnn_jax.errors import ConfigError
-    from crnn_jax.image_sheet import augmented_sheet, image_sheet
+    from crnn_jax.image_grids import augmentation_grid, sample_grid
 
     if len(arguments) > 1:
         raise ConfigError(f"what is {arguments[1]}? a folder is named with --dir={arguments[1]}")
@@ -58,10 +60,10 @@ def main(arguments: Sequence[str]) -> None:
         config.data.update(source="folder", dir=DIR.value)
     report = check_dataset(config)
     print_result(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
-    if SHEET.value:
-        _save(image_sheet(report), SHEET.value)
+    if IMAGE_GRID.value:
+        _save(sample_grid(report), IMAGE_GRID.value)
     if SHOW_AUGMENTED.value:
-        _save(augmented_sheet(report, augmentation, config.seed), SHOW_AUGMENTED.value)
+        _save(augmentation_grid(report, augmentation, config.seed), SHOW_AUGMENTED.value)
     sys.exit(EXIT_CODES[report.severity])
 
 
@@ -76,11 +78,11 @@ def parse(arguments: Sequence[str]) -> list[str]:
     return parse_flags([program, *([] if named else [f"--config={RECIPE}"]), *rest])
 
 
-def _save(sheet: "Image.Image", path: str) -> None:
+def _save(grid: "Image.Image", path: str) -> None:
     from crnn_jax.errors import DataError
 
     try:
-        sheet.save(path, "PNG")
+        grid.save(path, "PNG")
     except OSError as error:
         raise DataError(
             f"cannot write {path!r} ({error.strerror}); name a file in a folder that is there"

@@ -1,4 +1,4 @@
-"""Sheets of images: what the data checks looked at, and what augmentation makes of it."""
+"""Grids of images: what the data checks looked at, and what augmentation makes of it."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ from PIL import Image
 from crnn_jax.data.augment import Augmentation, augment, drawn_changes
 from crnn_jax.data.report import Report
 from crnn_jax.errors import DataError
-from crnn_jax.training.sheet import contact_sheet
+from crnn_jax.training.image_grid import image_grid
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ AUGMENTED, VERSIONS = 12, 5  # training images, and versions of each
 WIDEST = 9  # times its height is what is shown of an image
 
 
-def image_sheet(report: Report) -> Image.Image:
+def sample_grid(report: Report) -> Image.Image:
     """Images from all over the data with their labels; offenders first, what is wrong in red.
 
     Raises:
@@ -44,11 +44,11 @@ def image_sheet(report: Report) -> Image.Image:
     for name, index in _evenly(everything, EVENLY):
         add(name, index, "")
     if not images:
-        raise DataError("no image can be read, so there is none to draw; leave out the sheet")
-    return contact_sheet(images, texts, references)
+        raise DataError("no image can be read, so there is none to draw; leave out --image_grid")
+    return image_grid(images, texts, references)
 
 
-def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Image.Image:
+def augmentation_grid(report: Report, augmentation: Augmentation, seed: int) -> Image.Image:
     """Training images as prepared, a row for each, and what its first steps would make of them.
 
     Beneath stand the label, and the names of the changes.
@@ -59,7 +59,9 @@ def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Im
     train = report.splits.get("train")
     readable = [i for i in range(len(train)) if i not in train.failures] if train else []
     if not train or not readable:
-        raise DataError("there are no training images to change; add some, or leave the sheet")
+        raise DataError(
+            "there are no training images to change; add some, or leave out --show_augmented"
+        )
     images: list[np.ndarray] = []
     texts: list[str] = []
     for index in _evenly(readable, AUGMENTED):
@@ -73,7 +75,7 @@ def augmented_sheet(report: Report, augmentation: Augmentation, seed: int) -> Im
             images.append(changed[:, : WIDEST * len(changed)])
             names = drawn_changes(augmentation, np.random.default_rng(key))
             texts.append(", ".join(names) or "unchanged")
-    return contact_sheet(images, texts, texts, columns=1 + VERSIONS)
+    return image_grid(images, texts, texts, columns=1 + VERSIONS)
 
 
 def _evenly(places: list[T], count: int) -> list[T]:

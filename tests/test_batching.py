@@ -467,7 +467,7 @@ def vanishing(split: Split, places: tuple[int, ...], max_unread: float) -> Prepa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_that_vanishes_stops_training_by_name(split: Split, workers: int) -> None:
+def test_an_image_that_vanishes_stops_training_by_name(split: Split, workers: int) -> None:
     images = vanishing(split, (3,), 0.0)
     plan = TrainingPlan(images.widths, (96,), 11, 2, seed=0)
     with pytest.raises(DataError, match=r"3\.png"):

@@ -13,7 +13,6 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import pytest
-from crnn_jax.image_sheet import augmented_sheet, image_sheet
 from PIL import Image
 
 from configs import captcha
@@ -22,6 +21,7 @@ from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
 from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.image_grids import augmentation_grid, sample_grid
 from crnn_jax.models import num_time_steps
 from crnn_jax.text.alphabet import Alphabet
 
@@ -161,38 +161,38 @@ def test_the_report_as_json(clean: Path) -> None:
     assert report["buckets"] == [256] and 0 < report["padding_share"] < 0.2
 
 
-def test_the_sheet_shows_offenders_in_red(clean: Path) -> None:
-    def red(sheet: Image.Image) -> int:
-        return int((np.asarray(sheet) == (200, 0, 0)).all(-1).sum())
+def test_the_grid_shows_offenders_in_red(clean: Path) -> None:
+    def red(grid: Image.Image) -> int:
+        return int((np.asarray(grid) == (200, 0, 0)).all(-1).sum())
 
-    assert not red(image_sheet(check_dataset(config_for(clean))))
+    assert not red(sample_grid(check_dataset(config_for(clean))))
     add(clean, "test.tsv", "unseen.png", "2é", png(200, 50))
-    assert red(image_sheet(check_dataset(config_for(clean)))) > 20
+    assert red(sample_grid(check_dataset(config_for(clean)))) > 20
 
 
-def test_no_sheet_without_a_image(clean: Path) -> None:
+def test_no_grid_without_an_image(clean: Path) -> None:
     for image in (clean / "images").iterdir():
         image.write_bytes(image.name.encode())
-    with pytest.raises(DataError, match=r"no image can be read.*leave out the sheet"):
-        image_sheet(check_dataset(config_for(clean)))
+    with pytest.raises(DataError, match=r"no image can be read.*leave out --image_grid"):
+        sample_grid(check_dataset(config_for(clean)))
 
 
-def test_the_augmented_sheet_has_a_row_for_a_image(clean: Path) -> None:
+def test_the_augmentation_grid_has_a_row_for_an_image(clean: Path) -> None:
     """Turned from dark to light, the versions are the negatives of the first of the row."""
     report = check_dataset(config_for(clean))
-    sheet = np.asarray(augmented_sheet(report, Augmentation(invert=1.0), 0)).astype(int)
+    grid = np.asarray(augmentation_grid(report, Augmentation(invert=1.0), 0)).astype(int)
     prepared = [report.splits["train"].image(place) for place in range(0, 24, 2)]
-    height, width = len(sheet) // 12, sheet.shape[1] // 6
+    height, width = len(grid) // 12, grid.shape[1] // 6
     for row, image in enumerate(prepared):
         assert image is not None
         shown = image.astype(int)
         for column in range(6):
-            cell = sheet[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
+            cell = grid[row * height :, column * width :][14 : 14 + 64, 14 : 14 + 256]
             expected = 255 - shown if column else shown
             np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
     (clean / "train.tsv").unlink()
     with pytest.raises(DataError, match="no training images to change"):
-        augmented_sheet(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
+        augmentation_grid(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
 
 
 def test_characters_no_alphabet_may_have_are_unseen(clean: Path) -> None:

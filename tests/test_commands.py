@@ -262,11 +262,11 @@ def test_a_second_start_compiles_nothing(
 
 def test_the_data_checks_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     folder = copy_of_images(tmp_path)
-    done = command("crnn_jax.check_data", f"--dir={folder}", f"--sheet={tmp_path / 'sheet.png'}")
+    done = command("crnn_jax.check_data", f"--dir={folder}", f"--image_grid={tmp_path / 'a.png'}")
     assert done.returncode == 0, done.stderr
     assert "nothing is wrong" in done.stdout
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert min(sheet.size) > 500
+    with Image.open(tmp_path / "a.png") as grid:
+        assert min(grid.size) > 500
     shutil.copy(folder / "images" / "00000.png", folder / "again.png")
     with (folder / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("again.png\t226md\n")
@@ -284,15 +284,15 @@ def test_the_data_checks_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
 
 
 def test_the_data_checks_shows_what_augmentation_does(tmp_path: Path) -> None:
-    sheet = f"--show_augmented={tmp_path / 'sheet.png'}"
+    grid = f"--show_augmented={tmp_path / 'grid.png'}"
     noisy = "--config.augment.noise=1.0"
-    done = command("crnn_jax.check_data", f"--dir={IMAGES}", sheet, noisy)
+    done = command("crnn_jax.check_data", f"--dir={IMAGES}", grid, noisy)
     assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "sheet.png") as image:
+    with Image.open(tmp_path / "grid.png") as image:
         assert min(image.size) > 500
     none = ("--config.augment.affine=0.0", "--config.augment.contrast=0.0")
-    done = command("crnn_jax.check_data", f"--dir={IMAGES}", sheet, *none)
+    done = command("crnn_jax.check_data", f"--dir={IMAGES}", grid, *none)
     assert_one_line(done, "set one, such as --config.augment.affine=0.5")
-    lost = f"--show_augmented={tmp_path / 'no' / 'sheet.png'}"
+    lost = f"--show_augmented={tmp_path / 'no' / 'grid.png'}"
     done = command("crnn_jax.check_data", f"--dir={IMAGES}", lost, noisy)
     assert done.returncode == 1 and "a folder that is there" in done.stderr.splitlines()[-1]

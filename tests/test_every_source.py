@@ -327,7 +327,7 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_a_image_is_prepared_alike_everywhere(
+def test_an_image_is_prepared_alike_everywhere(
     monkeypatch: pytest.MonkeyPatch, steps: Steps, invert: bool
 ) -> None:
     """Training, evaluation and prediction see the same array, bit for bit."""

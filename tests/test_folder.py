@@ -139,7 +139,7 @@ def test_empty_texts_are_kept_for_the_data_checks(tmp_path: Path) -> None:
     assert read_train(tmp_path, "0.png\t\n1.png\t\r\n").labels == ("", "")
 
 
-def test_a_image_that_vanishes(tmp_path: Path) -> None:
+def test_an_image_that_vanishes(tmp_path: Path) -> None:
     split = read_train(tmp_path, "0.png\ta\n")
     (tmp_path / "0.png").unlink()
     with pytest.raises(DataError, match=r"0.png' \(No such file or directory\); restore it"):

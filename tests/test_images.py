@@ -269,7 +269,7 @@ def test_every_truncation_is_a_data_error() -> None:
                 prepare(data[:length], RGB, "x")
 
 
-def test_damaged_bytes_give_a_image_or_a_data_error() -> None:
+def test_damaged_bytes_give_an_image_or_a_data_error() -> None:
     rng = np.random.default_rng(0)
     for file_format in FORMATS:
         data = np.frombuffer(encode(Image.new("RGB", (24, 24), "red"), file_format), np.uint8)

@@ -19,7 +19,7 @@ LAYERS = (
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
-    ("config", "dataset", "experiment", "train", "evaluate", "image_sheet", "fine_tuning"),
+    ("config", "dataset", "experiment", "train", "evaluate", "image_grids", "fine_tuning"),
     (
         *("commands", "compiler", "huge_pages", "main", "predict", "check_data", "score"),
         *("export", "report", "demo"),

@@ -136,7 +136,7 @@ RAGGED = (8, 13, 26, 31, 37)
     ],
     ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31", "high-13", "fold-high-31"],
 )
-def test_a_image_has_the_same_logits_alone_and_padded(
+def test_an_image_has_the_same_logits_alone_and_padded(
     settings: Mapping[str, Any], place: int, height: int
 ) -> None:
     model = small_model(**settings)

@@ -1,4 +1,4 @@
-"""Tests of what a run leaves behind: metrics.jsonl, TensorBoard, the sheet, and the terminal."""
+"""Tests of what a run leaves behind: metrics.jsonl, TensorBoard, the grid, and the terminal."""
 
 import contextlib
 import io
@@ -122,7 +122,7 @@ def test_tensorboard_has_scalars_and_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")
 def test_a_full_disk_is_an_error_and_lets_the_process_end(tmp_path: Path) -> None:
-    """The second sheet fits, its event does not. A thread with a queue would wait for room."""
+    """The second grid fits, its event does not. A thread with a queue would wait for room."""
     code = f"""
 import resource
 from pathlib import Path

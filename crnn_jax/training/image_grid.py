@@ -1,4 +1,4 @@
-"""Sheets of images with their texts beneath, in a font of this machine that has the letters."""
+"""Grids of images with their texts beneath, in a font of this machine that has the letters."""
 
 import functools
 import math
@@ -13,13 +13,13 @@ FONTS = (
     *("Arial Unicode.ttf", "msyh.ttc", "malgun.ttf", "segoeui.ttf"),
 )
 SIZE = 20
-HEIGHT = 64  # pixels of an image on a sheet
+HEIGHT = 64  # pixels of an image in a grid
 _NO_CHARACTER = "\U0010ffff"  # Unicode keeps it free, so every font draws its box for what it lacks
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def contact_sheet(
+def image_grid(
     images: Sequence[np.ndarray],
     texts: Sequence[str],
     references: Sequence[str],
@@ -51,20 +51,20 @@ def contact_sheet(
     )
     width, height = width + 2 * margin, HEIGHT + 2 * line + 2 * margin
     columns = columns or min(len(thumbnails), max(1, 1200 // width))
-    sheet = Image.new(
+    grid = Image.new(
         "RGB", (columns * width, math.ceil(len(thumbnails) / columns) * height), (236, 236, 236)
     )
-    draw = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(grid)
     for i, thumbnail in enumerate(thumbnails):
         x, y = i % columns * width + margin, i // columns * height + margin
-        sheet.paste(thumbnail, (x, y))
+        grid.paste(thumbnail, (x, y))
         y += HEIGHT + 4
         if texts[i] == references[i]:
             draw.text((x, y), read[i], (30, 30, 30), font)
         else:
             draw.text((x, y), read[i], (200, 0, 0), font)
             draw.text((x, y + line - 4), right[i], (110, 110, 110), font)
-    return sheet
+    return grid
 
 
 def choose_font(characters: str) -> Font:

@@ -1,4 +1,4 @@
-"""Where a run shows itself: the terminal, metrics.jsonl, TensorBoard, a sheet of predictions."""
+"""Where a run shows itself: the terminal, metrics.jsonl, TensorBoard, a grid of predictions."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crnn_jax.training.events import EventFile
-from crnn_jax.training.sheet import contact_sheet
+from crnn_jax.training.image_grid import image_grid
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
@@ -166,9 +166,9 @@ class Writer:
         references: Sequence[str],
     ) -> None:
         """Shows images, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
-        sheet = contact_sheet(images, texts, references)
-        sheet.save(self._workdir / "predictions.png")
-        self._events.image("predictions", np.asarray(sheet), step)
+        grid = image_grid(images, texts, references)
+        grid.save(self._workdir / "predictions.png")
+        self._events.image("predictions", np.asarray(grid), step)
         self._events.flush()
 
     def _epoch(self, step: int) -> int:
