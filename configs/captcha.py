@@ -9,7 +9,7 @@ test.tsv, or images named after their texts):
         --config.data.source=folder --config.data.dir=DIR --workdir runs/mine
 
 Variants: `configs/captcha.py:quick`, a third of the steps, to see in a few minutes that it reads;
-`configs/captcha.py:fine_tune`, which starts from the model in the box, for a few hundred to a few
+`configs/captcha.py:fine_tune`, which starts from the pretrained model, for a few hundred to a few
 thousand images; `configs/captcha.py:paper`, the network of the paper in full (four times the
 arithmetic; for a GPU or TPU); `configs/captcha.py:seed`, the recipe of the PyTorch tutorial that
 this project started from.
@@ -153,8 +153,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # rate falls, and no better at the end of a long run.
     config.optimizer.average = 0.0
 
-    # A workdir, or the name of a boxed model, to start from with other data: its parameters and
-    # statistics ...
+    # A workdir, or the name of a pretrained model, to start from with other data: its parameters
+    # and statistics ...
     config.init_from = ""
     # ... all of them, or the conv_stack alone. Of another alphabet the characters that both have
     # are carried over.

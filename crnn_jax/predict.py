@@ -3,8 +3,8 @@
     python -m crnn_jax.predict --model runs/captcha IMAGE...
 
 prints a line `path<TAB>text<TAB>confidence` for each. The model's folder knows all the rest.
-Without --model the boxed model captcha reads. An image that cannot be read is named; the others
-are read all the same.
+Without --model the pretrained model `captcha` reads. An image that cannot be read is named; the
+others are read all the same.
 """
 
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, or the name of a boxed model; without it, the boxed one captcha."
+    "model", None, "A workdir, or the name of a pretrained model; without it, `captcha`."
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 

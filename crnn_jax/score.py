@@ -2,7 +2,7 @@
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-The model is a workdir, or a boxed one by its name; a DIR is a folder of images or an LMDB
+The model is a workdir, or a pretrained one by its name; a DIR is a folder of images or an LMDB
 database. Its test split counts, or all of it if it has none, with whatever cannot be read or
 written as wrong.
 """
@@ -16,7 +16,7 @@ from absl import app, flags
 from crnn_jax.commands import parse_flags, print_result, run_command
 
 MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, or the name of a boxed model.", required=True
+    "model", None, "A workdir, or the name of a pretrained model.", required=True
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.")

@@ -45,7 +45,7 @@ class Recognizer:
 
     @classmethod
     def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
-        """The best model of a workdir, or the one of a step; or a boxed model, by its name.
+        """The best model of a workdir, or the one of a step; or a pretrained model, by its name.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.

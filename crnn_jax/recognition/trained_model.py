@@ -12,7 +12,12 @@ from flax import linen as nn
 from crnn_jax import models
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, CrnnError
-from crnn_jax.recognition.boxed import find_model, is_box, read_box_arrays, read_box_manifest
+from crnn_jax.recognition.pretrained import (
+    find_model,
+    is_pretrained,
+    read_pretrained_arrays,
+    read_pretrained_manifest,
+)
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import Checkpoints
@@ -30,7 +35,7 @@ class TrainedModel:
     alphabet: Alphabet
     preprocessing: Preprocessing
     description: Mapping[str, Any]  # the model's name and settings
-    config: Mapping[str, Any]  # that it was trained with; a box has none
+    config: Mapping[str, Any]  # that it was trained with; a pretrained model has none
 
     @classmethod
     def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
@@ -39,8 +44,8 @@ class TrainedModel:
         The folder may come from anyone: what its manifest says is checked before it is used.
 
         Args:
-          model: a workdir, or a box by its name or folder; see `find_model`.
-          step: a box has one alone.
+          model: a workdir, or a pretrained model by its name or folder; see `find_model`.
+          step: a pretrained model has one alone.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
@@ -48,13 +53,13 @@ class TrainedModel:
         """
         parallel.devices()  # says so in our words if JAX has none
         folder = find_model(model)
-        if is_box(folder):
-            manifest = read_box_manifest(folder)
-            boxed = manifest["step"]
-            if step not in (BEST, boxed):
-                raise CheckpointError(f"{folder} has no step {step}; it has step {boxed} alone")
+        if is_pretrained(folder):
+            manifest = read_pretrained_manifest(folder)
+            only = manifest["step"]
+            if step not in (BEST, only):
+                raise CheckpointError(f"{folder} has no step {step}; it has step {only} alone")
             return cls._build(
-                boxed, manifest, folder, lambda like: read_box_arrays(folder, manifest, like)
+                only, manifest, folder, lambda like: read_pretrained_arrays(folder, manifest, like)
             )
         with Checkpoints(folder, read_only=True) as checkpoints:
 

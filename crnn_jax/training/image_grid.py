@@ -14,7 +14,7 @@ FONTS = (
 )
 SIZE = 20
 HEIGHT = 64  # pixels of an image in a grid
-_NO_CHARACTER = "\U0010ffff"  # Unicode keeps it free, so every font draws its box for what it lacks
+_NO_CHARACTER = "\U0010ffff"  # unassigned for good, so every font draws its missing glyph
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -96,5 +96,5 @@ def _lacking(characters: str, font: Font) -> set[str]:
         ImageDraw.Draw(image).text((0, 0), character, 255, font)
         return image.tobytes()
 
-    box = drawn(_NO_CHARACTER)
-    return {c for c in set(characters) - {" "} if not c.isprintable() or drawn(c) == box}
+    missing = drawn(_NO_CHARACTER)
+    return {c for c in set(characters) - {" "} if not c.isprintable() or drawn(c) == missing}

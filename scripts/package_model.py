@@ -1,8 +1,8 @@
-"""Puts the best checkpoint of a run into the box: half precision, in the package itself.
+"""Puts the best checkpoint of a run into the package: half precision, in the package itself.
 
-    python scripts/box_model.py runs/mine mine
+    python scripts/package_model.py runs/mine mine
 
-writes crnn_jax/boxed/mine, and `python -m crnn_jax.predict --model mine` reads with it. Of the
+writes crnn_jax/pretrained/mine, and `python -m crnn_jax.predict --model mine` reads with it. Of the
 run's config nothing is kept, as it names folders of its machine.
 """
 
@@ -12,21 +12,21 @@ import sys
 from pathlib import Path
 
 from crnn_jax.errors import CrnnError
-from crnn_jax.recognition.boxed import ARRAYS, BOXES, write_box
+from crnn_jax.recognition.pretrained import ARRAYS, PRETRAINED_DIR, write_pretrained
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.manifest import IDENTITY
 from crnn_jax.training.state import SHORTCUT_HEAD
 
 
-def box_model(workdir: Path, folder: Path) -> TrainedModel:
-    """Boxes the best checkpoint of a workdir, with the metrics that were recorded of it.
+def package_model(workdir: Path, folder: Path) -> TrainedModel:
+    """Packages the best checkpoint of a workdir, with the metrics that were recorded of it.
 
     Returns:
       The model as it is read back.
 
     Raises:
-      CheckpointError: there is none, or it cannot be boxed.
+      CheckpointError: there is none, or it cannot be packaged.
     """
     model = TrainedModel.load(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -44,24 +44,24 @@ def box_model(workdir: Path, folder: Path) -> TrainedModel:
         "model": {**model.description, "settings": settings},
         "metrics": {line["split"]: line for line in metrics if line["split"] != "train"},
     }
-    write_box(folder, described, {**model.variables, "params": params})
+    write_pretrained(folder, described, {**model.variables, "params": params})
     return TrainedModel.load(folder)
 
 
 def main() -> None:
-    """Boxes the model that the command line names."""
+    """Packages the model that the command line names."""
     parser = argparse.ArgumentParser(description="Puts a trained model into the package.")
     parser.add_argument("workdir", type=Path, help="of a run")
-    parser.add_argument("name", help="of the box, such as mine")
-    parser.add_argument("--replace", action="store_true", help="a box of that name")
+    parser.add_argument("name", help="of the model, such as mine")
+    parser.add_argument("--replace", action="store_true", help="a pretrained model of that name")
     arguments = parser.parse_args()
     if not arguments.name.isidentifier():
-        parser.error(f"a box is called by letters, digits and _, not {arguments.name}")
-    folder = BOXES / arguments.name
+        parser.error(f"a pretrained model is called by letters, digits and _, not {arguments.name}")
+    folder = PRETRAINED_DIR / arguments.name
     if folder.exists() and not arguments.replace:
         parser.error(f"{folder} is there already; choose another name, or add --replace")
     try:
-        model = box_model(arguments.workdir, folder)
+        model = package_model(arguments.workdir, folder)
     except CrnnError as error:
         sys.exit(f"error: {error}")
     size = (folder / ARRAYS).stat().st_size

@@ -1,7 +1,7 @@
-"""Models in the box: small trained ones that come with the package, as JSON and half precision.
+"""Pretrained models: small ones that come with the package, as JSON and half precision.
 
-A box is a folder with `manifest.json`, sealed as that of a checkpoint, and `arrays.npz`, whose
-digest the manifest has.
+A pretrained model is a folder with `manifest.json`, sealed as that of a checkpoint, and
+`arrays.npz`, whose digest the manifest has.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from crnn_jax.training.checkpoint import CHECKPOINTS
 from crnn_jax.training.integrity import check_forms, flatten
 from crnn_jax.training.manifest import IDENTITY, read_manifest, read_plain_file, seal
 
-BOXES = Path(__file__).resolve().parents[1] / "boxed"
-DEFAULT = "captcha"  # the box that is meant if no model is named
+PRETRAINED_DIR = Path(__file__).resolve().parents[1] / "pretrained"
+DEFAULT = "captcha"  # the model that is meant if no model is named
 MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
 
 MAX_BYTES = 4_000_000
@@ -35,34 +35,34 @@ MAX_ERROR = 2**-10
 
 
 def find_model(name: str | Path | None = None) -> Path:
-    """The folder of a model: one's own if it holds a model, else the box of this name.
+    """The folder of a model: one's own if it holds a model, else the pretrained model of this name.
 
-    Boxes that come with later versions so never take the place of somebody's own model. Without a
-    name it is the box DEFAULT, whatever folders there are.
+    Models that come with later versions so never take the place of somebody's own model. Without a
+    name it is the pretrained model DEFAULT, whatever folders there are.
 
     Raises:
       CheckpointError: there is neither.
     """
-    if name is not None and (is_box(Path(name)) or (Path(name) / CHECKPOINTS).is_dir()):
+    if name is not None and (is_pretrained(Path(name)) or (Path(name) / CHECKPOINTS).is_dir()):
         return Path(name)
     name = DEFAULT if name is None else str(name)
-    boxes = sorted(path.parent.name for path in BOXES.glob(f"*/{MANIFEST}"))
-    if name not in boxes:
+    models = sorted(path.parent.name for path in PRETRAINED_DIR.glob(f"*/{MANIFEST}"))
+    if name not in models:
         raise CheckpointError(
-            f"there is no model {name}, neither in a folder nor among the boxed ones"
-            f" ({', '.join(boxes) or 'there are none yet'}); train first, or name the folder of a"
+            f"there is no model {name}, neither in a folder nor among the pretrained ones"
+            f" ({', '.join(models) or 'there are none yet'}); train first, or name the folder of a"
             " trained model"
         )
-    return BOXES / name
+    return PRETRAINED_DIR / name
 
 
-def is_box(folder: Path) -> bool:
-    """Whether a folder holds a model in the form of a box, and not of a run."""
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder holds a model in the form of a pretrained model, and not of a run."""
     return (folder / MANIFEST).is_file() and not (folder / CHECKPOINTS).is_dir()
 
 
-def read_box_manifest(folder: Path) -> dict[str, Any]:
-    """What the arrays of a box mean.
+def read_pretrained_manifest(folder: Path) -> dict[str, Any]:
+    """What the arrays of a pretrained model mean.
 
     Raises:
       DamagedCheckpoint: it cannot be read, or is not what was written.
@@ -70,17 +70,17 @@ def read_box_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder / MANIFEST, IDENTITY)
     if type(manifest.get("step")) is not int:
-        raise DamagedCheckpoint(f"{folder / MANIFEST} is no manifest of a box: it has no `step`")
+        raise DamagedCheckpoint(f"{folder / MANIFEST} is no manifest of a model: it has no `step`")
     return manifest
 
 
-def read_box_arrays(
+def read_pretrained_arrays(
     folder: Path, manifest: Mapping[str, Any], like: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The `params` and `batch_stats` of a box as NumPy arrays with the shapes and dtypes of `like`.
+    """The `params` and `batch_stats` of a pretrained model as NumPy arrays of the form of `like`.
 
     Raises:
-      DamagedCheckpoint: they are not those that were boxed, or not of these shapes.
+      DamagedCheckpoint: they are not those that were packaged, or not of these shapes.
     """
     place = folder / ARRAYS
     data = read_plain_file(place, MAX_BYTES)
@@ -89,7 +89,7 @@ def read_box_arrays(
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_RATIO * MAX_BYTES:
-                raise ValueError("it would unpack to more than any box has")
+                raise ValueError("it would unpack to more than any pretrained model has")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             found = dict(file)
     except Exception as error:  # a stranger's file may be anything
@@ -103,8 +103,10 @@ def read_box_arrays(
     return {collection: tree.get(collection, {}) for collection in like}
 
 
-def write_box(folder: Path, manifest: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-    """Writes a box, over the one that may be there.
+def write_pretrained(
+    folder: Path, manifest: Mapping[str, Any], variables: Mapping[str, Any]
+) -> None:
+    """Writes a pretrained model, over the one that may be there.
 
     Args:
       folder: is made if missing.
@@ -112,7 +114,7 @@ def write_box(folder: Path, manifest: Mapping[str, Any], variables: Mapping[str,
       variables: `params` and `batch_stats`.
 
     Raises:
-      CheckpointError: half precision cannot hold an array, or the box would be too large.
+      CheckpointError: half precision cannot hold an array, or the file would be too large.
     """
     halves: dict[str, Any] = {}
     for path, array in flatten(variables).items():
@@ -123,16 +125,16 @@ def write_box(folder: Path, manifest: Mapping[str, Any], variables: Mapping[str,
         largest = float(np.abs(array).max())
         if not np.abs(halves[path] - array).max() <= MAX_ERROR * largest:  # nan is refused, too
             raise CheckpointError(
-                f"{path} cannot be boxed: its values, up to {largest:.3g}, have no half precision,"
-                " which ends at 65504 and knows nothing finer than 6e-8; box another run"
+                f"{path} cannot be packaged: its values, up to {largest:.3g}, have no half"
+                " precision, which ends at 65504 and has nothing finer than 6e-8; package another run"
             )
     file = io.BytesIO()
     np.savez_compressed(file, **halves)
     data = file.getvalue()
     if len(data) > MAX_BYTES:
         raise CheckpointError(
-            f"the arrays would take {len(data):,} bytes, and a box may take {MAX_BYTES:,}; box a"
-            " smaller network, such as crnn_small"
+            f"the arrays would take {len(data):,} bytes, and a pretrained model may take"
+            f" {MAX_BYTES:,}; package a smaller network, such as crnn_small"
         )
     arrays = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(seal({**manifest, "arrays": arrays}), indent=2, ensure_ascii=False)

@@ -1,10 +1,10 @@
-"""Captchas of many styles: what the model in the box has learnt from.
+"""Captchas of many styles: what the pretrained model has learnt from.
 
-    python -m crnn_jax.main --config configs/boxed.py --workdir runs/boxed \
+    python -m crnn_jax.main --config configs/pretrained.py --workdir runs/pretrained \
         --config.data.parts.pku.dir=DIR --config.data.parts.taiwan.dir=DIR
-    python scripts/box_model.py runs/boxed captcha --replace
+    python scripts/package_model.py runs/pretrained captcha --replace
 
-Each run goes on from the box before it; the first began with `--config.init_from=runs/captcha`,
+Each run goes on from the one before it; the first began with `--config.init_from=runs/captcha`,
 which knows one font. Besides captchas drawn in styles by chance (`pip install ".[render]"`) it
 learns from two sets whose licences allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
 github.com/linsamtw/TaiwanTrainVerificationCode2text (Apache-2.0).
@@ -16,7 +16,7 @@ from configs import captcha
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The recipe of fine-tuning, from the box before it, on a mixture of captchas."""
+    """The recipe of fine-tuning, from the one before it, on a mixture of captchas."""
     config = captcha.get_config("fine_tune")
     config.update(
         data={"source": "mixture", "validation_fraction": 0.02, "buckets": 6},

@@ -1,4 +1,4 @@
-"""Boxed models: they read as the runs they come from, by name, and damage is found."""
+"""Pretrained models: they read as the runs they come from, by name, and damage is found."""
 
 import hashlib
 import io
@@ -24,8 +24,8 @@ from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.evaluate import score
 from crnn_jax.experiment import Experiment
-from crnn_jax.recognition import boxed
-from crnn_jax.recognition.boxed import find_model, write_box
+from crnn_jax.recognition import pretrained
+from crnn_jax.recognition.pretrained import find_model, write_pretrained
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -40,7 +40,7 @@ from tests.test_train import IMAGES, small_config
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
-import box_model
+import package_model
 
 ALPHABET = Alphabet("2345678bcdefgmnpwxy")
 NAMES = [line.split("\t")[0] for line in (IMAGES / "test.tsv").read_text().splitlines()]
@@ -84,11 +84,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def box(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`run` as the boxed model "small"."""
-    monkeypatch.setattr(boxed, "BOXES", tmp_path / "boxes")
-    box_model.box_model(run, tmp_path / "boxes" / "small")
-    return tmp_path / "boxes" / "small"
+def packaged(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`run` as the pretrained model "small"."""
+    monkeypatch.setattr(pretrained, "PRETRAINED_DIR", tmp_path / "models")
+    package_model.package_model(run, tmp_path / "models" / "small")
+    return tmp_path / "models" / "small"
 
 
 def logits(model: TrainedModel) -> np.ndarray:
@@ -97,8 +97,8 @@ def logits(model: TrainedModel) -> np.ndarray:
     return np.asarray(jax.jit(model.network.apply)(model.variables, batch, widths)[0])
 
 
-def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
-    model, original = TrainedModel.load(box), TrainedModel.load(run)
+def test_a_pretrained_model_reads_as_its_run(run: Path, packaged: Path) -> None:
+    model, original = TrainedModel.load(packaged), TrainedModel.load(run)
     for part in ("step", "alphabet", "preprocessing"):
         assert getattr(model, part) == getattr(original, part)
     # But for the head that is used in training alone.
@@ -124,26 +124,26 @@ def test_a_boxed_model_reads_as_its_run(run: Path, box: Path) -> None:
     ]
 
 
-def test_the_manifest_has_what_a_reader_needs_and_no_folder(run: Path, box: Path) -> None:
-    text = (box / "manifest.json").read_text(encoding="utf-8")
+def test_the_manifest_has_what_a_reader_needs_and_no_folder(run: Path, packaged: Path) -> None:
+    text = (packaged / "manifest.json").read_text(encoding="utf-8")
     manifest = json.loads(text)
     assert manifest["metrics"] == {"test": TEST, "validation": {**TEST, "split": "validation"}}
     assert manifest["versions"] == {"crnn_jax": "0.1.0"} and manifest["step"] == 7
-    assert manifest["arrays"]["bytes"] == (box / "arrays.npz").stat().st_size
+    assert manifest["arrays"]["bytes"] == (packaged / "arrays.npz").stat().st_size
     assert str(run.parent) not in text and "config" not in manifest
-    assert sorted(path.name for path in box.iterdir()) == ["arrays.npz", "manifest.json"]
-    with np.load(box / "arrays.npz", allow_pickle=False) as arrays:
+    assert sorted(path.name for path in packaged.iterdir()) == ["arrays.npz", "manifest.json"]
+    with np.load(packaged / "arrays.npz", allow_pickle=False) as arrays:
         assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
 
 
-def test_what_half_precision_holds_comes_back_bit_for_bit(box: Path, tmp_path: Path) -> None:
-    """A box of a box is the same."""
-    model = TrainedModel.load(box)
-    manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+def test_what_half_precision_holds_comes_back_bit_for_bit(packaged: Path, tmp_path: Path) -> None:
+    """A packaged model packaged again is the same."""
+    model = TrainedModel.load(packaged)
+    manifest = json.loads((packaged / "manifest.json").read_text(encoding="utf-8"))
     del manifest["digest"]
-    write_box(tmp_path / "again", manifest, model.variables)
+    write_pretrained(tmp_path / "again", manifest, model.variables)
     for name in ("arrays.npz", "manifest.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (box / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (packaged / name).read_bytes()
     jax.tree.map(
         np.testing.assert_array_equal,
         TrainedModel.load(tmp_path / "again").variables,
@@ -154,15 +154,15 @@ def test_what_half_precision_holds_comes_back_bit_for_bit(box: Path, tmp_path: P
 def test_the_script_says_what_it_made_or_why_not(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(box_model, "BOXES", tmp_path / "boxes")
+    monkeypatch.setattr(package_model, "PRETRAINED_DIR", tmp_path / "models")
 
     def call(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["box_model.py", *map(str, arguments)])
-        box_model.main()
+        monkeypatch.setattr(sys, "argv", ["package_model.py", *map(str, arguments)])
+        package_model.main()
         return capsys.readouterr().out
 
-    assert re.fullmatch(r".*boxes.mine: step 7, 0\.0\d MB\n", call(run, "mine"))
-    assert TrainedModel.load(tmp_path / "boxes" / "mine").step == 7
+    assert re.fullmatch(r".*models.mine: step 7, 0\.0\d MB\n", call(run, "mine"))
+    assert TrainedModel.load(tmp_path / "models" / "mine").step == 7
     with pytest.raises(SystemExit):
         call(run, "mine")
     assert "mine is there already; choose another name, or" in capsys.readouterr().err
@@ -179,12 +179,12 @@ def test_the_script_says_what_it_made_or_why_not(
 
 
 def test_a_model_is_known_by_name_everywhere(
-    run: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    run: Path, packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    assert find_model("small") == find_model(box) == box
+    assert find_model("small") == find_model(packaged) == packaged
     recognizer = Recognizer.load("small")
     rows = score("small", [IMAGES], 8)
-    assert rows[0]["count"] == 8 and rows == score(box, [IMAGES], 8)
+    assert rows[0]["count"] == 8 and rows == score(packaged, [IMAGES], 8)
     config = small_config(init_from="small")
     config.alphabet.characters = ALPHABET.characters[::-1]
     state, line = Experiment.build(config).initial_state()
@@ -197,10 +197,10 @@ def test_a_model_is_known_by_name_everywhere(
         Recognizer.load("small", step=3)
 
     # Without a name it is the one called captcha, whatever folders there are.
-    shutil.copytree(box, box.with_name("captcha"))
+    shutil.copytree(packaged, packaged.with_name("captcha"))
     shutil.copytree(run, tmp_path / "here" / "captcha")
     monkeypatch.chdir(tmp_path / "here")
-    assert find_model() == box.with_name("captcha")
+    assert find_model() == packaged.with_name("captcha")
     image = IMAGES / NAMES[0]
     monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=None))
     monkeypatch.setattr(predict, "BATCH_SIZE", SimpleNamespace(value=32))
@@ -210,26 +210,26 @@ def test_a_model_is_known_by_name_everywhere(
 
 
 def test_a_folder_of_ones_own_goes_first_if_it_holds_a_model(
-    run: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
-    assert find_model("small") == box
-    for own in (run, box):
+    assert find_model("small") == packaged
+    for own in (run, packaged):
         shutil.rmtree(tmp_path / "small")
         shutil.copytree(own, tmp_path / "small")
         assert find_model("small") == Path("small")
 
 
 def test_what_is_no_model_is_one_line(
-    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(box, box.with_name("other"))
+    shutil.copytree(packaged, packaged.with_name("other"))
     for name in ("smal", tmp_path, "../small", str(tmp_path / "no")):
         with pytest.raises(CheckpointError, match=r"no model .*\(other, small\); train") as caught:
             Recognizer.load(name)
         assert str(name) in str(caught.value) and "\n" not in str(caught.value)
-    monkeypatch.setattr(boxed, "BOXES", tmp_path / "none")
+    monkeypatch.setattr(pretrained, "PRETRAINED_DIR", tmp_path / "none")
     with pytest.raises(
         CheckpointError, match=r"model captcha, .*\(there are none yet\); train first"
     ):
@@ -239,115 +239,119 @@ def test_what_is_no_model_is_one_line(
 # Damage, and strangers
 
 
-def test_a_flipped_bit_is_found(box: Path) -> None:
+def test_a_flipped_bit_is_found(packaged: Path) -> None:
     rng = random.Random(0)
-    model = TrainedModel.load(box)
+    model = TrainedModel.load(packaged)
     for name in ("arrays.npz", "manifest.json"):
-        path = box / name
+        path = packaged / name
         whole = path.read_bytes()
         for place in {0, len(whole) - 1, *rng.sample(range(len(whole)), 30)}:
             damaged = bytearray(whole)
             damaged[place] ^= 1 << rng.randrange(8)
             path.write_bytes(damaged)
             with pytest.raises(DamagedCheckpoint, match=name):
-                TrainedModel.load(box)
+                TrainedModel.load(packaged)
         path.write_bytes(whole[:-3])
         with pytest.raises(DamagedCheckpoint, match=name):
-            TrainedModel.load(box)
+            TrainedModel.load(packaged)
         path.unlink()
         with pytest.raises(CheckpointError):
-            TrainedModel.load(box)
+            TrainedModel.load(packaged)
         path.write_bytes(whole)
-    jax.tree.map(np.testing.assert_array_equal, TrainedModel.load(box).variables, model.variables)
+    jax.tree.map(
+        np.testing.assert_array_equal, TrainedModel.load(packaged).variables, model.variables
+    )
 
 
-def forge(box: Path, arrays: dict[str, Any]) -> None:
-    """Puts other arrays into a box as somebody would who knows how it is sealed."""
+def forge(packaged: Path, arrays: dict[str, Any]) -> None:
+    """Puts other arrays into a packaged as somebody would who knows how it is sealed."""
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    (box / "arrays.npz").write_bytes(file.getvalue())
-    manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+    (packaged / "arrays.npz").write_bytes(file.getvalue())
+    manifest = json.loads((packaged / "manifest.json").read_text(encoding="utf-8"))
     del manifest["digest"]
     digest = hashlib.sha256(file.getvalue()).hexdigest()
     text = json.dumps(seal({**manifest, "arrays": {"sha256": digest}}))
-    (box / "manifest.json").write_text(text, encoding="utf-8")
+    (packaged / "manifest.json").write_text(text, encoding="utf-8")
 
 
-def test_nothing_is_unpickled_nor_blown_up(box: Path, tmp_path: Path) -> None:
-    with np.load(box / "arrays.npz", allow_pickle=False) as file:
+def test_nothing_is_unpickled_nor_blown_up(packaged: Path, tmp_path: Path) -> None:
+    with np.load(packaged / "arrays.npz", allow_pickle=False) as file:
         whole = dict(file)
-    forge(box, whole)
-    assert TrainedModel.load(box).step == 7
+    forge(packaged, whole)
+    assert TrainedModel.load(packaged).step == 7
     path = "params/head/bias"
     sprung = tmp_path / "sprung"
-    forge(box, {**whole, path: np.array([Trap(sprung)], object)})
+    forge(packaged, {**whole, path: np.array([Trap(sprung)], object)})
     with pytest.raises(DamagedCheckpoint, match=r"npz cannot be read: .*allow_pickle=False"):
-        TrainedModel.load(box)
+        TrainedModel.load(packaged)
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.exists()
-    forge(box, {**whole, path: np.zeros(10**7, np.float16)})
-    with pytest.raises(DamagedCheckpoint, match="would unpack to more than any box has"):
-        TrainedModel.load(box)
+    forge(packaged, {**whole, path: np.zeros(10**7, np.float16)})
+    with pytest.raises(DamagedCheckpoint, match="unpack to more than any pretrained"):
+        TrainedModel.load(packaged)
     for wrong in (whole[path].astype(np.float32), whole[path][:-1]):
-        forge(box, {**whole, path: wrong})
+        forge(packaged, {**whole, path: wrong})
         with pytest.raises(DamagedCheckpoint, match=f"{path} is float.* where float16 .*20"):
-            TrainedModel.load(box)
+            TrainedModel.load(packaged)
     del whole[path]
-    forge(box, whole)
+    forge(packaged, whole)
     with pytest.raises(DamagedCheckpoint, match=f"{path} is missing"):
-        TrainedModel.load(box)
+        TrainedModel.load(packaged)
 
 
-def test_manifests_of_strangers(box: Path) -> None:
+def test_manifests_of_strangers(packaged: Path) -> None:
     """Well-formed and well-sealed ones: only our own errors escape."""
     rng = random.Random(0)
-    path = box / "manifest.json"
+    path = packaged / "manifest.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
     del whole["digest"]
     for _ in range(40):
         key = rng.choice(sorted(whole))
         path.write_text(json.dumps(seal({**whole, key: changed(whole[key], rng)})))
         with only_our_errors(path.read_bytes()[:2000]):
-            TrainedModel.load(box)
+            TrainedModel.load(packaged)
 
 
-# What cannot be boxed
+# What cannot be packaged
 
 
 def test_what_half_precision_cannot_hold_is_refused(
-    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = TrainedModel.load(box)
+    model = TrainedModel.load(packaged)
     name = "batch_stats/conv_stack/norm3/var"
 
-    def box_with(var: np.ndarray) -> Any:
+    def package_with(var: np.ndarray) -> Any:
         statistics = model.variables["batch_stats"]["conv_stack"]
         others = {**statistics, "norm3": {**statistics["norm3"], "var": var}}
         variables = {**model.variables, "batch_stats": {"conv_stack": others}}
-        manifest = json.loads((box / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((packaged / "manifest.json").read_text(encoding="utf-8"))
         del manifest["digest"], manifest["arrays"]
-        write_box(tmp_path / "box", manifest, variables)
-        return TrainedModel.load(tmp_path / "box").variables["batch_stats"]["conv_stack"]
+        write_pretrained(tmp_path / "packaged", manifest, variables)
+        return TrainedModel.load(tmp_path / "packaged").variables["batch_stats"]["conv_stack"]
 
     var = model.variables["batch_stats"]["conv_stack"]["norm3"]["var"]
     for wrong in (var * 0 + 65_520, var * 1e-7, np.where(var == var[0], np.nan, var)):
-        with pytest.raises(CheckpointError, match=rf"{name} cannot be boxed: .*6e-8; box another"):
-            box_with(wrong)
-        assert not (tmp_path / "box").exists()
+        with pytest.raises(
+            CheckpointError, match=rf"{name} cannot be packaged: .*; package another"
+        ):
+            package_with(wrong)
+        assert not (tmp_path / "packaged").exists()
     # The range that there is, in one array: what is lost of the least is little beside the epsilon
     # of batch normalisation.
     wide = np.geomspace(1e-8, 65_000, len(var)).astype(np.float32)
-    kept = box_with(wide)["norm3"]["var"]
+    kept = package_with(wide)["norm3"]["var"]
     np.testing.assert_allclose(kept + 1e-5, wide + 1e-5, rtol=4e-3)
-    monkeypatch.setattr(boxed, "MAX_BYTES", 5_000)
-    shutil.rmtree(tmp_path / "box")
-    with pytest.raises(CheckpointError, match=r"would take .* may take 5,000; box a smaller"):
-        box_with(var)
-    assert not (tmp_path / "box").exists()
+    monkeypatch.setattr(pretrained, "MAX_BYTES", 5_000)
+    shutil.rmtree(tmp_path / "packaged")
+    with pytest.raises(CheckpointError, match=r"would take .* may take 5,000; package a smaller"):
+        package_with(var)
+    assert not (tmp_path / "packaged").exists()
 
 
-def test_the_boxed_captcha_model_reads_captchas() -> None:
+def test_the_pretrained_captcha_model_reads_captchas() -> None:
     rng = random.Random(8)
     characters = "0123456789abcdefghijklmnopqrstuvwxyz"
     texts = ["".join(rng.choices(characters, k=rng.randint(4, 8))) for _ in range(32)]
