@@ -21,7 +21,7 @@ import ml_collections
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     """The recipe called `variant`: default, quick, fine_tune, paper or seed."""
     config = ml_collections.ConfigDict()
-    # Initialisation and the order of the samples.
+    # Initialization and the order of the samples.
     config.seed = 0
     # Images in one step, over all devices.
     config.batch_size = 32
@@ -34,10 +34,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic; crnn_small:
     # five eighths of that, pixels folded by four.
     config.model.name = "crnn_half"
-    # Which convolutions are followed by batch normalisation: paper, bgshih, all or none. With
+    # Which convolutions are followed by batch normalization: paper, bgshih, all or none. With
     # all of them CTC leaves its blank-only plateau soonest.
     config.model.batch_norm = "all"
-    # How much of the old statistics of batch normalisation each step keeps.
+    # How much of the old statistics of batch normalization each step keeps.
     config.model.momentum = 0.95
     # LeakyReLU(0.2) instead of ReLU.
     config.model.leaky = False
@@ -75,9 +75,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.image_field = "image"
     config.data.text_field = "text"
     # With mixture: the settings of each part by its name. What a part does not set is as in `data`;
-    # it can set source, dir, variant, image_field, text_field, test_fraction (0.0: it is learnt
+    # it can set source, dir, variant, image_field, text_field, test_fraction (0.0: it is learned
     # from only), validation_fraction (0.0: it does not choose the best checkpoint) and weight: how
-    # often its images are learnt from, in proportion to the weights of the other parts; 1.0 if
+    # often its images are trained on, in proportion to the weights of the other parts; 1.0 if
     # not set. With 0.0 it is evaluated only.
     config.data.parts = ml_collections.ConfigDict()
     # Data without a test set of its own is split: this share of it is the test set.
@@ -98,9 +98,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Pixels: 64, or 32, which takes a little less arithmetic. What tells 1 from I and 0 from O in
     # small print is lost at 32.
     config.data.height = 64
-    # 1 for gray, 3 for colour.
+    # 1 for gray, 3 for color.
     config.data.channels = 3
-    # Dark becomes light: for light text on dark, where a model has learnt dark text on light.
+    # Dark becomes light: for light text on dark, where a model has learned dark text on light.
     config.data.invert = False
     # 0 keeps each image's ratio; else all are squashed to this width.
     config.data.width = 0
@@ -114,7 +114,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.cache_megabytes = 2_000
 
     # Chance changes to the training images, each with the share of images that it is made to.
-    # Without, some hundred images are learnt by heart.
+    # Without, some hundred images are learned by heart.
     config.augment = ml_collections.ConfigDict()
     # Multiplies the reach of all changes.
     config.augment.strength = 1.0
@@ -124,7 +124,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.augment.affine = 0.5
     config.augment.perspective = 0.0
     config.augment.curve = 0.0
-    # Blur, noise; contrast, brightness and colour balance; dark for light.
+    # Blur, noise; contrast, brightness and color balance; dark for light.
     config.augment.blur = 0.0
     config.augment.noise = 0.0
     config.augment.contrast = 0.3
@@ -144,7 +144,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.optimizer.factors = (0.3, 0.1)
     # At the start the loss is the shortcut's alone; it gives way to the network's own, which is
     # alone from this share of the run on. If the LSTMs, which see the whole line, teach the
-    # convolutions from the first step on, a small set is learnt by heart, and slowly.
+    # convolutions from the first step on, a small set is learned by heart, and slowly.
     config.optimizer.shortcut_end = 0.2
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
@@ -184,11 +184,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.augment.start = 1.0
     elif variant == "fine_tune":
         config.init_from = "captcha"
-        # The blank-only plateau is behind it: a shortcut made a difference of one of 110 held-out
+        # The blank-only plateau is behind it: a shortcut made a difference of one of 110 validation
         # images of captcha_sysu_cas, and none in their loss.
         config.model.shortcut = False
         config.update(epochs=8, min_steps=1_500)
-        # So few images are soon learnt by heart: of these 110, 95.5 % were read with what
+        # So few images are soon learned by heart: of these 110, 95.5 % were read with what
         # follows, 94.5 % with the default changes and no dropout.
         config.model.dropout = 0.3
         config.augment.update(start=0.0, affine=0.6, perspective=0.3, curve=0.3, contrast=0.5)

@@ -1,12 +1,12 @@
-"""Captchas of many styles: what the pretrained model has learnt from.
+"""Captchas of many styles: what the pretrained model was trained on.
 
     python -m crnn_jax.main --config configs/pretrained.py --workdir runs/pretrained \
         --config.data.parts.pku.dir=DIR --config.data.parts.taiwan.dir=DIR
     python scripts/package_model.py runs/pretrained captcha --replace
 
 Each run goes on from the one before it; the first began with `--config.init_from=runs/captcha`,
-which knows one font. Besides captchas drawn in styles by chance (`pip install ".[render]"`) it
-learns from two sets whose licences allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
+which knows one font. Besides captchas drawn in random styles (`pip install ".[render]"`) it is
+trained on two sets whose licenses allow it: github.com/zhongxinghong/PKUElectiveCaptcha (MIT) and
 github.com/linsamtw/TaiwanTrainVerificationCode2text (Apache-2.0).
 """
 

@@ -8,7 +8,7 @@ your own, or one of the public sets:
     python -m crnn_jax.main --config configs/scene_text.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/scene_text_mine
 
-The variant `benchmarks` learns from rendered words and from the training images of IIIT5K and
+The variant `benchmarks` is trained on rendered words and from the training images of IIIT5K and
 ICDAR 2015, which choose its best checkpoint, in an hour and a half on two cores:
 
     python -m crnn_jax.main --config configs/scene_text.py:benchmarks \
@@ -36,12 +36,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
             # All of printable ASCII, as a reader wants what is written there, capitals and commas
             # included. The benchmarks' 36 characters are a matter of scoring:
             # exact_match_alphanumeric. The same for all sets, so that what one has taught can be
-            # learnt on with another, and scored on a third.
+            # learned on with another, and scored on a third.
             "alphabet.characters": (
                 "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
                 " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
             ),
-            # The few words of public sets with other characters, such as É, are not learnt from.
+            # The few words of public sets with other characters, such as É, are not trained on.
             "data.on_unseen": "drop",
             # Pixels: much of what is photographed is no larger.
             "data.height": 32,

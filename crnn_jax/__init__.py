@@ -1,3 +1,3 @@
-"""A CRNN + CTC text recogniser in JAX and Flax."""
+"""A CRNN + CTC text recognizer in JAX and Flax."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Says what is wrong with labelled images, before anything is trained on them.
+"""Says what is wrong with labeled images, before anything is trained on them.
 
     python -m crnn_jax.check_data --dir DIR
 

@@ -45,7 +45,7 @@ def check_config(config: Config) -> None:
         output_height(height) == 1,
         f"leaves {output_height(height)} rows of features instead of one; set 32 or 64",
     )
-    require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (colour)")
+    require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (color)")
     for key in ("data.test_fraction", "data.validation_fraction"):
         require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")
     _check_parts(config.data, problems)

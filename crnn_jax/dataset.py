@@ -111,7 +111,7 @@ def load_benchmark(
     source = "lmdb" if any(file.is_file() for file in databases) else "folder"
     splits = sources.SOURCES[source]({"dir": str(directory)})
     split = splits["test"] if "test" in splits else next(iter(splits.values()))
-    prepared = PreparedSplit(split, alphabet, preprocessing, 0, directory.name, max_unread=1.0)
+    prepared = PreparedSplit(split, alphabet, preprocessing, 0, directory.name, max_missing=1.0)
     _warn(
         [
             *label_findings({"test": split}, alphabet),
@@ -171,7 +171,7 @@ def config_preprocessing(config: Config) -> Preprocessing:
 
 
 def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
-    """The alphabet that a config names, or else the characters of what is learnt from.
+    """The alphabet that a config names, or else the characters of what is trained on.
 
     Without training images they are those of the test labels. Characters that no alphabet may
     have are left out, for the data checks to find.
@@ -181,8 +181,8 @@ def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
         return Alphabet(settings.characters, settings.ignore_case)
     if settings.file:
         return Alphabet.from_file(settings.file, settings.ignore_case)
-    learnt = [splits[name] for name in ("train", "validation") if name in splits]
-    labels = (label for split in learnt or splits.values() for label in split.labels)
+    learned = [splits[name] for name in ("train", "validation") if name in splits]
+    labels = (label for split in learned or splits.values() for label in split.labels)
     texts = ("".join(filter(may_belong, label)) for label in labels)
     return Alphabet.from_labels(texts, settings.ignore_case)
 
@@ -194,9 +194,9 @@ def _read(
     room = config.data.cache_megabytes * 10**6
     drop = config.data.on_unreadable == "drop"
     for name, split in splits.items():
-        # Of what is learnt from so many may be dropped; what is evaluated counts as wrong.
-        max_unread = (config.data.max_dropped if name == "train" else 1.0) if drop else 0.0
-        prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name, max_unread)
+        # Of what is trained on so many may be dropped; what is evaluated counts as wrong.
+        max_missing = (config.data.max_dropped if name == "train" else 1.0) if drop else 0.0
+        prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name, max_missing)
         room -= prepared[name].cached_bytes
     return prepared
 
@@ -253,7 +253,7 @@ def _mapped(split: Split, alphabet: Alphabet, config: Config) -> Split:
 
 
 def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> PreparedSplit:
-    """The training samples that can be learnt from."""
+    """The training samples that can be trained on."""
     refused = {
         index
         for index, label in enumerate(train.split.labels)

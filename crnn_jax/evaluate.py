@@ -27,7 +27,7 @@ from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
 
 # What "is read" in an image that cannot be: a character of no alphabet, so that it is never right.
-UNREAD = "\0"
+MISSING = "\0"
 
 # The metrics of each part of a mixture; the others are of the whole alone.
 OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
@@ -93,9 +93,9 @@ def evaluate(
         outputs = parallel.gather(eval_step(variables, arrays))
         best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
         predictions = [
-            UNREAD if unread else text
-            for text, unread in zip(
-                alphabet.decode_batch(best_path, lengths), batch["unread"][:count], strict=True
+            MISSING if missing else text
+            for text, missing in zip(
+                alphabet.decode_batch(best_path, lengths), batch["missing"][:count], strict=True
             )
         ]
         for index, text in zip(indices, predictions, strict=True):
@@ -111,7 +111,7 @@ def evaluate(
     seconds = time.monotonic() - start
     of_parts = _of_parts(prepared.split, texts, alphabet)
     read = zip(texts, map(alphabet.normalize, prepared.split.labels), strict=True)
-    confused = confusions(pair for pair in read if pair[0] != UNREAD)
+    confused = confusions(pair for pair in read if pair[0] != MISSING)
     return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts, confused)
 
 

@@ -107,7 +107,7 @@ class Experiment:
         return json.loads(json.dumps(manifest))  # tuples become lists, as they come back
 
     def scratch(self) -> TrainState:
-        """A state at step 0, initialised from the seed."""
+        """A state at step 0, initialized from the seed."""
         shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
         averaged = self.config.optimizer.average > 0
         return TrainState.create(self.model, self.optimizer, shape, self.config.seed, averaged)

@@ -73,7 +73,7 @@ def _twice_as_high(config: Config, origin: TrainedModel) -> bool:
 
 
 def _compare_inputs(config: Config, origin: TrainedModel) -> None:
-    """Warns of what makes images look unlike those that the origin has learnt from.
+    """Warns of what makes images look unlike those that the origin was trained on.
 
     `data.invert` is not among it: it makes images like those.
 
@@ -88,16 +88,16 @@ def _compare_inputs(config: Config, origin: TrainedModel) -> None:
         )
     settings = origin.description["settings"]
     height = preprocessing.height * (2 if _twice_as_high(config, origin) else 1)
-    for key, learnt, asked in (
+    for key, learned, asked in (
         ("data.height", height, config.data.height),
         ("data.width", preprocessing.width, config.data.width),
         # No array has another shape for these.
         ("model.leaky", settings.get("leaky", False), config.model.leaky),
         ("model.per_image", settings.get("per_image", False), config.model.per_image),
     ):
-        if learnt != asked:
+        if learned != asked:
             logger.warning(
-                "init_from=%s has learnt with %s=%s, so with %s much is to be learnt anew;"
+                "init_from=%s was trained with %s=%s, so with %s much is to be learned anew;"
                 " --config.%s=%s avoids that",
-                *(config.init_from, key, learnt, asked, key, learnt),
+                *(config.init_from, key, learned, asked, key, learned),
             )

@@ -1,4 +1,4 @@
-"""Trains and evaluates text recognisers.
+"""Trains and evaluates text recognizers.
 
 python -m crnn_jax.main --config configs/captcha.py
 python -m crnn_jax.main --config configs/captcha.py --mode eval

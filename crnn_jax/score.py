@@ -1,4 +1,4 @@
-"""Scores a trained model on labelled sets, in one table, as scene-text benchmarks are scored.
+"""Scores a trained model on labeled sets, in one table, as scene-text benchmarks are scored.
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 

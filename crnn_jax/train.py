@@ -227,7 +227,7 @@ def run(
         # The first batch takes as long as reading ahead takes to begin; that is starting, too.
         with throughput.waiting() if compiled else throughput.paused():
             batch = next(batches)
-        for index in batch["indices"][batch["unread"]]:
+        for index in batch["indices"][batch["missing"]]:
             writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
         width = batch["images"].shape[2]
         if width not in compiled:

@@ -25,7 +25,7 @@ VARIANTS: dict[str, Settings] = {
 
 
 class TorchCRNN(nn.Module):
-    """The CRNN with batch normalisation after convolutions 3, 5 and 7, for full widths."""
+    """The CRNN with batch normalization after convolutions 3, 5 and 7, for full widths."""
 
     def __init__(
         self, variables: Mapping[str, Any], memory_format: torch.memory_format = torch.channels_last

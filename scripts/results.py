@@ -6,7 +6,7 @@
 `run` trains each of the experiments named from an empty workdir, with the command that its row
 holds ({data} is DIR, {some} a copy of the set with as many training images as `some` says), and
 writes what came of it into results.json. `render` makes of all rows the tables in README.md, and of
-those that learn from whole sets the curves .github/learning_curves.png (`pip install ".[bench]"`).
+those that train on whole sets the curves .github/learning_curves.png (`pip install ".[bench]"`).
 """
 
 import argparse
@@ -31,7 +31,7 @@ RESULTS = ROOT / "results.json"
 README = ROOT / "README.md"
 CURVES = ROOT / ".github" / "learning_curves.png"
 BEGIN, END = "<!-- made by scripts/results.py render -->\n", "<!-- until here -->\n"
-OF_PARTS = "The same with fewer images to learn from, drawn from the training images by chance:"
+OF_PARTS = "The same with fewer training images, drawn from the training images by chance:"
 OF_BENCHMARKS = "Scene text, on all labels and on those that published results are on:"
 OF_ERRORS = "The commonest errors, what is written first, and how often of how many test images:"
 
@@ -43,7 +43,7 @@ SCORES = ("exact_match", "exact_match_caseless", "exact_match_confusable", "cer"
 def read_results(path: Path = RESULTS) -> dict[str, Any]:
     """The rows by name: `set`, `images`, `arguments`, and `metrics` once they have been run.
 
-    Those that learn from a part of a set have `some`: its folder, and how many training images;
+    Those that train on a part of a set have `some`: its folder, and how many training images;
     those that are scored on further sets have `benchmarks`: their folders.
     """
     return json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def printed_json(command: list[str]) -> Any:
 
 
 def copy_some(folder: Path, number: int, target: Path) -> None:
-    """Copies a labelled set: so many training images, drawn with seed 0, and all for testing."""
+    """Copies a labeled set: so many training images, drawn with seed 0, and all for testing."""
     for split in ("train.tsv", "test.tsv"):
         lines = (folder / split).read_text(encoding="utf-8").splitlines()
         if split == "train.tsv":
@@ -108,7 +108,7 @@ def copy_some(folder: Path, number: int, target: Path) -> None:
 
 
 def metrics(workdir: Path) -> dict[str, Any]:
-    """What the metrics of a run say: test scores, speed, and the curve of the held-out images."""
+    """What the metrics of a run say: test scores, speed, and the curve of the validation images."""
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     train, validation, test = (
@@ -187,9 +187,9 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
-    """Draws exact match on the held-out images over training steps, a curve for each row.
+    """Draws exact match on the validation images over training steps, a curve for each row.
 
-    Generated captchas stand beside other images; there are ten colours, and dashes for variants.
+    Generated captchas stand beside other images; there are ten colors, and dashes for variants.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -210,7 +210,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
         panel.grid(alpha=0.3)
         lines = panel.get_legend_handles_labels()  # named, as an empty panel is warned of else
         panel.legend(*lines, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    generated.set(ylabel="exact match on held-out training images, %")
+    generated.set(ylabel="exact match on validation training images, %")
     figure.savefig(path, dpi=120)
 
 

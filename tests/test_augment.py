@@ -31,7 +31,7 @@ def ruled(height: int = 32, width: int = 160) -> np.ndarray:
 
 
 def heights_of_the_line(image: np.ndarray) -> np.ndarray:
-    """Of each column, the row of the ink's centre of mass."""
+    """Of each column, the row of the ink's center of mass."""
     ink = 255.0 - image.mean(-1)
     ink = ink[:, ink.sum(0) > 100]
     return (np.arange(len(ink))[:, None] * ink).sum(0) / ink.sum(0)
@@ -131,7 +131,7 @@ def test_erasing_leaves_all_else_alone_and_takes_no_whole_character() -> None:
     for seed in range(20):
         erased = augment(image, Augmentation(erase=1.0), rng(seed))
         changed = (erased != image).any(-1)
-        assert (erased[changed] == 255).all()  # the colour of the border
+        assert (erased[changed] == 255).all()  # the color of the border
         assert changed.sum() <= 2 * 3 * 10  # two rectangles of at most 9 columns on three rows
 
 

@@ -190,7 +190,7 @@ def test_epochs_differ_and_seeds_decide() -> None:
     assert [np.concatenate(batches).tolist() for batches in epochs_of(again)] == orders
     other = make_plan(widths, 6, epochs=4, seed=6)
     assert [np.concatenate(batches).tolist() for batches in epochs_of(other)] != orders
-    # Neighbours meet in other batches, not the same batches in another order.
+    # Neighbors meet in other batches, not the same batches in another order.
     batches = [frozenset(batch.tolist()) for epoch in epochs_of(plan) for batch in epoch]
     assert len(set(batches)) == len(batches)
 
@@ -337,9 +337,9 @@ def test_damaged_images_are_noted(split: Split) -> None:
 def test_black_images_stand_for_damaged_ones(split: Split) -> None:
     whole = prepared(split).batch(np.arange(6), (96,))
     broken = PreparedSplit(
-        damaged(split, 4), ALPHABET, Preprocessing(channels=1), 0, "test", max_unread=0.5
+        damaged(split, 4), ALPHABET, Preprocessing(channels=1), 0, "test", max_missing=0.5
     ).batch(np.arange(6), (96,))
-    assert broken["unread"].tolist() == [False] * 4 + [True, False]
+    assert broken["missing"].tolist() == [False] * 4 + [True, False]
     assert not broken["images"][4].any() and broken["widths"][4] == 8
     assert broken["label_lengths"][4] == NOT_ALIGNABLE
     rest = [0, 1, 2, 3, 5]
@@ -347,7 +347,7 @@ def test_black_images_stand_for_damaged_ones(split: Split) -> None:
         np.testing.assert_array_equal(broken[key][rest], whole[key][rest])
 
 
-def test_labels_that_cannot_be_learnt(split: Split) -> None:
+def test_labels_that_cannot_be_learned(split: Split) -> None:
     """An unseen character, and a thousand characters, which would make all labels as long."""
     labels = ("abx", "ab", "a" * 1000, "", "abcabcabc", *split.labels[5:])
     images = prepared(dataclasses.replace(split, labels=labels))
@@ -459,9 +459,9 @@ def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
         np.testing.assert_array_equal(batch["images"], plain if step < 3.6 else negative)
 
 
-def vanishing(split: Split, places: tuple[int, ...], max_unread: float) -> PreparedSplit:
+def vanishing(split: Split, places: tuple[int, ...], max_missing: float) -> PreparedSplit:
     """Images that were there when they were first read, and are not any more."""
-    images = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_unread)
+    images = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_missing)
     images.split = damaged(split, *places)
     return images
 
@@ -478,7 +478,7 @@ def test_images_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
     images = vanishing(split, (3, 8), 0.2)  # 2 of 11 are fewer
     plan = TrainingPlan(images.widths, (96,), 11, 3, seed=0)
     batches = list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
-    assert [batch["unread"].sum() for batch in batches] == [2, 2, 2]
+    assert [batch["missing"].sum() for batch in batches] == [2, 2, 2]
     images = vanishing(split, (3, 8, 9), 0.2)
     with pytest.raises(DataError, match=r"3 training images could not be read any more.*\.png"):
         list(training_batches(images, plan, (96,), Augmentation(), 0, 0))

@@ -398,7 +398,7 @@ def test_a_run_without_an_average_does_not_go_on_with_one(tmp_path: Path) -> Non
 
 
 def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # A setting that the program has learnt since says nothing.
+    # A setting that the program has learned since says nothing.
     changed = {**MANIFEST, "config": {**MANIFEST["config"], "epochs": 9, "brand_new": 1}}
     check_same(tmp_path, MANIFEST, changed)
     assert [record.getMessage() for record in caplog.records] == [

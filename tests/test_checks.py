@@ -249,10 +249,10 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     assert [finding.severity for finding in dataset.findings] == ["warning"]
     assert len(dataset.splits["test"]) == len(before.splits["test"]) + (file == "test.tsv")
     assert name not in dataset.splits["train"].split.names
-    learnt = len(dataset.splits["train"]) + len(dataset.splits["validation"])
-    # A defect that chance put among the held-out images stays there, and counts as wrong.
-    held = name in dataset.splits["validation"].split.names
-    assert learnt == 32 + held
+    learned = len(dataset.splits["train"]) + len(dataset.splits["validation"])
+    # A defect that chance put among the validation images stays there, and counts as wrong.
+    chosen = name in dataset.splits["validation"].split.names
+    assert learned == 32 + chosen
     if file == "test.tsv":
         test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing)
         assert len(test) == 9
@@ -261,7 +261,7 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
 def test_a_new_character_in_the_test_set_is_a_warning(
     clean: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not learnt from need not be learnable: it counts as wrong, and stops nothing."""
+    """What is not trained on need not be learnable: it counts as wrong, and stops nothing."""
     add(clean, "test.tsv", "new.png", "2é", png(200, 50))
     dataset = load_dataset(config_for(clean))
     (finding,) = dataset.findings
@@ -291,7 +291,7 @@ def test_unseen_characters_are_mapped(clean: Path) -> None:
             clean,
             **{"data.on_unseen": "map", "data.map_to": to, "alphabet.characters": characters},
         )
-        for seed in range(20):  # until chance leaves it to be learnt from
+        for seed in range(20):  # until chance leaves it to be trained on
             config.seed = seed
             train = load_dataset(config).splits["train"].split
             if "new.png" in train.names:
@@ -302,7 +302,7 @@ def test_unseen_characters_are_mapped(clean: Path) -> None:
         load_dataset(config)
 
 
-def test_labels_that_do_not_fit_are_not_learnt_from(clean: Path) -> None:
+def test_labels_that_do_not_fit_are_not_learned_from(clean: Path) -> None:
     add(clean, "train.tsv", "long.png", "2" * 1000, png(200, 50))
     add(clean, "train.tsv", "narrow.png", "2345678", png(1, 40))
     names = {"long.png", "narrow.png"}

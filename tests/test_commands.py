@@ -65,7 +65,7 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
 
 
 def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
-    """Of images without a test split another seed would test with what was learnt from."""
+    """Of images without a test split another seed would test with what was trained on."""
     folder = copy_of_images(tmp_path)
     (folder / "test.tsv").unlink()
     (folder / "train.tsv").rename(folder / "labels.tsv")
@@ -167,7 +167,7 @@ def test_empty_set(tmp_path: Path) -> None:
     fails(tmp_path / "run", folder, "train.tsv", "empty")
 
 
-def test_unseen_character_in_what_is_learnt(tmp_path: Path) -> None:
+def test_unseen_character_in_what_is_learned(tmp_path: Path) -> None:
     folder = copy_of_images(tmp_path)
     Image.new("RGB", (200, 50)).save(folder / "images" / "new.png")
     with (folder / "train.tsv").open("a", encoding="utf-8") as file:

@@ -46,7 +46,7 @@ def test_every_variant_can_be_used(variant: str) -> None:
     check_config(captcha.get_config(variant))
 
 
-def test_the_benchmarks_of_scene_text_can_be_learnt_from() -> None:
+def test_the_benchmarks_of_scene_text_can_be_learned_from() -> None:
     config = scene_text.get_config("benchmarks")
     check_config(config)
     chosen_by = [
@@ -236,7 +236,7 @@ def test_the_command_line_changes_a_value(monkeypatch: pytest.MonkeyPatch) -> No
         ("--config.batchsize=8", "batchsize"),
         ("--config.model.hiden=8", "hiden"),
         ("--config.data.sauce=folder", "sauce"),
-        ("--config.optimiser.clip_norm=1", "optimiser"),
+        ("--config.optimizer.clip_norm=1", "optimizer"),
         ("--config.batch_size=many", "batch_size"),
     ],
 )

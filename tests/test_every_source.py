@@ -273,7 +273,7 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     shutil.copy(CAPTCHAS / "images" / "00000.png", tmp_path / "data" / "unseen.png")
     with (tmp_path / "data" / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("missing.png\t226md\nalso_missing.png\t\nunseen.png\t2é\n")
-    # That nothing may be dropped of what is learnt from is no matter here.
+    # That nothing may be dropped of what is trained on is no matter here.
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
@@ -298,7 +298,7 @@ def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) 
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 
-def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
+def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
     """Images that vanish in mid-epoch, a label of 1,000 characters, images 1 px wide."""
     write_tsv(tmp_path / "data")
     for index, label in enumerate(("2" * 1000, "2é", "")):
@@ -307,11 +307,13 @@ def test_what_cannot_be_learnt_moves_no_gradient(tmp_path: Path, steps: Steps) -
             file.write(f"{index}.png\t{label}\n")
     split = folder(tmp_path / "data")["train"]
     known = steps.experiment
-    prepared = PreparedSplit(split, known.alphabet, known.preprocessing, 0, "train", max_unread=0.5)
+    prepared = PreparedSplit(
+        split, known.alphabet, known.preprocessing, 0, "train", max_missing=0.5
+    )
     vanished = tmp_path / "data" / split.names[3]
     vanished.unlink()
     batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))
-    assert batch["unread"].tolist() == [False] * 3 + [True] + [False] * 4
+    assert batch["missing"].tolist() == [False] * 3 + [True] + [False] * 4
     state = jax.tree.map(jax.numpy.copy, steps.state)
     state, metrics = steps.train_step(state, parallel.shard(device_arrays(batch)))
     assert np.isfinite(metrics["loss"]).all() and np.isfinite(metrics["gradient_norm"]).all()

@@ -1,4 +1,4 @@
-"""Labelled images from folders: label files, file names, sub-folders, and every refusal."""
+"""Labeled images from folders: label files, file names, sub-folders, and every refusal."""
 
 import csv
 import json

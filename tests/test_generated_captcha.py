@@ -85,7 +85,7 @@ def test_styled_captchas_differ_in_all_but_their_text() -> None:
     assert len(set(heights)) > 20
     assert min(heights) >= 22
     assert max(heights) <= 158
-    # None is one colour only, none is all noise: some rows and columns stand out.
+    # None is one color only, none is all noise: some rows and columns stand out.
     for image in images:
         gray = np.asarray(image.convert("L"), float)
         assert np.ptp(gray.mean(0)) > 8
@@ -151,7 +151,7 @@ def test_as_many_images_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -
 
 
 @pytest.mark.parametrize("count", [1, 8_000, 8_001, 20_000])
-def test_the_test_captchas_are_none_of_those_learnt_from_however_many(count: int) -> None:
+def test_the_test_captchas_are_none_of_those_learned_from_however_many(count: int) -> None:
     """Neither their texts nor the seeds that draw them, of this or any other number."""
     base = CONFIGS["lower"]
     config = dataclasses.replace(base, num_train=count)
@@ -162,9 +162,9 @@ def test_the_test_captchas_are_none_of_those_learnt_from_however_many(count: int
     }
     assert seeds["test"] == [base.render_seed("test", i) for i in range(2_000)]
     assert len({*seeds["train"], *seeds["test"]}) == count + 2_000
-    learnt = config.texts()["train"]
-    assert len({text.lower() for text in (*learnt, *base.texts()["test"])}) == count + 2_000
-    assert learnt[:8_000] == base.texts()["train"][:count]
+    learned = config.texts()["train"]
+    assert len({text.lower() for text in (*learned, *base.texts()["test"])}) == count + 2_000
+    assert learned[:8_000] == base.texts()["train"][:count]
 
 
 def test_images_that_cannot_be_stored(tmp_path: Path) -> None:

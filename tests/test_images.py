@@ -36,9 +36,9 @@ def encode(image: Image.Image, file_format: str = "PNG", **options: Any) -> byte
     return file.getvalue()
 
 
-def png(width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(width: int, height: int, depth: int, color: int, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG written by hand, for headers and chunks that Pillow does not write."""
-    header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">2I5B", width, height, depth, color, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
     for kind, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
         crc = zlib.crc32(kind + body)
@@ -46,7 +46,7 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, 
     return data
 
 
-def colours(data: bytes, preprocessing: Preprocessing = RGB) -> set[tuple[int, ...]]:
+def colors(data: bytes, preprocessing: Preprocessing = RGB) -> set[tuple[int, ...]]:
     array = prepare(data, preprocessing, "x")
     return set(map(tuple, array.reshape(-1, preprocessing.channels).tolist()))
 
@@ -94,7 +94,7 @@ def test_other_height_and_fixed_width() -> None:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_solid_colour_stays_in_every_format(file_format: str) -> None:
+def test_a_solid_color_stays_in_every_format(file_format: str) -> None:
     red, green, blue = (200, 40, 120)
     data = encode(Image.new("RGB", (50, 20), (red, green, blue)), file_format)
     array = prepare(data, RGB, "x").astype(int)
@@ -105,7 +105,7 @@ def test_a_solid_colour_stays_in_every_format(file_format: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
+    ("mode", "color", "expected"),
     [
         ("1", 1, (255, 255, 255)),
         ("L", 77, (77, 77, 77)),
@@ -120,8 +120,8 @@ def test_a_solid_colour_stays_in_every_format(file_format: str) -> None:
         ("I;16", 300, (1, 1, 1)),  # 300 / 257 = 1.17; clipped it would be 255
     ],
 )
-def test_modes_of_png(mode: str, colour: Any, expected: tuple[int, ...]) -> None:
-    assert colours(encode(Image.new(mode, (40, 40), colour))) == {expected}
+def test_modes_of_png(mode: str, color: Any, expected: tuple[int, ...]) -> None:
+    assert colors(encode(Image.new(mode, (40, 40), color))) == {expected}
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
@@ -133,32 +133,32 @@ def test_16_bit_gray_is_scaled_not_clipped(file_format: str) -> None:
 
 def test_big_endian_tiff_and_odd_pgm_ranges() -> None:
     image = Image.frombytes("I;16B", (8, 32), struct.pack(">H", 257 * 7) * 8 * 32)
-    assert colours(encode(image, "TIFF"), GRAY) == {(7,)}
+    assert colors(encode(image, "TIFF"), GRAY) == {(7,)}
     pgm = b"P5 8 32 1000\n" + struct.pack(">H", 200) * 8 * 32
-    assert colours(pgm, GRAY) == {(51,)}  # 200 / 1000 * 255
+    assert colors(pgm, GRAY) == {(51,)}  # 200 / 1000 * 255
 
 
 def test_palette_and_its_transparency() -> None:
     image = Image.new("P", (64, 32))
     image.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
     image.paste(1, (32, 0, 64, 32))
-    assert colours(encode(image)) == {(10, 20, 30), (200, 100, 0)}
-    assert colours(encode(image, transparency=1)) == {(10, 20, 30), (255, 255, 255)}
-    assert colours(encode(image, "GIF", transparency=0)) == {(255, 255, 255), (200, 100, 0)}
+    assert colors(encode(image)) == {(10, 20, 30), (200, 100, 0)}
+    assert colors(encode(image, transparency=1)) == {(10, 20, 30), (255, 255, 255)}
+    assert colors(encode(image, "GIF", transparency=0)) == {(255, 255, 255), (200, 100, 0)}
     half = encode(image, transparency=bytes([255, 51]))
-    assert colours(half) == {(10, 20, 30), (244, 224, 204)}  # 1/5 of (200, 100, 0) on white
+    assert colors(half) == {(10, 20, 30), (244, 224, 204)}  # 1/5 of (200, 100, 0) on white
 
 
-def test_transparent_colour_of_gray_and_rgb() -> None:
+def test_transparent_color_of_gray_and_rgb() -> None:
     gray = Image.new("L", (32, 32), 9)
-    assert colours(encode(gray, transparency=9)) == {(255, 255, 255)}
-    assert colours(encode(gray, transparency=8)) == {(9, 9, 9)}
+    assert colors(encode(gray, transparency=9)) == {(255, 255, 255)}
+    assert colors(encode(gray, transparency=8)) == {(9, 9, 9)}
     rgb = Image.new("RGB", (32, 32), (1, 2, 3))
-    assert colours(encode(rgb, transparency=(1, 2, 3))) == {(255, 255, 255)}
+    assert colors(encode(rgb, transparency=(1, 2, 3))) == {(255, 255, 255)}
     rows = (b"\0" + struct.pack(">H", 1000) * 32) * 32
     for key, expected in ((1000, 255), (999, 4)):  # 1000 / 257 = 3.9
         chunks = ((b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(rows)))
-        assert colours(png(32, 32, 16, 0, *chunks), GRAY) == {(expected,)}
+        assert colors(png(32, 32, 16, 0, *chunks), GRAY) == {(expected,)}
 
 
 def test_cmyk_jpeg() -> None:
@@ -195,7 +195,7 @@ def test_orientation_of_16_bit_gray() -> None:
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_first_frame_of_an_animation(file_format: str) -> None:
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("white", "black")]
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
     with Image.open(io.BytesIO(data)) as animation:
         assert getattr(animation, "n_frames", 1) == 2
@@ -229,7 +229,7 @@ def test_real_captchas() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inversion_undoes_that_of_the_file(channels: int) -> None:
-    """Gray and colour, against Pillow's inversion before the image is saved and resized."""
+    """Gray and color, against Pillow's inversion before the image is saved and resized."""
     for path in sorted(CAPTCHAS.iterdir())[:3]:
         negative = encode(ImageOps.invert(Image.open(path).convert("RGB")))
         plain = prepare(path.read_bytes(), Preprocessing(channels=channels), "x")
@@ -240,9 +240,9 @@ def test_inversion_undoes_that_of_the_file(channels: int) -> None:
 
 def test_what_is_transparent_is_white_before_it_is_inverted() -> None:
     image = Image.new("RGBA", (64, 32), (250, 200, 10, 0))
-    assert colours(encode(image), Preprocessing(invert=True)) == {(0, 0, 0)}
+    assert colors(encode(image), Preprocessing(invert=True)) == {(0, 0, 0)}
     image.putalpha(255)
-    assert colours(encode(image), Preprocessing(invert=True)) == {(5, 55, 245)}
+    assert colors(encode(image), Preprocessing(invert=True)) == {(5, 55, 245)}
 
 
 def test_the_array_can_be_written_to() -> None:
@@ -327,7 +327,7 @@ def test_dict_round_trip(invert: bool) -> None:
     "change",
     [
         *({"height": None}, {"height": "32"}, {"height": 32.0}),
-        *({"colour": 1}, {"invert": 2}, {"invert": None}, {"invert": True, "colour": 1}),
+        *({"color": 1}, {"invert": 2}, {"invert": None}, {"invert": True, "color": 1}),
     ],
 )
 def test_damaged_dict(change: dict[str, object]) -> None:

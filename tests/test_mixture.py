@@ -57,7 +57,7 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     parts = {
         "both": REAL,
         "whole": lmdb,
-        "learnt": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
+        "learned": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
         "learnt_too": REAL | {"test_fraction": 0.0},
         "train_alone": {"source": "lmdb", "dir": str(tmp_path / "learn")},
         "judge": lmdb | {"weight": 0.0},
@@ -68,12 +68,12 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     sizes = {name: dict(Counter(split.parts)) for name, split in splits.items()}
     # A quarter of 32 is 8.
     assert sizes == {
-        "train": {"both": 24, "whole": 18, "learnt": 32, "learnt_too": 24, "train_alone": 24},
+        "train": {"both": 24, "whole": 18, "learned": 32, "learnt_too": 24, "train_alone": 24},
         "validation": {"both": 8, "whole": 6, "learnt_too": 8, "train_alone": 8},
         "test": {"both": 8, "whole": 8, "judge": 32, "judge_too": 8},
     }
     assert load(settings(**parts), 0)["test"] == splits["test"]
-    # What is held out of a part is what is held out of it alone.
+    # What is split off a part is what is split off it alone.
     data = settings(**parts)
     data.update(REAL)
     alone = load_splits(data, 0)["validation"]
@@ -136,7 +136,7 @@ def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
     config.data.on_unreadable = "drop"
     train = load_dataset(config).splits["train"]
     kept = Counter(train.split.parts)
-    assert kept["real"] == 24 and kept["other"] in (24, 25)  # chance may have held it out
+    assert kept["real"] == 24 and kept["other"] in (24, 25)  # it may be a validation image
     assert "other:lost.png" not in train.split.names
 
 

@@ -53,7 +53,7 @@ def crnn_parameters(
 
 PAPER = (64, 128, 256, 256, 512, 512, 512)
 HALF = (32, 64, 128, 128, 256, 256, 256)
-FOLDED = (48, 64, 96, 96, 160, 160, 192)  # crnn_small; four pixels of three colours come in as one
+FOLDED = (48, 64, 96, 96, 160, 160, 192)  # crnn_small; four pixels of three colors come in as one
 
 
 @pytest.mark.parametrize(

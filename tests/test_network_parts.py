@@ -112,7 +112,7 @@ def test_a_layer_that_it_suits_is_that_of_flax() -> None:
     assert_trees_close(actual, expected, rtol=2e-5)
 
 
-# --- batch normalisation ---
+# --- batch normalization ---
 
 
 def normalize(

@@ -90,7 +90,7 @@ def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return {
         **environment,
-        # As CI systems and some kernels have it: colours are asked for where no terminal is.
+        # As CI systems and some kernels have it: colors are asked for where no terminal is.
         "FORCE_COLOR": "1",
         "CRNN_JAX_CONFIG": "configs/tiny.py",
         "CRNN_JAX_WORKDIR": str(workdir),

@@ -334,13 +334,11 @@ def test_what_half_precision_cannot_hold_is_refused(
 
     var = model.variables["batch_stats"]["conv_stack"]["norm3"]["var"]
     for wrong in (var * 0 + 65_520, var * 1e-7, np.where(var == var[0], np.nan, var)):
-        with pytest.raises(
-            CheckpointError, match=rf"{name} cannot be packaged: .*; package another"
-        ):
+        with pytest.raises(CheckpointError, match=rf"{name} cannot be packaged: .*; use another"):
             package_with(wrong)
         assert not (tmp_path / "packaged").exists()
     # The range that there is, in one array: what is lost of the least is little beside the epsilon
-    # of batch normalisation.
+    # of batch normalization.
     wide = np.geomspace(1e-8, 65_000, len(var)).astype(np.float32)
     kept = package_with(wide)["norm3"]["var"]
     np.testing.assert_allclose(kept + 1e-5, wide + 1e-5, rtol=4e-3)

@@ -9,7 +9,7 @@ from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS, alphanumeric_match, confusable_match
 
 
-def spelt_out(text: str) -> list[str]:
+def spelled_out(text: str) -> list[str]:
     """The 36 characters of a text, one by one."""
     kept = []
     for character in text:
@@ -25,8 +25,8 @@ def test_agrees_with_the_rule_read_plainly() -> None:
     right = 0
     for _ in range(20_000):
         a, b = ("".join(rng.choices("aAbB1-é 中", k=rng.randrange(4))) for _ in range(2))
-        wanted = spelt_out(b)
-        expected = spelt_out(a) == wanted if wanted else a.casefold() == b.casefold()
+        wanted = spelled_out(b)
+        expected = spelled_out(a) == wanted if wanted else a.casefold() == b.casefold()
         assert alphanumeric_match(a, b) is expected, (a, b)
         right += expected
     assert 1000 < right < 19_000

@@ -71,14 +71,14 @@ def test_some_images_of_a_set(tmp_path: Path) -> None:
         lines = [f"images/{name}.png\t{name.upper()}" for name in names]
         (whole / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
     results.copy_some(whole, 3, some)
-    learnt = (some / "train.tsv").read_text(encoding="utf-8").splitlines()
-    assert len(set(learnt)) == 3
-    assert set(learnt) < set((whole / "train.tsv").read_text(encoding="utf-8").splitlines())
+    learned = (some / "train.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(set(learned)) == 3
+    assert set(learned) < set((whole / "train.tsv").read_text(encoding="utf-8").splitlines())
     assert (some / "test.tsv").read_text(encoding="utf-8").split("\n")[:2] == [
         "images/x.png\tX",
         "images/y.png\tY",
     ]
-    named = {line.split("\t")[0] for line in learnt} | {"images/x.png", "images/y.png"}
+    named = {line.split("\t")[0] for line in learned} | {"images/x.png", "images/y.png"}
     assert {str(path.relative_to(some)) for path in some.glob("images/*")} == named
     assert (some / "images" / "x.png").read_bytes() == b"x"
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from crnn_jax.data.sources import SOURCES, lmdb_database, load, load_splits
 from crnn_jax.data.sources.folder import folder
-from crnn_jax.data.sources.split import Split, hold_out
+from crnn_jax.data.sources.split import Split, random_split
 from crnn_jax.errors import ConfigError, DataError
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
@@ -43,10 +43,10 @@ def settings(source: str, directory: Path | str, **more: object) -> dict[str, ob
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.29, 0.5, 0.93])
 def test_hold_out_hits_the_fraction_and_loses_nothing(fraction: float) -> None:
     split = split_of(*(str(index) for index in range(100)))
-    rest, held = hold_out(split, fraction, 3)
-    assert len(held) == round(100 * fraction)
-    assert sorted(rest.names + held.names) == sorted(split.names)
-    for part in (rest, held):
+    rest, chosen = random_split(split, fraction, 3)
+    assert len(chosen) == round(100 * fraction)
+    assert sorted(rest.names + chosen.names) == sorted(split.names)
+    for part in (rest, chosen):
         assert list(part.labels) == sorted(part.labels, key=int)  # the order is kept
         assert [part.read(i).decode() for i in range(len(part))] == list(part.labels)
 
@@ -54,39 +54,41 @@ def test_hold_out_hits_the_fraction_and_loses_nothing(fraction: float) -> None:
 def test_equal_texts_stay_together() -> None:
     texts = ("caf\u00e9", "cafe\u0301", *"aaaabbbccddefgh")
     for seed in range(50):
-        rest, held = hold_out(split_of(*texts), 0.3, seed)
-        sides = [{unicodedata.normalize("NFC", label) for label in s.labels} for s in (rest, held)]
+        rest, chosen = random_split(split_of(*texts), 0.3, seed)
+        sides = [
+            {unicodedata.normalize("NFC", label) for label in s.labels} for s in (rest, chosen)
+        ]
         assert not sides[0] & sides[1]
-        assert Counter(rest.labels + held.labels) == Counter(texts)
-        assert len(held) in (5, 6)  # of 17: 5.1 wanted
+        assert Counter(rest.labels + chosen.labels) == Counter(texts)
+        assert len(chosen) in (5, 6)  # of 17: 5.1 wanted
 
 
 def test_a_large_group_is_taken_if_that_is_nearer() -> None:
     texts = ["a"] * 6 + ["b"] * 6
-    assert len(hold_out(split_of(*texts), 0.3, 0)[1]) == 6  # 3.6 wanted: 6 is nearer than 0
+    assert len(random_split(split_of(*texts), 0.3, 0)[1]) == 6  # 3.6 wanted: 6 is nearer than 0
 
 
 def test_the_seed_decides() -> None:
     split = split_of(*(str(index) for index in range(50)))
-    draws = {hold_out(split, 0.2, seed)[1].names for seed in range(20)}
+    draws = {random_split(split, 0.2, seed)[1].names for seed in range(20)}
     assert len(draws) == 20
-    assert hold_out(split, 0.2, 1) == hold_out(split, 0.2, 1)
+    assert random_split(split, 0.2, 1) == random_split(split, 0.2, 1)
     # Written down, so that no change moves images of a published split to the other side.
-    assert hold_out(split, 0.1, 0)[1].labels == ("1", "21", "34", "41", "48")
+    assert random_split(split, 0.1, 0)[1].labels == ("1", "21", "34", "41", "48")
 
 
 def test_too_few_texts() -> None:
     for texts, fraction in (("aaaa", 0.6), ("abc", 0.1), ("ab", 0.9), ("", 0.5)):
         with pytest.raises(DataError, match=rf"{len(texts)} images .* {fraction}; add images"):
-            hold_out(split_of(*texts), fraction, 0)
-    rest, held = hold_out(split_of(*"aaaa"), 0, 0)
-    assert (len(rest), len(held)) == (4, 0)
+            random_split(split_of(*texts), fraction, 0)
+    rest, chosen = random_split(split_of(*"aaaa"), 0, 0)
+    assert (len(rest), len(chosen)) == (4, 0)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_fractions_out_of_range(fraction: float) -> None:
     with pytest.raises(ConfigError, match=f"fraction of {fraction}; set it in"):
-        hold_out(split_of("a", "b"), fraction, 0)
+        random_split(split_of("a", "b"), fraction, 0)
 
 
 def test_select_of_a_selection() -> None:
@@ -109,9 +111,9 @@ def test_equal_images_stay_together() -> None:
     split = Split(tuple(map(str, range(40))), labels, read)
     sides = set()
     for seed in range(40):
-        rest, held = hold_out(split, 0.25, seed)
-        assert len(rest) + len(held) == 40 and len(held) == 10
-        together = [name in held.names for name in ("0", "1", "2", "3")]
+        rest, chosen = random_split(split, 0.25, seed)
+        assert len(rest) + len(chosen) == 40 and len(chosen) == 10
+        together = [name in chosen.names for name in ("0", "1", "2", "3")]
         assert len(set(together)) == 1
         sides.add(together[0])
     assert sides == {True, False}
@@ -130,13 +132,13 @@ def test_digests_and_sizes_that_a_source_has_taken_spare_reading(tmp_path: Path)
         hashlib.blake2b(image, digest_size=16).digest() for image in images
     ]
     assert list(generated.sizes) == [Image.open(io.BytesIO(image)).size for image in images]
-    unread = dataclasses.replace(generated, read=read)
-    rest, held = hold_out(unread, 0.25, 0)
-    again = hold_out(dataclasses.replace(generated, digests=()), 0.25, 0)
-    assert [part.names for part in (rest, held)] == [part.names for part in again]
-    place = generated.names.index(held.names[3])
-    assert held.digests[3] == generated.digests[place]
-    assert held.sizes[3] == generated.sizes[place]
+    missing = dataclasses.replace(generated, read=read)
+    rest, chosen = random_split(missing, 0.25, 0)
+    again = random_split(dataclasses.replace(generated, digests=()), 0.25, 0)
+    assert [part.names for part in (rest, chosen)] == [part.names for part in again]
+    place = generated.names.index(chosen.names[3])
+    assert chosen.digests[3] == generated.digests[place]
+    assert chosen.sizes[3] == generated.sizes[place]
 
 
 def test_generated_captchas(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_generated_captchas(tmp_path: Path) -> None:
     test = splits["test"]
     assert test.names[17] == "test/00017" and test.labels[17].isdigit()
     assert test.read(17).startswith(b"\x89PNG")
-    part = hold_out(test, 0.5, 0)[1]
+    part = random_split(test, 0.5, 0)[1]
     real = folder(CAPTCHAS)["train"]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(part.read, (3,)) == part.read(3)

@@ -525,7 +525,7 @@ def test_images_unlike_those_of_the_origin_are_told_of(
     assert not caplog.records
     carry(**{"data.height": 40, "data.width": 96, "model.per_image": False})
     assert [
-        re.findall(r"learnt with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
+        re.findall(r"learned with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
     ] == [
         ("data.height=32", "40"),
         ("data.width=0", "96"),
@@ -659,7 +659,7 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     np.testing.assert_allclose(moments["conv_stack"]["w"], [0.3, 0.0], rtol=1e-5)
 
 
-def test_thirty_two_real_captchas_are_learnt_by_heart() -> None:
+def test_thirty_two_real_captchas_are_learned_by_heart() -> None:
     """All 32 of the images kept with the tests are read after 200 steps on them."""
     config = small_config(batch_size=32, epochs=200)
     # So that it does not hang on the seed: with any of three, all were read after 180 steps.

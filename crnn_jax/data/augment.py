@@ -36,10 +36,10 @@ class Augmentation:
         curve: the line of text bends in a wave.
         blur: Gaussian.
         noise: Gaussian, for each value.
-        contrast: contrast, brightness and colour balance.
+        contrast: contrast, brightness and color balance.
         invert: dark becomes light.
-        lines: lines and dots in colours of the image.
-        erase: rectangles in the colour of the background.
+        lines: lines and dots in colors of the image.
+        erase: rectangles in the color of the background.
         jpeg: saved as JPEG of poor quality and read again.
 
     Raises:
@@ -121,7 +121,7 @@ def _warped(
     width, height = image.size
     cells = CELLS if "curve" in drawn else 1
     columns, rows = np.meshgrid(np.linspace(-1, 1, cells + 1), np.array([-1.0, 1.0]))
-    # Places to read from, (2, cells + 1) each, in units of half the height about the centre.
+    # Places to read from, (2, cells + 1) each, in units of half the height about the center.
     x, y = columns * (width / height), rows
     if "affine" in drawn:
         angle = rng.uniform(-1, 1) * strength * min(0.10, 0.5 * height / width)
@@ -184,10 +184,10 @@ def _lines(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
     draw = ImageDraw.Draw(changed)
     for _ in range(rng.integers(1, 2 + round(2 * strength))):
         x, y = rng.uniform(-0.1, 1.1, 2) * width, rng.uniform(0, 1, 2) * height
-        draw.line([(x[0], y[0]), (x[1], y[1])], _colour(image, rng), int(rng.integers(1, 3)))
+        draw.line([(x[0], y[0]), (x[1], y[1])], _color(image, rng), int(rng.integers(1, 3)))
     for _ in range(rng.integers(0, 1 + round(width / 8 * strength))):
         place = (rng.uniform(0, width), rng.uniform(0, height))
-        draw.circle(place, rng.uniform(0.3, 1.0), _colour(image, rng))
+        draw.circle(place, rng.uniform(0.3, 1.0), _color(image, rng))
     return changed
 
 
@@ -229,14 +229,14 @@ CHANGES: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Ima
 
 
 def _background(image: Image.Image) -> tuple[int, ...]:
-    """The median colour of the image's border."""
+    """The median color of the image's border."""
     values = np.asarray(image).reshape(image.height, image.width, -1)
     border = [values[0], values[-1], values[:, 0], values[:, -1]]
     in_order = np.sort(np.concatenate(border), axis=0)
     return tuple(in_order[len(in_order) // 2].tolist())
 
 
-def _colour(image: Image.Image, rng: np.random.Generator) -> Any:
-    """The colour of a place in the image: dirt that looks like print is the hard one."""
+def _color(image: Image.Image, rng: np.random.Generator) -> Any:
+    """The color of a place in the image: dirt that looks like print is the hard one."""
     row, column = int(rng.integers(image.height)), int(rng.integers(image.width))
     return image.getpixel((column, row))

@@ -127,7 +127,7 @@ def training_batches(
     image's changes is a function of seed, step and image, so a run that goes on sees the same.
 
     Raises:
-        DataError: more than `prepared.max_unread` of the images could not be read any more, or a
+        DataError: more than `prepared.max_missing` of the images could not be read any more, or a
             process died.
     """
 
@@ -147,7 +147,7 @@ def training_batches(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own; a notebook parses none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    batches, seen, unread = iter(dataset), 0, 0
+    batches, seen, missing = iter(dataset), 0, 0
     while True:
         try:
             batch = next(batches)
@@ -161,12 +161,12 @@ def training_batches(
                 f"{' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
             ) from error
         seen += len(batch["indices"])
-        unread += int(batch["unread"].sum())
+        missing += int(batch["missing"].sum())
         # Of an epoch at least, so that the first few images do not decide.
-        if unread > prepared.max_unread * max(seen, len(prepared)):
-            last = prepared.split.names[batch["indices"][batch["unread"]][-1]]
+        if missing > prepared.max_missing * max(seen, len(prepared)):
+            last = prepared.split.names[batch["indices"][batch["missing"]][-1]]
             raise DataError(
-                f"{unread} training images could not be read any more, the last of them {last!r};"
+                f"{missing} training images could not be read any more, the last of them {last!r};"
                 " is their folder still there? The same command goes on from the last checkpoint"
             )
         yield batch

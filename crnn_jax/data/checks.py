@@ -1,4 +1,4 @@
-"""Data checks: what is wrong with labelled images, and with which of them."""
+"""Data checks: what is wrong with labeled images, and with which of them."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -67,7 +67,7 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
         characters += f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
         remedy = (
             "they count as wrong, unless you add the characters with --config.alphabet.characters"
-            if name == "test"  # which is no part of what is learnt
+            if name == "test"  # which is no part of what is learned
             else "correct them, add the characters with --config.alphabet.characters, or set "
             "--config.data.on_unseen=drop to train without such labels"
         )
@@ -136,7 +136,7 @@ def _too_long(
         "warning",
         name,
         f"{len(samples)} {name} label(s) are too long for the time steps of their images and "
-        "cannot be learnt or read; are they the labels of these images?",
+        "cannot be learned or read; are they the labels of these images?",
         samples,
     )
 
@@ -217,7 +217,7 @@ def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> It
         "in train and test",
         "warning",
         "train, test",
-        "of the test set are among those to learn from; take them out of one of them",
+        "of the test set are among the training images; take them out of one of them",
         [
             places
             for places in groups

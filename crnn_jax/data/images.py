@@ -31,7 +31,7 @@ class Preprocessing:
         channels: 1 (gray) or 3 (RGB).
         width: pixels every image is squashed to; 0 keeps the image's ratio.
         max_width: pixels; images that would come out wider are squashed to it.
-        invert: dark becomes light: for light text on dark, if a model has learnt the contrary.
+        invert: dark becomes light: for light text on dark, if a model has learned the contrary.
 
     Raises:
         ConfigError: a value is outside its range.

@@ -35,7 +35,7 @@ _CHUNK = 32  # images that a thread reads in one go
 _THREADS = min(4, os.cpu_count() or 1)
 
 NOT_ALIGNABLE = 1 << 20
-"""Length of labels that cannot be learnt: no image has as many time steps, so no loss."""
+"""Length of labels that cannot be learned: no image has as many time steps, so no loss."""
 
 
 class Batch(TypedDict):
@@ -46,11 +46,11 @@ class Batch(TypedDict):
     labels: np.ndarray  # (B, L) int32, zero-padded
     label_lengths: np.ndarray  # (B,) int32
     indices: np.ndarray  # (B,) int64, places in the split
-    unread: np.ndarray  # (B,) bool, the image could not be read, a black one stands for it
+    missing: np.ndarray  # (B,) bool, the image could not be read, a black one stands for it
 
 
 def device_arrays(batch: Batch) -> dict[str, np.ndarray]:
-    """The arrays of a batch that a step uses: not its places in the split, nor what is unread."""
+    """The arrays of a batch that a step uses: without `indices` and `missing`."""
     return {
         "images": batch["images"],
         "widths": batch["widths"],
@@ -86,16 +86,16 @@ class PreparedSplit:
         preprocessing: Preprocessing,
         cache_bytes: int,
         name: str,
-        max_unread: float = 0.0,
+        max_missing: float = 0.0,
     ) -> None:
         """Reads all images that the split has no sizes of; `name` is shown meanwhile.
 
-        With `max_unread` above 0 batches hold black images for those that cannot be read;
+        With `max_missing` above 0 batches hold black images for those that cannot be read;
         `training_batches` allows that share of them. With 0 they raise DataError.
         """
         self.split = split
         self.preprocessing = preprocessing
-        self.max_unread = max_unread
+        self.max_missing = max_missing
         self.cache: dict[int, np.ndarray] = {}
         self.kept = np.zeros(len(split), bool)
         self.failures: dict[int, str] = {}
@@ -144,7 +144,7 @@ class PreparedSplit:
         None stands for one that cannot be read.
 
         Raises:
-            DataError: it cannot be read, and `max_unread` is 0.
+            DataError: it cannot be read, and `max_missing` is 0.
         """
         cached = self.cache.get(index)
         if cached is not None:
@@ -156,7 +156,7 @@ class PreparedSplit:
             data = self.split.read(index)
             image = prepare(data, self.preprocessing, self.split.names[index])
         except DataError:
-            if self.max_unread:
+            if self.max_missing:
                 return None
             raise
         if self.kept[index]:
@@ -177,7 +177,7 @@ class PreparedSplit:
             found = [self.image(int(index)) for index in indices]
         black = np.zeros((self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels), "u1")
         images = [black if image is None else image for image in found]
-        unread = np.array([image is None for image in found])
+        missing = np.array([image is None for image in found])
         if change:
             images = [
                 change(image, int(index)) for image, index in zip(images, indices, strict=True)
@@ -188,9 +188,9 @@ class PreparedSplit:
             images=padded,
             widths=widths,
             labels=self.labels[indices],
-            label_lengths=np.where(unread, np.int32(NOT_ALIGNABLE), self.label_lengths[indices]),
+            label_lengths=np.where(missing, np.int32(NOT_ALIGNABLE), self.label_lengths[indices]),
             indices=indices,
-            unread=unread,
+            missing=missing,
         )
 
     def _take_over(self) -> None:
@@ -211,7 +211,7 @@ class PreparedSplit:
         )
         images = itertools.chain.from_iterable(chunks)
         # Standard output is for results; and FORCE_COLOR, which kernels and CI systems set, asks
-        # for colours, not for a log full of redrawn bars.
+        # for colors, not for a log full of redrawn bars.
         console = Console(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty())
         shown = track(images, f"reading {name}", total=len(self), console=console)
         with pillow_warnings_off:

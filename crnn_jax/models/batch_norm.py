@@ -1,4 +1,4 @@
-"""Batch normalisation over the valid part of padded, variable-width features."""
+"""Batch normalization over the valid part of padded, variable-width features."""
 
 from collections.abc import Callable
 
@@ -28,17 +28,17 @@ class MaskedBatchNorm(nn.BatchNorm):
         use_running_average: bool | None = None,
         pool: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
-        """Normalises features `x` (B, H, W, C) over all axes but the last.
+        """Normalizes features `x` (B, H, W, C) over all axes but the last.
 
         Args:
           x: features; where the mask is false they must be finite, and count for nothing.
           mask: (B, 1, W, 1) booleans, true at valid positions.
-          use_running_average: normalise by the running statistics and leave them as they are.
-          pool: a max pool of the normalised features. It is done before they are scaled, with the
+          use_running_average: normalize by the running statistics and leave them as they are.
+          pool: a max pool of the normalized features. It is done before they are scaled, with the
             same values and a fraction of the arithmetic; the statistics are of all features.
 
         Returns:
-          Normalised features in the compute dtype, (B, H, W, C) unless they were pooled. Padding is
+          Normalized features in the compute dtype, (B, H, W, C) unless they were pooled. Padding is
           not zeroed here.
         """
         use_running_average = nn.merge_param(

@@ -1,6 +1,6 @@
 """Sums to one value a channel, and one value a channel spread: each the other's gradient.
 
-XLA sums all axes but the last on one CPU core, a stride at a time: batch normalisation, with two
+XLA sums all axes but the last on one CPU core, a stride at a time: batch normalization, with two
 such sums forward and two backward, took 26 ms on features of 32 x 4 x 25 x 512 and takes 4.5 so.
 """
 

@@ -13,7 +13,7 @@ from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.layers import Conv
 from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
 
-# Which of the seven convolutions (counted from 1) are followed by batch normalisation.
+# Which of the seven convolutions (counted from 1) are followed by batch normalization.
 BATCH_NORM_VARIANTS = {
     "paper": (5, 6),  # Shi et al. 2015, table 1
     "bgshih": (3, 5, 7),  # the authors' own code, and the PyTorch ports of it
@@ -104,7 +104,7 @@ class ConvStack(nn.Module):
             widths = widths - 1 if last else widths
             mask = width_mask(widths, x.shape[2])
             pool_2x1 = partial(max_pool_2x1, mask=mask)
-            # Pooled before it is normalised and rectified, not after: what increases steadily
+            # Pooled before it is normalized and rectified, not after: what increases steadily
             # can change places with a maximum, and has a half or a quarter of the work behind it.
             pools = dict.fromkeys(halving, max_pool_2x2) | {4: pool_2x1, 6: pool_2x1}
             pool = pools.get(layer)

@@ -61,7 +61,7 @@ class CRNN(nn.Module):
         Args:
           images: (B, H, W, C) uint8; H of 32 to 47 or 64 to 95 (see ConvStack).
           widths: (B,) true widths in pixels; what lies to the right of them counts for nothing.
-          train: use the batch's own statistics in normalisation, and move the running ones.
+          train: use the batch's own statistics in normalization, and move the running ones.
 
         Returns:
           Logits (B, T, K) in float32 with T = num_time_steps(W, H), and the valid time steps (B,).

@@ -15,7 +15,7 @@ class Conv(nn.Module):
     """`nn.Conv` over features (B, ..., C), by Winograd's method where that is faster.
 
     The gradient of its bias is `sum_to_channels`. Without `learn_bias` it has none. Before batch
-    normalisation, which takes any bias away again, it is zero but for rounding, of which Adam would
+    normalization, which takes any bias away again, it is zero but for rounding, of which Adam would
     make steps of full length.
     """
 

@@ -121,12 +121,12 @@ def write_pretrained(
         with np.errstate(over="ignore"):
             halves[path] = np.asarray(array).astype(np.float16)
         # Of the largest, as what is lost of tiny values counts for nothing beside it; also of
-        # variances, to which batch normalisation adds 1e-5, three hundred times what they lose.
+        # variances, to which batch normalization adds 1e-5, three hundred times what they lose.
         largest = float(np.abs(array).max())
         if not np.abs(halves[path] - array).max() <= MAX_ERROR * largest:  # nan is refused, too
             raise CheckpointError(
                 f"{path} cannot be packaged: its values, up to {largest:.3g}, have no half"
-                " precision, which ends at 65504 and has nothing finer than 6e-8; package another run"
+                " precision, which ends at 65504 and has nothing finer than 6e-8; use another run"
             )
     file = io.BytesIO()
     np.savez_compressed(file, **halves)

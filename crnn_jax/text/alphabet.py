@@ -26,7 +26,7 @@ _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, line s
 class Alphabet:
     """The ordered, immutable characters of a model; a character is one NFC code point.
 
-    `characters` is NFC-normalised. With `ignore_case` it is also folded to lower case, and
+    `characters` is NFC-normalized. With `ignore_case` it is also folded to lower case, and
     characters that become equal thereby are merged into the first.
 
     Raises:
@@ -51,7 +51,7 @@ class Alphabet:
             elif character == BLANK_MARK:
                 problem = "is reserved as the mark of the CTC blank; remove it"
             elif character in seen:
-                problem = "is listed twice (after NFC normalisation); list it once"
+                problem = "is listed twice (after NFC normalization); list it once"
             else:
                 seen.add(character)
                 continue
@@ -85,7 +85,7 @@ class Alphabet:
     def from_labels(cls, labels: Iterable[str | bytes], ignore_case: bool = False) -> Self:
         """Collect the characters of `labels`, sorted by code point.
 
-        A combining mark that would compose with its neighbour moves forward, see `_settle`.
+        A combining mark that would compose with its neighbor moves forward, see `_settle`.
 
         Raises:
             ConfigError: the labels hold no character, or one no alphabet may have.
@@ -245,7 +245,7 @@ def may_belong(character: str) -> bool:
 def min_time_steps(indices: ArrayLike) -> int:
     """Return the least CTC time steps that can emit the label `indices` `(L,)`.
 
-    L, and one more for the blank between each two equal neighbours (Graves et al. 2006,
+    L, and one more for the blank between each two equal neighbors (Graves et al. 2006,
     "Connectionist Temporal Classification").
     """
     label = np.asarray(indices)

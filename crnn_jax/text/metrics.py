@@ -38,7 +38,7 @@ class TextMetrics:
         blanks: int = 0,
         time_steps: int = 0,
     ) -> Self:
-        """Compare B predictions with B references, both normalised by the same alphabet.
+        """Compare B predictions with B references, both normalized by the same alphabet.
 
         `loss_sum` is the sum of the samples' losses, `blanks` the number of the `time_steps`
         at which the blank is the likeliest class. Lengths and edits count code points.

@@ -21,7 +21,7 @@ MAX_BYTES = 16 * 2**20
 
 # What must agree before a checkpoint's arrays can be used.
 IDENTITY = ("alphabet", "model", "preprocessing")
-# Settings on which depends which images a step has seen, which are held out, and what the
+# Settings on which depends which images a step has seen, which are validation images, and what the
 # optimizer's arrays are. Others may change under way.
 FIXED = (
     *("seed", "batch_size", "freeze", "optimizer.clip_norm", "optimizer.average"),
@@ -132,7 +132,7 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
     if difference := _difference(saved.get("num_examples", counts), counts):
         logger.warning(
             "the images are not those of the checkpoint: %s; their order is another now, and some"
-            " that were learnt from may be held out",
+            " of the training images may be validation images now",
             difference,
         )
 
@@ -140,7 +140,7 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
 def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Warns if test images that chance draws are others now than by the config of a training.
 
-    Then it has learnt from most of them, if it is the same set.
+    Then it was trained on most of them, if it is the same set.
     """
     old: Any = traverse_util.flatten_dict(saved, sep=".")
     new: Any = traverse_util.flatten_dict(current, sep=".")
@@ -148,7 +148,7 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
     if difference := _difference({key: old[key] for key in keys}, {key: new[key] for key in keys}):
         logger.warning(
             "these test images are drawn otherwise than when the model was trained: %s; if it is"
-            " the same set, it has learnt from most of them; evaluate it with the old settings",
+            " the same set, it was trained on most of them; evaluate it with the old settings",
             difference,
         )
 

@@ -38,7 +38,7 @@ class TrainState(struct.PyTreeNode):
         seed: int,
         averaged: bool = False,
     ) -> "TrainState":
-        """A fresh state for images of `shape` (H, W, C), initialised from the seed."""
+        """A fresh state for images of `shape` (H, W, C), initialized from the seed."""
 
         @jax.jit  # all in one program, which is kept from one start to the next
         def create(key: jax.Array) -> "TrainState":

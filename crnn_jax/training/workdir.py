@@ -25,7 +25,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     """A context in which this process alone writes into `workdir`, which is made if missing.
 
     The lock is the operating system's own, on the file `lock`. The system drops it when its holder
-    dies, in whatever way, so that there is no stale lock to recognise.
+    dies, in whatever way, so that there is no stale lock to recognize.
 
     Raises:
       ConfigError: another process has the workdir, or writing into it failed.

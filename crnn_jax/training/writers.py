@@ -203,7 +203,7 @@ def model_summary(model: nn.Module, height: int, width: int, channels: int) -> s
       model: called with images (1, height, width, channels) and widths (1,).
       height: of the image, in pixels.
       width: of the image, in pixels.
-      channels: 1 for gray, 3 for colour.
+      channels: 1 for gray, 3 for color.
     """
     outputs: dict[tuple[str, ...], str] = {}
 

@@ -1,4 +1,4 @@
-"""Where labelled images come from: `SOURCES` by name, and the splits that a run needs of them.
+"""Where labeled images come from: `SOURCES` by name, and the splits that a run needs of them.
 
 A source is a function of the settings `config.data`; it returns the `Split`s 'train' and 'test',
 or one of them alone, or 'all', of which the test split is drawn here. A mixture has several.
@@ -11,7 +11,7 @@ from crnn_jax.data.sources.folder import load_folder
 from crnn_jax.data.sources.generated import load_generated
 from crnn_jax.data.sources.lmdb_database import load_lmdb
 from crnn_jax.data.sources.parquet import load_parquet
-from crnn_jax.data.sources.split import Split, hold_out, join
+from crnn_jax.data.sources.split import Split, join, random_split
 from crnn_jax.data.sources.tfds_builder import load_tfds
 from crnn_jax.errors import ConfigError, DataError
 
@@ -62,16 +62,16 @@ def load(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
                 raise DataError(f"with a {setting} of 0 there are no images left; set another")
             return {kept: whole}
     if "all" in splits:
-        rest, held = hold_out(splits["all"], settings["test_fraction"], seed)
-        splits = {"train": rest, "test": held}
+        rest, chosen = random_split(splits["all"], settings["test_fraction"], seed)
+        splits = {"train": rest, "test": chosen}
     return splits
 
 
 def load_splits(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
     """Return what there is of 'train', 'validation' and 'test'.
 
-    The validation split is held out of the source's training split; of a mixture's parts, each has
-    its own.
+    The validation split is drawn from the source's training split; in a mixture, from that of
+    each part.
 
     Raises:
         ConfigError: the source is unknown or lacks a setting.
@@ -81,7 +81,7 @@ def load_splits(settings: Mapping[str, Any], seed: int) -> dict[str, Split]:
         return _mixed(load_splits, settings, seed)
     splits = load(settings, seed)
     if "train" in splits:
-        train, validation = hold_out(splits.pop("train"), settings["validation_fraction"], seed)
+        train, validation = random_split(splits.pop("train"), settings["validation_fraction"], seed)
         return {"train": train, "validation": validation, **splits}
     return splits
 
@@ -98,6 +98,6 @@ def _mixed(
         except (ConfigError, DataError) as error:
             raise type(error)(f"data.parts.{part}: {error}") from error
         for name, split in splits.items():
-            if len(split):  # nothing is held out with a fraction of 0
+            if len(split):  # a fraction of 0 draws nothing
                 found[name][part] = split
     return {name: join(parts) for name, parts in found.items() if parts}

@@ -32,7 +32,7 @@ def load_generated(settings: Mapping[str, Any]) -> dict[str, Split]:
 def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
     """The builder of a variant, its images drawn first where `data_dir` does not hold them yet.
 
-    `words/1000000` is the variant `words` with so many images to learn from.
+    `words/1000000` is the variant `words` with so many training images.
 
     Raises:
         ConfigError: what is needed to draw it is not installed.

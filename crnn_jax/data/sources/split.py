@@ -1,4 +1,4 @@
-"""Labelled images behind one interface, `Split`; joining them, and dividing them by chance."""
+"""Labeled images behind one interface, `Split`; joining them, and dividing them by chance."""
 
 import bisect
 import dataclasses
@@ -14,7 +14,7 @@ from crnn_jax.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Split:
-    """N labelled images: names and texts in memory, encoded images read on demand.
+    """N labeled images: names and texts in memory, encoded images read on demand.
 
     Attributes:
         names: N names that tell a user which image is meant.
@@ -67,42 +67,42 @@ def join(parts: Mapping[str, Split]) -> Split:
     )
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide `split` by chance, the same for the same seed: (rest, held out).
+def random_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divide `split` by chance, the same for the same seed: (rest, chosen).
 
     Images of equal text stay together, and so do images of equal bytes. Whole groups of them
     are drawn as near to `fraction` as their order by chance allows: exactly where all differ,
-    else within half a group. The order of the images is kept; with `fraction` 0 none are held
-    out.
+    else within half a group. The order of the images is kept; with `fraction` 0 none are
+    chosen.
 
     Raises:
         ConfigError: `fraction` is outside [0, 1).
         DataError: there are too few different texts, so that one side would be empty.
     """
     if not 0 <= fraction < 1:
-        raise ConfigError(f"cannot hold out a fraction of {fraction}; set it in [0, 1)")
+        raise ConfigError(f"cannot split off a fraction of {fraction}; set it in [0, 1)")
     drawn = _groups(split)
     random.Random(seed).shuffle(drawn)
     wanted = fraction * len(split)
-    held: set[int] = set()
+    chosen: set[int] = set()
     too_large: list[list[int]] = []
     for group in drawn:
-        if len(held) + len(group) <= wanted:
-            held.update(group)
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
         else:
             too_large.append(group)
-    missing = wanted - len(held)
+    missing = wanted - len(chosen)
     smallest = min(too_large, key=len, default=[])
     if len(smallest) - missing < missing:
-        held.update(smallest)
-    if fraction and not 0 < len(held) < len(split):
+        chosen.update(smallest)
+    if fraction and not 0 < len(chosen) < len(split):
         raise DataError(
             f"{len(split)} images with {len(drawn)} different texts cannot be split at the "
             f"fraction {fraction}; add images with other texts or change the fraction"
         )
-    rest = (index for index in range(len(split)) if index not in held)
+    rest = (index for index in range(len(split)) if index not in chosen)
     drawn = dataclasses.replace(split, drawn=True)
-    return drawn.select(rest), drawn.select(sorted(held))
+    return drawn.select(rest), drawn.select(sorted(chosen))
 
 
 def digest(image: bytes) -> bytes:

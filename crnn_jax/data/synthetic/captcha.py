@@ -53,7 +53,7 @@ class CaptchaConfig(GeneratedConfig):
     """What is written in the images, and how many there are.
 
     All captchas of a variant are one sequence. Those from `first_test` on are tested on, however
-    many of the others are learnt from: so no image of any `lower/N` is a test image of another.
+    many of the others are trained on: so no image of any `lower/N` is a test image of another.
     """
 
     characters: str

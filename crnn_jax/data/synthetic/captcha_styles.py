@@ -1,7 +1,7 @@
 """Drawing captchas in as many styles as there are: each image is a style of its own.
 
-What one service's captchas have in common (face, size, turn, colours, spacing, ground, dirt) is
-drawn by chance for every image, so that a network which has learnt to read them has met most
+What one service's captchas have in common (face, size, turn, colors, spacing, ground, dirt) is
+drawn by chance for every image, so that a network which has learned to read them has met most
 styles before it sees a new one.
 """
 
@@ -40,7 +40,7 @@ def draw(text: str, rng: np.random.Generator) -> bytes:
     gaps = size * _gaps(len(text), rng)
     margins = rng.uniform(0.05, 0.3 if rng.random() < 0.5 else 1.5, 2) * size
     width = int(sum(glyph.width for glyph in glyphs) + gaps.sum() + margins.sum())
-    ground = _ground_colour(rng)
+    ground = _ground_color(rng)
     image = clouds((width, height), ground, 60, rng)
     if rng.random() < 0.25:
         _boxes(image, ground, rng)
@@ -124,8 +124,8 @@ def _glyph(
     return image.crop((box[0], 0, box[2], extent))
 
 
-def _ground_colour(rng: np.random.Generator) -> np.ndarray:
-    """White, pale or, rarely, any colour."""
+def _ground_color(rng: np.random.Generator) -> np.ndarray:
+    """White, pale or, rarely, any color."""
     kind = rng.random()
     if kind < 0.3:
         return np.full(3, 255.0)
@@ -135,8 +135,8 @@ def _ground_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour for each character, (count, 3), or one for all, that can be told from the ground."""
-    # Half of what is printed is dark, the rest has any colour.
+    """A color for each character, (count, 3), or one for all, that can be told from the ground."""
+    # Half of what is printed is dark, the rest has any color.
     inks = rng.uniform(0, rng.choice((90, 255)), (16 * count, 3))
     light, below = inks @ LUMINANCE, float(ground @ LUMINANCE)
     enough = CONTRASTS[rng.integers(len(CONTRASTS))]
@@ -146,13 +146,13 @@ def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> None:
-    """Lines, arcs or dots across the image: in black, in the inks, or in any colour."""
+    """Lines, arcs or dots across the image: in black, in the inks, or in any color."""
     pencil = ImageDraw.Draw(image)
     width, height = image.size
     kind = rng.random()
     thick = 2 + max(image.height // 30, 1)
 
-    def any_colour() -> tuple[int, ...]:
+    def any_color() -> tuple[int, ...]:
         if kind < 0.35:
             return (0, 0, 0)
         return to_rgb(inks[rng.integers(len(inks))] if kind < 0.7 else rng.uniform(0, 255, 3))
@@ -162,15 +162,15 @@ def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> No
         reach = width * (rng.uniform(0.1, 0.4) if rng.random() < 0.5 else rng.uniform(0.4, 1.2))
         x, y = rng.uniform(-0.2, 0.9) * width, rng.uniform(0, 1, 2) * height
         if rng.random() < 0.8:
-            pencil.line((x, y[0], x + reach, y[1]), any_colour(), int(rng.integers(1, thick)))
+            pencil.line((x, y[0], x + reach, y[1]), any_color(), int(rng.integers(1, thick)))
         else:
             box = (x, y.min(), x + reach, y.min() + rng.uniform(0.3, 1.5) * height)
             angle = rng.uniform(0, 360)
-            pencil.arc(box, angle, angle + rng.uniform(60, 200), any_colour(), 1)
+            pencil.arc(box, angle, angle + rng.uniform(60, 200), any_color(), 1)
     if rng.random() < 0.4:
         for _ in range(int(rng.uniform(0, 0.03) * width * height)):
             place = (rng.uniform(0, width), rng.uniform(0, height))
-            pencil.point(place, any_colour())
+            pencil.point(place, any_color())
 
 
 def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> None:

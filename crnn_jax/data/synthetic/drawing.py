@@ -1,4 +1,4 @@
-"""Drawing a line of text as it looks in a photograph: faces, colours, grounds, shape and dirt."""
+"""Drawing a line of text as it looks in a photograph: faces, colors, grounds, shape and dirt."""
 
 import io
 import itertools
@@ -134,8 +134,8 @@ def _cropped(layers: Image.Image, size: int, rng: np.random.Generator) -> Image.
 
 
 def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The layers in colours on a ground, under an uneven light, RGB."""
-    ink, ground = _colours(rng)
+    """The layers in colors on a ground, under an uneven light, RGB."""
+    ink, ground = _colors(rng)
     image = clouds(layers.size, ground, 40, rng)
     if rng.random() < 0.2:
         image = _with_shapes(image, ground, rng)
@@ -153,44 +153,44 @@ def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours of different lightness, either the darker: of the ink, and of the ground."""
+def _colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two colors of different lightness, either the darker: of the ink, and of the ground."""
     # Most of what is printed is black, white or gray, or nearly so.
-    colours = 255 * rng.beta(0.6, 0.6, (4, 2, 3))
+    colors = 255 * rng.beta(0.6, 0.6, (4, 2, 3))
     saturation = rng.random((4, 2, 1)) ** 2
-    colours = colours[..., :1] * (1 - saturation) + colours * saturation
-    light = colours @ LUMINANCE
+    colors = colors[..., :1] * (1 - saturation) + colors * saturation
+    light = colors @ LUMINANCE
     contrast = np.abs(light[:, 0] - light[:, 1])
     enough = np.flatnonzero(contrast > (50, 80, 120)[rng.integers(3)])
-    chosen = colours[enough[0] if enough.size else contrast.argmax()]
+    chosen = colors[enough[0] if enough.size else contrast.argmax()]
     return chosen[0], chosen[1]
 
 
 def clouds(
-    size: tuple[int, int], colour: np.ndarray, reach: float, rng: np.random.Generator
+    size: tuple[int, int], color: np.ndarray, reach: float, rng: np.random.Generator
 ) -> Image.Image:
-    """An image in one colour, or within +-reach of it: a gradient, or clouds."""
+    """An image in one color, or within +-reach of it: a gradient, or clouds."""
     cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
     if cells == (1, 1):
-        return Image.new("RGB", size, to_rgb(colour))
+        return Image.new("RGB", size, to_rgb(color))
     reach *= rng.uniform(0.1, 1)
     lightness, hue = rng.uniform(-1, 1, (*cells, 1)), rng.uniform(-0.5, 0.5, (*cells, 3))
-    coarse = np.clip(colour + reach * (lightness + hue), 0, 255).astype(np.uint8)
+    coarse = np.clip(color + reach * (lightness + hue), 0, 255).astype(np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """The ground with blurred things on it, in colours near its own."""
+    """The ground with blurred things on it, in colors near its own."""
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        colour = to_rgb(ground + rng.uniform(-40, 40, 3))
+        color = to_rgb(ground + rng.uniform(-40, 40, 3))
         x = np.sort(rng.uniform(-0.2, 1.2, 2) * image.width).tolist()
         y = np.sort(rng.uniform(-0.5, 1.5, 2) * image.height).tolist()
         shape = (draw.ellipse, draw.rectangle, draw.line)[rng.integers(3)]
-        shape((x[0], y[0], x[1], y[1]), fill=colour)
+        shape((x[0], y[0], x[1], y[1]), fill=color)
     return image.filter(ImageFilter.BoxBlur(rng.uniform(0, 4)))
 
 
 def to_rgb(values: np.ndarray) -> tuple[int, ...]:
-    """The colour (3,), in levels that may lie outside 0 to 255, as Pillow takes it."""
+    """The color (3,), in levels that may lie outside 0 to 255, as Pillow takes it."""
     return tuple(np.clip(values, 0, 255).astype(int).tolist())
