@@ -12,12 +12,12 @@ from flax import linen as nn
 from jax import lax
 from networks import assert_trees_close, bidirectional, flax_cells, jit, max_pool, normal
 
-from crnn_jax.models import pooling, winograd
-from crnn_jax.models.batch_norm import MaskedBatchNorm
 from crnn_jax.models.bilstm import BiLSTM
-from crnn_jax.models.channels import spread_channels, sum_to_channels
-from crnn_jax.models.layers import Conv, Dense
-from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
+from crnn_jax.models.ops import pooling, winograd
+from crnn_jax.models.ops.batch_norm import MaskedBatchNorm
+from crnn_jax.models.ops.channels import spread_channels, sum_to_channels
+from crnn_jax.models.ops.layers import Conv, Dense
+from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
 
 # --- sums to channels, and layers with them ---
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from crnn_jax.models.layers import Dense
+from crnn_jax.models.ops.layers import Dense
 
 SHUT = -1e9  # of a gate before its sigmoid, which then is 0 exactly
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from crnn_jax.models.batch_norm import MaskedBatchNorm
-from crnn_jax.models.layers import Conv
-from crnn_jax.models.pooling import max_pool_2x1, max_pool_2x2
+from crnn_jax.models.ops.batch_norm import MaskedBatchNorm
+from crnn_jax.models.ops.layers import Conv
+from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
 
 # Which of the seven convolutions (counted from 1) are followed by batch normalization.
 BATCH_NORM_VARIANTS = {

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.conv_stack import PAPER_CHANNELS, ConvStack, width_mask
-from crnn_jax.models.layers import Conv, Dense
+from crnn_jax.models.ops.layers import Conv, Dense
 
 
 def normalize_images(images: jax.Array, mask: jax.Array, per_image: bool) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from crnn_jax.models.channels import spread_channels, sum_to_channels
+from crnn_jax.models.ops.channels import spread_channels, sum_to_channels
 
 
 class MaskedBatchNorm(nn.BatchNorm):

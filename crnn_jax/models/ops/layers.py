@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from crnn_jax.models import winograd
-from crnn_jax.models.channels import spread_channels
+from crnn_jax.models.ops import winograd
+from crnn_jax.models.ops.channels import spread_channels
 
 
 class Conv(nn.Module):

@@ -1,0 +1,1 @@
+"""Layers in the forms that a CPU computes fastest; each is equal to its Flax counterpart."""
