@@ -98,7 +98,7 @@ class Experiment:
         """What the arrays of this experiment mean, as JSON."""
         manifest = {
             "config": self.config.to_dict(),
-            "alphabet": {**self.alphabet.to_dict(), "fingerprint": self.alphabet.fingerprint},
+            "alphabet": self.alphabet.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "model": self.model_description,
             "num_examples": {name: len(self.splits[name]) for name in ("train", "validation")},

@@ -355,6 +355,8 @@ def test_a_small_array_in_a_huge_chunk_is_not_unpacked(two: Path) -> None:
 
 def test_differences_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_same(tmp_path, MANIFEST, json.loads(json.dumps(MANIFEST)))
+    older = {**MANIFEST, "alphabet": {**MANIFEST["alphabet"], "fingerprint": "be016b9454faae8f"}}
+    check_same(tmp_path, older, MANIFEST)
     assert not caplog.text
     for key in ("alphabet", "model", "preprocessing"):
         field = next(iter(MANIFEST[key]))

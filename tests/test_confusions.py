@@ -1,4 +1,4 @@
-"""Which characters are taken for which, counted by hand."""
+"""Confusions, counted by hand."""
 
 from crnn_jax.text.confusions import confusions, describe
 

@@ -29,7 +29,7 @@ MODEL = {
 }
 MANIFEST = {
     "config": {"seed": 0, "batch_size": 8},
-    "alphabet": {**ALPHABET.to_dict(), "fingerprint": ALPHABET.fingerprint},
+    "alphabet": ALPHABET.to_dict(),
     "preprocessing": PREPROCESSING.to_dict(),
     "model": MODEL,
     "versions": {"crnn_jax": "0.1.0"},

@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     manifest = {
         "config": {"data": {"dir": str(workdir)}},
-        "alphabet": {**ALPHABET.to_dict(), "fingerprint": ALPHABET.fingerprint},
+        "alphabet": ALPHABET.to_dict(),
         "preprocessing": Preprocessing().to_dict(),
         "model": model,
         "versions": {"crnn_jax": "0.1.0"},

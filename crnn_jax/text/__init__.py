@@ -1,1 +1,1 @@
-"""Text on both ends of the model: the alphabet and the metrics."""
+"""Text: the alphabet, and the metrics that compare what was read with labels."""

@@ -1,7 +1,5 @@
 """The alphabet: text to class indices and CTC indices back to text."""
 
-import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +14,6 @@ from crnn_jax.errors import CheckpointError, ConfigError, DataError
 BLANK = 0
 """Class index of the CTC blank; characters have the indices 1..len."""
 
-BLANK_MARK = "␣"
-"""Shows a blank in raw decodings; it may not be a member of an alphabet."""
-
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, line separators
 
 
@@ -26,12 +21,12 @@ _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, line s
 class Alphabet:
     """The ordered, immutable characters of a model; a character is one NFC code point.
 
-    `characters` is NFC-normalized. With `ignore_case` it is also folded to lower case, and
-    characters that become equal thereby are merged into the first.
+    `characters` is NFC-normalized. With `ignore_case` it is also lowercased, and of characters
+    that are then equal the first is kept.
 
     Raises:
-        ConfigError: `characters` is empty, or has a character twice, a control character,
-            a surrogate, a line separator or `BLANK_MARK`.
+        ConfigError: `characters` is empty, lists a character twice, or has a control character,
+            a surrogate or a line separator.
     """
 
     characters: str
@@ -46,17 +41,15 @@ class Alphabet:
             )
         seen: set[str] = set()
         for character in composed:
-            if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            if not may_belong(character):
                 problem = "is a control character, surrogate or line separator; remove it"
-            elif character == BLANK_MARK:
-                problem = "is reserved as the mark of the CTC blank; remove it"
             elif character in seen:
                 problem = "is listed twice (after NFC normalization); list it once"
             else:
                 seen.add(character)
                 continue
             raise ConfigError(f"alphabet character {_show(character)} {problem}")
-        characters = _settle(dict.fromkeys(_fold(composed) if self.ignore_case else composed))
+        characters = _settle(dict.fromkeys(_lowercase(composed) if self.ignore_case else composed))
         object.__setattr__(self, "characters", characters)
         object.__setattr__(self, "_index", {c: i for i, c in enumerate(characters, BLANK + 1)})
 
@@ -82,14 +75,13 @@ class Alphabet:
         return cls(_settle("".join(map(_nfc, text.split("\n")))), ignore_case)
 
     @classmethod
-    def from_labels(cls, labels: Iterable[str | bytes], ignore_case: bool = False) -> Self:
+    def from_labels(cls, labels: Iterable[str], ignore_case: bool = False) -> Self:
         """Collect the characters of `labels`, sorted by code point.
 
         A combining mark that would compose with its neighbor moves forward, see `_settle`.
 
         Raises:
-            ConfigError: the labels hold no character, or one no alphabet may have.
-            DataError: a label is not UTF-8.
+            ConfigError: the labels have no character, or one that no alphabet may have.
         """
         found: set[str] = set()
         for label in labels:
@@ -98,10 +90,10 @@ class Alphabet:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Rebuild the alphabet `to_dict` described.
+        """Rebuild the alphabet that `to_dict` described.
 
         Raises:
-            CheckpointError: `data` has other keys or types.
+            CheckpointError: `data` lacks a key, or a value has another type.
             ConfigError: the characters are no valid alphabet.
         """
         match data:
@@ -121,61 +113,48 @@ class Alphabet:
         """K: the characters and the blank."""
         return len(self.characters) + 1
 
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over the characters, their order and `ignore_case`."""
-        content = json.dumps([self.characters, self.ignore_case])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
     def classes_in(self, other: "Alphabet") -> np.ndarray:
-        """Return for each class the one `other` has for the same character, or -1, `(K,)`.
+        """Return the class in `other` of each class's character, `(K,)`; -1 where it has none.
 
-        Where one of the two ignores case, what differs in case alone is the same, unless `other`
-        has the very character.
+        If either alphabet ignores case, characters that differ in case alone match, but an exact
+        match is preferred.
         """
-        fold = (other if other.ignore_case else self).normalize
-        folded = {fold(c): index for c, index in reversed(other._index.items())}
-        known = {**folded, **other._index}
-        found = (known.get(c, known.get(fold(c), -1)) for c in self.characters)
+        normalize = (other if other.ignore_case else self).normalize
+        normalized = {normalize(c): index for c, index in reversed(other._index.items())}
+        known = {**normalized, **other._index}
+        found = (known.get(c, known.get(normalize(c), -1)) for c in self.characters)
         return np.array([BLANK, *found])
 
-    def normalize(self, text: str | bytes, name: str = "") -> str:
-        """Return `text` as the model is to see it: NFC, in lower case with `ignore_case`.
+    def normalize(self, text: str) -> str:
+        """Return `text` in the form that is encoded: NFC, and lowercase with `ignore_case`."""
+        return _normalize(text, self.ignore_case)
 
-        Raises:
-            DataError: `text` is not UTF-8; the message names the sample `name`.
-        """
-        return _normalize(text, self.ignore_case, name)
-
-    def unseen(self, text: str | bytes) -> str:
-        """Return the distinct characters of `text` the alphabet lacks, in order of appearance.
-
-        Raises:
-            DataError: `text` is not UTF-8.
-        """
+    def unseen(self, text: str) -> str:
+        """Return the distinct characters of `text` that the alphabet lacks, in their order."""
         return "".join(dict.fromkeys(c for c in self.normalize(text) if c not in self._index))
 
-    def encode(self, text: str | bytes, name: str = "") -> np.ndarray:
+    def encode(self, text: str, name: str = "") -> np.ndarray:
         """Return the class indices of `text`, `(L,)` int32.
 
         Raises:
-            DataError: `text` is not UTF-8 or has unseen characters; the message names the
+            DataError: `text` has characters that the alphabet lacks; the message names the
                 sample `name`.
         """
-        label = self.normalize(text, name)
+        label = self.normalize(text)
         try:
             return np.array([self._index[character] for character in label], np.int32)
         except KeyError:
+            sample = f"sample {name!r}: " if name else ""
             unseen = ", ".join(map(_show, self.unseen(label)))
             raise DataError(
-                f"{_sample(name)}label {label!r} has characters outside the alphabet: {unseen}; "
+                f"{sample}label {label!r} has characters outside the alphabet: {unseen}; "
                 "correct the label, or add them to the alphabet: --config.alphabet.characters"
             ) from None
 
     def encode_batch(
-        self, texts: Sequence[str | bytes], names: Sequence[str] | None = None
+        self, texts: Sequence[str], names: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels `(B, L)` int32, padded with 0, and their lengths `(B,)` int32.
+        """Return label ids `(B, L)` int32, padded with 0, and their lengths `(B,)` int32.
 
         Raises:
             DataError: as `encode`.
@@ -184,10 +163,10 @@ class Alphabet:
         names = [""] * len(texts) if names is None else names
         encoded = [self.encode(text, name) for text, name in zip(texts, names, strict=True)]
         lengths = np.array([len(row) for row in encoded], np.int32)
-        labels = np.zeros((len(encoded), lengths.max(initial=0)), np.int32)
-        for padded, row in zip(labels, encoded, strict=True):
+        label_ids = np.zeros((len(encoded), lengths.max(initial=0)), np.int32)
+        for padded, row in zip(label_ids, encoded, strict=True):
             padded[: len(row)] = row
-        return labels, lengths
+        return label_ids, lengths
 
     def decode(self, indices: ArrayLike) -> str:
         """Collapse the CTC path `indices` `(T,)`: merge repeats, then drop blanks.
@@ -195,58 +174,46 @@ class Alphabet:
         Raises:
             DataError: an index is outside [0, K).
         """
-        path = self._path(indices)
-        keep = path != BLANK
-        keep[1:] &= path[1:] != path[:-1]
-        return "".join(self.characters[index - 1] for index in path[keep].tolist())
-
-    def decode_raw(self, indices: ArrayLike) -> str:
-        """Show every step of the CTC path `indices` `(T,)`, a blank as `BLANK_MARK`.
-
-        Raises:
-            DataError: an index is outside [0, K).
-        """
-        symbols = BLANK_MARK + self.characters
-        return "".join(symbols[index] for index in self._path(indices).tolist())
-
-    def decode_batch(self, indices: ArrayLike, lengths: ArrayLike | None = None) -> list[str]:
-        """`decode` the rows of `indices` `(B, T)`, each up to its length in `lengths` `(B,)`.
-
-        Raises:
-            DataError: an index is outside [0, K) or a length outside [0, T].
-        """
-        return [self.decode(row) for row in _rows(indices, lengths)]
-
-    def decode_raw_batch(self, indices: ArrayLike, lengths: ArrayLike | None = None) -> list[str]:
-        """`decode_raw` the rows of `indices` `(B, T)`, each up to its length in `lengths` `(B,)`.
-
-        Raises:
-            DataError: an index is outside [0, K) or a length outside [0, T].
-        """
-        return [self.decode_raw(row) for row in _rows(indices, lengths)]
-
-    def _path(self, indices: ArrayLike) -> np.ndarray:
         path = np.asarray(indices, np.int64)
         outside = path[(path < 0) | (path >= self.num_classes)]
         if outside.size:
             raise DataError(
                 f"class index {outside[0]} is outside [0, {self.num_classes}); "
-                "decode with the alphabet the model was trained with"
+                "decode with the alphabet that the model was trained with"
             )
-        return path
+        keep = path != BLANK
+        keep[1:] &= path[1:] != path[:-1]
+        return "".join(self.characters[index - 1] for index in path[keep].tolist())
+
+    def decode_batch(self, indices: ArrayLike, lengths: ArrayLike | None = None) -> list[str]:
+        """Decode the rows of `indices` `(B, T)`, each up to its length in `lengths` `(B,)`.
+
+        Raises:
+            DataError: an index is outside [0, K) or a length outside [0, T].
+        """
+        rows = np.asarray(indices)
+        if lengths is None:
+            return list(map(self.decode, rows))
+        stops = np.asarray(lengths).tolist()
+        for stop in stops:
+            if not 0 <= stop <= rows.shape[1]:
+                raise DataError(
+                    f"length {stop} is outside [0, {rows.shape[1]}]; "
+                    "pass the number of time steps of each row"
+                )
+        return [self.decode(row[:stop]) for row, stop in zip(rows, stops, strict=True)]
 
 
 def may_belong(character: str) -> bool:
-    """Whether an alphabet may have `character`: no control character, for one."""
-    forbidden = unicodedata.category(character) in _FORBIDDEN_CATEGORIES
-    return not forbidden and character != BLANK_MARK
+    """Whether an alphabet may have `character`: not a control character, for one."""
+    return unicodedata.category(character) not in _FORBIDDEN_CATEGORIES
 
 
 def min_time_steps(indices: ArrayLike) -> int:
-    """Return the least CTC time steps that can emit the label `indices` `(L,)`.
+    """Return the fewest time steps in which CTC can emit the label `indices` `(L,)`.
 
-    L, and one more for the blank between each two equal neighbors (Graves et al. 2006,
-    "Connectionist Temporal Classification").
+    That is L, and one more for each pair of equal neighbors, which a blank must separate
+    (Graves et al. 2006, "Connectionist Temporal Classification").
     """
     label = np.asarray(indices)
     return len(label) + int(np.count_nonzero(label[1:] == label[:-1]))
@@ -260,28 +227,21 @@ def _is_nfc(text: str) -> bool:
     return unicodedata.is_normalized("NFC", text)
 
 
-def _fold(text: str) -> str:
+def _lowercase(text: str) -> str:
     # Character by character: on a whole word str.lower() treats a final capital sigma unlike the
-    # others, so that text and alphabet would disagree. NFC again: lower() may yield new pairs.
+    # others, and text and alphabet would disagree. NFC again, as lower() may yield new pairs.
     return _nfc("".join(map(str.lower, text)))
 
 
-def _normalize(text: str | bytes, ignore_case: bool, name: str = "") -> str:
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8")
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{_sample(name)}label {text!r} is not UTF-8; store it as UTF-8"
-            ) from None
-    return _fold(_nfc(text)) if ignore_case else _nfc(text)
+def _normalize(text: str, ignore_case: bool) -> str:
+    return _lowercase(_nfc(text)) if ignore_case else _nfc(text)
 
 
 def _settle(characters: Iterable[str]) -> str:
-    """Join `characters` in order, so that NFC leaves each of them alone.
+    """Join `characters` so that NFC composes none of them with another.
 
-    Else z followed by a lone combining acute would become ź, and both be lost. Where the order
-    given would do so, the offending mark goes to the last place before that is safe.
+    A z followed by a combining acute would become ź, and both would be lost. Such a mark moves
+    forward, to the last place at which it stays alone; all others keep their order.
     """
     characters = list(characters)
     settled = "".join(characters)
@@ -289,8 +249,8 @@ def _settle(characters: Iterable[str]) -> str:
         return settled
     settled, starter = "", 0
     for character in characters:
-        # NFC lets an appended character meet only the last starter and the marks after it;
-        # testing no more keeps large alphabets fast.
+        # NFC composes an appended character only with the last starter and the marks after it, so
+        # that part alone is tested: large alphabets stay fast.
         if _is_nfc(settled[starter:] + character):
             starter = starter if unicodedata.combining(character) else len(settled)
             settled += character
@@ -301,23 +261,5 @@ def _settle(characters: Iterable[str]) -> str:
     return settled
 
 
-def _rows(indices: ArrayLike, lengths: ArrayLike | None) -> list[np.ndarray]:
-    rows = np.asarray(indices)
-    if lengths is None:
-        return list(rows)
-    stops = np.asarray(lengths).tolist()
-    for stop in stops:
-        if not 0 <= stop <= rows.shape[1]:
-            raise DataError(
-                f"length {stop} is outside [0, {rows.shape[1]}]; "
-                "pass the number of time steps of each row"
-            )
-    return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
-
-
 def _show(character: str) -> str:
     return f"{character!r} U+{ord(character):04X}"
-
-
-def _sample(name: str) -> str:
-    return f"sample {name!r}: " if name else ""

@@ -1,4 +1,4 @@
-"""Which characters are taken for which."""
+"""Confusions: which characters are read as which others."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,11 +7,14 @@ from typing import TypeAlias
 from rapidfuzz.distance import Levenshtein
 
 Confusions: TypeAlias = Counter[tuple[str, str]]
-"""How often a character of a label was read as another; "" read: left out, "" written: put in."""
+"""How often a character of a label was read as another: (written, read) -> count.
+
+An empty `read` is a character that was left out, an empty `written` one that was inserted.
+"""
 
 
 def confusions(pairs: Iterable[tuple[str, str]]) -> Confusions:
-    """The edits that are least for each pair of a prediction and its reference, counted."""
+    """Count the edits of a shortest edit script for each pair (prediction, reference)."""
     return Counter(
         (
             reference[edit.src_pos] if edit.tag != "insert" else "",
@@ -23,7 +26,7 @@ def confusions(pairs: Iterable[tuple[str, str]]) -> Confusions:
 
 
 def describe(counts: Confusions, most: int) -> str:
-    """The commonest of them in words, such as "0 as o 31, l left out 4, a put in 2"."""
+    """The `most` common confusions, such as "0 as o 31, l left out 4, a put in 2"."""
     return ", ".join(
         f"{_phrase(written, read)} {count:,}" for (written, read), count in counts.most_common(most)
     )

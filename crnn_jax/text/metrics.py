@@ -1,4 +1,4 @@
-"""Recognition metrics as sums that merge exactly over batches and devices."""
+"""Recognition metrics as sums and counts, which merge exactly over batches and devices."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -40,8 +40,14 @@ class TextMetrics:
     ) -> Self:
         """Compare B predictions with B references, both normalized by the same alphabet.
 
-        `loss_sum` is the sum of the samples' losses, `blanks` the number of the `time_steps`
-        at which the blank is the likeliest class. Lengths and edits count code points.
+        Lengths and edits are counted in code points.
+
+        Args:
+            predictions: B texts that were read.
+            references: B labels.
+            loss_sum: the sum of the samples' losses.
+            blanks: the number of time steps at which the blank is the likeliest class.
+            time_steps: the number of time steps of all samples.
 
         Raises:
             ValueError: `predictions` and `references` differ in length.
@@ -51,8 +57,8 @@ class TextMetrics:
         return cls(
             count=len(pairs),
             exact=sum(prediction == reference for prediction, reference in pairs),
-            # casefold() is Unicode's caseless match (ß = SS, both small sigmas agree). The
-            # alphabet folds with lower() instead, so that the model can still write ß.
+            # casefold() is Unicode's caseless match: ß equals SS, and both small sigmas are equal.
+            # The alphabet uses lower() instead, so that a model can still write ß.
             exact_caseless=sum(
                 prediction.casefold() == reference.casefold() for prediction, reference in pairs
             ),
@@ -80,19 +86,26 @@ class TextMetrics:
     def compute(self) -> dict[str, float]:
         """Return the metrics of all samples merged so far.
 
-        `cer` is all edits over all reference characters (it may exceed 1; without any
-        reference character it is the number of edits). `exact_match_alphanumeric` is that of the
-        scene-text benchmarks, see `alphanumeric_match`; of `exact_match_confusable` see
-        `confusable_match`. `one_minus_ned` is the mean over the samples of
-        1 - edits / max(len(prediction), len(reference)), 1 if both are empty (Chng et al. 2019,
-        "ICDAR2019 Robust Reading Challenge on Arbitrary-Shaped Text - RRC-ArT").
-        `blank_fraction` is 0 if no time steps were counted.
+        - `loss`: the mean over the samples.
+        - `exact_match`, `exact_match_caseless`: the share of samples that were read right, with
+          and without regard to case.
+        - `exact_match_alphanumeric`: the share of `alphanumeric_match`, as scene-text benchmarks
+          count; `exact_match_confusable`: that of `confusable_match`.
+        - `cer`: the character error rate, all edits divided by all reference characters. It may
+          exceed 1; without any reference character it is the number of edits.
+        - `one_minus_ned`: the mean of 1 - edits / max(len(prediction), len(reference)), where a
+          sample counts 1 if both are empty (Chng et al. 2019, "ICDAR2019 Robust Reading Challenge
+          on Arbitrary-Shaped Text - RRC-ArT").
+        - `blank_fraction`: the share of time steps at which the blank is the likeliest class; 0
+          without time steps.
+        - `mean_predicted_length`: in code points.
+        - `count`: the number of samples, an int.
 
         Raises:
             DataError: there are no samples.
         """
         if not self.count:
-            raise DataError("the evaluated set has no samples; give a set with at least one")
+            raise DataError("there are no samples to evaluate; give a set with at least one")
         return {
             "loss": self.loss_sum / self.count,
             "exact_match": self.exact / self.count,

@@ -1,8 +1,8 @@
-"""What counts as right besides the exact text, and on which labels.
+"""Scoring rules of benchmarks: which predictions match a label, and which labels are counted.
 
-How scene-text benchmarks are scored, on 36 characters and on all labels or part of them, is as
-Baek et al. 2019, "What Is Wrong With Scene Text Recognition Model Comparisons? Dataset and Model
-Analysis" (arXiv:1904.01906) count, and most papers since.
+The rules for scene text, 36 characters and subsets of the labels, are those of Baek et al. 2019,
+"What Is Wrong With Scene Text Recognition Model Comparisons? Dataset and Model Analysis"
+(arXiv:1904.01906) and of most papers since.
 """
 
 import re
@@ -13,10 +13,10 @@ _CONFUSABLES = str.maketrans({"o": "0", "i": "1", "l": "1"})
 
 
 def alphanumeric_match(prediction: str, reference: str) -> bool:
-    """Whether both have the same digits and Latin letters, in upper or lower case.
+    """Whether both have the same digits and unaccented Latin letters, regardless of case.
 
-    All else is dropped from both: accents, punctuation, spaces. A reference of which nothing would
-    be left is compared whole instead, caseless, lest it match whatever else has nothing left.
+    All other characters are ignored. A reference that has no others is compared as a whole,
+    regardless of case; otherwise it would match every prediction without digits and letters.
     """
     wanted = _DROPPED.sub("", reference).lower()
     if not wanted:
@@ -25,9 +25,9 @@ def alphanumeric_match(prediction: str, reference: str) -> bool:
 
 
 def confusable_match(prediction: str, reference: str) -> bool:
-    """Whether both are the same, caseless, to an eye that cannot tell O from 0, nor 1, l and I.
+    """Whether both are equal regardless of case, where O equals 0, and 1, l and I are equal.
 
-    In many faces these are drawn alike, and a random text does not say which one is meant.
+    Many fonts draw these alike, and in a random text the context does not tell them apart.
     """
     first, second = (text.casefold().translate(_CONFUSABLES) for text in (prediction, reference))
     return first == second
@@ -38,9 +38,9 @@ SUBSETS: dict[str, Callable[[str], bool]] = {
     "alphanumeric": lambda label: bool(label) and not _DROPPED.search(label),
     "alphanumeric, 3 or more": lambda label: len(label) > 2 and not _DROPPED.search(label),
 }
-"""Which labels a published results is on.
+"""The subsets of labels that published results are reported on.
 
-Of the 1,095 words of ICDAR 2013 they leave 1,095, 1,015 and 857, the numbers in papers. The 2,077
-words of ICDAR 2015 are all of them; the 1,811 also given for it were picked by how the images
-look, so that labels cannot tell which they are.
+ICDAR 2013 has 1,095 words; the subsets have 1,095, 1,015 and 857 of them, the numbers that papers
+give. ICDAR 2015 has 2,077 words. The subset of 1,811 that papers also report was chosen by looking
+at the images, so it cannot be derived from the labels.
 """

@@ -110,7 +110,9 @@ def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, An
     """
     remedy = "choose another --workdir, or go back to the old setting"
     for key in IDENTITY:
-        if difference := _difference(saved[key], current[key]):
+        # Earlier versions also saved a digest of the alphabet.
+        old = {name: value for name, value in saved[key].items() if name != "fingerprint"}
+        if difference := _difference(old, current[key]):
             raise CheckpointError(
                 f"{workdir} was trained with another {key}: {difference}; {remedy}"
             )
