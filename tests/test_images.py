@@ -249,6 +249,109 @@ def test_the_array_can_be_written_to() -> None:
     prepare(encode(Image.new("RGB", (32, 32))), RGB, "x")[:] = 1
 
 
+# Images and arrays
+
+
+def oddities() -> dict[str, bytes]:
+    """Files of which more is to be done than to resize them."""
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 1040, (32, 1))
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = rgb.convert("RGBA")
+    clear.putalpha(Image.fromarray((ramp >> 8).astype(np.uint8)))
+    return {
+        **{f"turned {kind}": encode(rgb, kind, exif=exif) for kind in ("JPEG", "PNG", "TIFF")},
+        "16 bits": encode(Image.fromarray(ramp)),
+        "16 bits, transparent": encode(Image.fromarray(ramp), transparency=1040),
+        "16 bits, PPM": encode(Image.fromarray(ramp), "PPM"),
+        "RGBA": encode(clear),
+        "LA": encode(clear.convert("LA")),
+        "palette, transparent": encode(rgb.quantize(8), transparency=3),
+        "animation": encode(rgb, "GIF", save_all=True, append_images=[rgb.rotate(180)]),
+        "CMYK": encode(rgb.convert("CMYK"), "JPEG"),
+        "bits": encode(rgb.convert("1")),
+    }
+
+
+@pytest.mark.parametrize("name", oddities())
+@pytest.mark.parametrize("preprocessing", [RGB, GRAY])
+def test_a_pillow_image_is_prepared_as_its_file(name: str, preprocessing: Preprocessing) -> None:
+    data = oddities()[name]
+    expected = prepare(data, preprocessing, "x")
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(prepare(image, preprocessing, "x"), expected)
+        # It is still open, and is what it was.
+        with Image.open(io.BytesIO(data)) as fresh:
+            fresh.load()
+            assert image.getexif() == fresh.getexif() and image.info == fresh.info
+            assert image == fresh and image.tobytes() == fresh.tobytes()
+            assert getattr(image, "n_frames", 1) == getattr(fresh, "n_frames", 1)
+        if image.mode != "I":  # whose range only the file tells
+            np.testing.assert_array_equal(prepare(image.copy(), preprocessing, "x"), expected)
+
+
+@pytest.mark.parametrize("preprocessing", [RGB, GRAY])
+def test_an_array_is_prepared_as_its_file(preprocessing: Preprocessing) -> None:
+    color = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
+    gray = color[..., 0]
+    for array, file in ((color, color), (gray, gray), (gray[..., None], gray)):
+        expected = prepare(encode(Image.fromarray(file)), preprocessing, "x")
+        before = array.copy()
+        np.testing.assert_array_equal(prepare(array, preprocessing, "x"), expected)
+        np.testing.assert_array_equal(array, before)
+    # As OpenCV has them, turned round: a view whose strides are negative.
+    np.testing.assert_array_equal(
+        prepare(color[..., ::-1][..., ::-1], preprocessing, "x"),
+        prepare(color, preprocessing, "x"),
+    )
+    assert prepare(color, preprocessing, "x").flags.writeable
+
+
+def test_other_buffers_and_arrays() -> None:
+    data = encode(Image.new("RGB", (40, 20), (10, 20, 30)))
+    for buffer in (bytearray(data), memoryview(data)):
+        np.testing.assert_array_equal(prepare(buffer, RGB, "x"), prepare(data, RGB, "x"))
+
+    class Tensor:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return np.full((20, 40, 3), 7, np.uint8)
+
+    tensor: Any = Tensor()
+    assert set(prepare(tensor, RGB, "x").flat) == {7}
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ("captcha.png", "str"),
+        (np.zeros((20, 40)), r"array \(20, 40\) float64"),
+        (np.zeros((20, 40, 3), np.float32), r"array \(20, 40, 3\) float32"),
+        (np.zeros((20, 40), bool), r"array \(20, 40\) bool"),
+        (np.zeros((20, 40, 4), np.uint8), r"array \(20, 40, 4\) uint8"),
+        (np.zeros((3, 20, 40), np.uint8), r"array \(3, 20, 40\) uint8"),
+        (np.zeros(20, np.uint8), r"array \(20,\) uint8"),
+    ],
+)
+def test_what_is_of_another_type(image: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{found} is no image; pass .* of shape \(H, W\) or"):
+        prepare(image, RGB, "x")
+
+
+@pytest.mark.parametrize("shape", [(0, 40), (20, 0, 3)])
+def test_an_array_without_pixels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=f"'x': it has {shape[1]} x {shape[0]} pixels"):
+        prepare(np.zeros(shape, np.uint8), RGB, "x")
+
+
+def test_a_pillow_image_without_known_range() -> None:
+    for mode in ("I", "F"):
+        with pytest.raises(DataError, match=f"mode {mode}"):
+            prepare(Image.new(mode, (40, 20)), RGB, "x")
+
+
 # Refusals
 
 

@@ -1,11 +1,12 @@
-"""Images from bytes to arrays: the one preprocessing of every command."""
+"""Images become arrays: the one preprocessing of training, evaluation and prediction."""
 
+import contextlib
 import io
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,12 @@ MAX_PIXELS = 50_000_000
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of the accepted formats; its rarer readers are slow or invite attacks."""
+
+ImageLike: TypeAlias = bytes | Image.Image | np.ndarray
+"""An image file's bytes, a Pillow image, or an array uint8: (H, W), (H, W, 1), or (H, W, 3), RGB.
+
+`bytearray`, `memoryview` and the arrays of other libraries will do as well.
+"""
 
 
 @dataclass(frozen=True)
@@ -104,44 +111,51 @@ def header_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def prepare(data: bytes, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decode the image file `data` and resize it: uint8 (height, W, channels).
+def prepare(image: ImageLike, preprocessing: Preprocessing, name: str) -> np.ndarray:
+    """Decode an image and resize it: uint8 (height, W, channels).
 
     `name` tells the user which image an error is about.
 
     Raises:
-        DataError: see `decode`.
+        DataError, TypeError: see `decode`.
     """
-    return resize(decode(data, preprocessing, name), preprocessing)
+    return resize(decode(image, preprocessing, name), preprocessing)
 
 
-def decode(data: bytes, preprocessing: Preprocessing, name: str) -> Image.Image:
-    """Decode the image file `data`, with the channels asked for, in its own size.
+def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.Image:
+    """Decode an image: upright, with the channels asked for, in its own size.
 
     The image is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
-    gray is scaled to 8 bits; of an animation the first frame counts.
+    gray is scaled to 8 bits; of an animation the first frame counts. An image or array that is
+    passed in is not changed.
 
     Raises:
-        DataError: `data` is no image of one of the `FORMATS`, is damaged, has more than
+        DataError: the image is damaged or in none of the `FORMATS`, has no pixels or more than
             `MAX_PIXELS`, or has gray values of no known range (floats, 32 bits).
+        TypeError: `image` is not `ImageLike`.
     """
+    given = _bytes_or_image(image)
     try:
-        with pillow_warnings_off, Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with pillow_warnings_off, _opened(given) as opened:
             width, height = opened.size
-            if width * height > MAX_PIXELS:
+            if not 0 < width * height <= MAX_PIXELS:
                 raise ValueError(f"it has {width} x {height} pixels")
-            if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
+            scaled = opened.mode != "I" or opened.format in ("PNG", "PPM")
+            if opened.mode == "F" or not scaled:
                 raise ValueError(f"the range of its gray values (mode {opened.mode}) is unknown")
-            # Not copied where nothing is to be done: that takes a tenth of the time.
             opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            image = _on_white(_eight_bits(opened))
+            if opened is image:
+                upright = ImageOps.exif_transpose(opened)
+            else:  # not copied where nothing is to be done: that takes a tenth of the time
+                upright = opened
+                ImageOps.exif_transpose(upright, in_place=True)
+            upright = _on_white(_eight_bits(upright))
             mode = "L" if preprocessing.channels == 1 else "RGB"
-            return image if image.mode == mode else image.convert(mode)
+            return upright if upright.mode == mode else upright.convert(mode)
     # Pillow's readers answer damaged files with nearly any exception there is.
     except Exception as error:
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"its {len(data)} bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        if isinstance(given, bytes) and isinstance(error, UnidentifiedImageError):
+            reason = f"its {len(given)} bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -214,6 +228,31 @@ class _PillowWarningsOff:
 
 
 pillow_warnings_off = _PillowWarningsOff()
+
+
+def _bytes_or_image(image: Any) -> bytes | Image.Image:
+    """An image of any kind that is accepted as a file's bytes or as a Pillow image."""
+    if isinstance(image, bytes | Image.Image):
+        return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if not hasattr(image, "__array__"):
+        found = type(image).__name__
+    else:
+        array = np.asarray(image)
+        if array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] in ((1,), (3,))):
+            return Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array)
+        found = f"array {array.shape} {array.dtype}"
+    raise TypeError(
+        f"{found} is no image; pass an image file's bytes, a Pillow image, or an array uint8 of"
+        " shape (H, W) or (H, W, 3)"
+    )
+
+
+def _opened(given: bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    if isinstance(given, Image.Image):
+        return contextlib.nullcontext(given)  # whoever opened it closes it
+    return Image.open(io.BytesIO(given), formats=FORMATS)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
