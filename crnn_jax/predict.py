@@ -2,22 +2,17 @@
 
     python -m crnn_jax.predict --model runs/captcha IMAGE...
 
-prints a line `path<TAB>text<TAB>confidence` for each. The model's folder knows all the rest.
-Without --model the pretrained model `captcha` reads. An image that cannot be read is named; the
-others are read all the same.
+prints a line `path<TAB>text<TAB>confidence` for each image. No config is needed. Without --model
+the pretrained model `captcha` is used. An image that cannot be read is reported on standard error,
+and the others are read.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from crnn_jax.commands import parse_flags, print_error, print_result, run_command
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, or the name of a pretrained model; without it, `captcha`."
@@ -28,25 +23,30 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", low
 def main(arguments: Sequence[str]) -> None:
     """Reads the images named on the command line; exit code 1 if one of them cannot be read."""
     from crnn_jax.errors import DataError
-    from crnn_jax.recognition.recognizer import Recognizer
+    from crnn_jax.recognition.image_files import check_path
 
-    paths = list(map(Path, arguments[1:]))
-    if not paths:
-        raise DataError("name images to read")
-    recognizer = Recognizer.load(MODEL.value)
+    paths: list[str] = []
     failed = False
-    for start in range(0, len(paths), BATCH_SIZE.value):
-        readable: list[Path] = []
-        images: list[np.ndarray] = []
-        for path in paths[start : start + BATCH_SIZE.value]:
-            try:
-                images.append(recognizer.prepare(path.read_bytes(), str(path)))
-                readable.append(path)
-            except (DataError, OSError) as error:
+    for path in arguments[1:]:
+        try:
+            check_path(path)
+            paths.append(path)
+        except DataError as error:
+            failed = True
+            print_error(error)
+    if not paths and not failed:
+        raise DataError("name the images to read, such as captcha.png or images/*.png")
+    if paths:
+        from crnn_jax.recognition.recognizer import Recognizer
+
+        recognizer = Recognizer.load(MODEL.value)
+        results = recognizer.stream(paths, BATCH_SIZE.value, return_errors=True)
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, DataError):
                 failed = True
-                print_error(error)
-        for path, recognition in zip(readable, recognizer.read(images), strict=True):
-            print_result(f"{path}\t{recognition.text}\t{recognition.confidence:.4f}")
+                print_error(result)
+            else:
+                print_result(f"{path}\t{result.text}\t{result.confidence:.4f}")
     if failed:
         sys.exit(1)
 

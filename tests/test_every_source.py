@@ -29,6 +29,7 @@ from crnn_jax.dataset import load_test_split
 from crnn_jax.errors import DataError
 from crnn_jax.evaluate import evaluate, make_eval_step
 from crnn_jax.experiment import Experiment
+from crnn_jax.recognition import recognizer as recognition
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.train import make_train_step
@@ -347,15 +348,16 @@ def test_an_image_is_prepared_alike_everywhere(
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
     model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})
-    recognizer = Recognizer(model)
     seen: list[np.ndarray] = []
 
-    def best_path(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
+    def best_path(
+        network: Any, variables: Any, images: np.ndarray, widths: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         seen.extend(images)
         return np.zeros((len(images), 33), int), widths // 4, np.ones(len(images))
 
-    monkeypatch.setattr(recognizer, "_best_path", best_path)
-    recognizer([train.split.read(int(index)) for index in trained["indices"]])
+    monkeypatch.setattr(recognition, "best_path", best_path)
+    Recognizer(model)([train.split.read(int(index)) for index in trained["indices"]])
     for place, index in enumerate(trained["indices"]):
         np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])
         np.testing.assert_array_equal(trained["images"][place], seen[place])

@@ -31,6 +31,7 @@ from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import Checkpoints
+from crnn_jax.training.integrity import flatten
 from crnn_jax.training.manifest import seal
 from crnn_jax.training.state import TrainState
 from tests.networks import random_variables
@@ -347,6 +348,22 @@ def test_what_half_precision_cannot_hold_is_refused(
     with pytest.raises(CheckpointError, match=r"would take .* may take 5,000; package a smaller"):
         package_with(var)
     assert not (tmp_path / "packaged").exists()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(pretrained.PRETRAINED_DIR.iterdir()), ids=lambda f: f.name
+)
+def test_the_models_of_the_package_have_the_shapes_of_their_networks(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Which is not checked where they are, but in a copy elsewhere, as in anybody's folder."""
+    model = TrainedModel.load(folder.name)
+    assert model.name == folder.name
+    shutil.copytree(folder, tmp_path / "copy")
+    checked = TrainedModel.load(tmp_path / "copy")
+    assert checked.name == str(tmp_path / "copy")
+    assert flatten(model.variables).keys() == flatten(checked.variables).keys()
+    jax.tree.map(np.testing.assert_array_equal, model.variables, checked.variables)
 
 
 def test_the_pretrained_captcha_model_reads_captchas() -> None:

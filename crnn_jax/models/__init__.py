@@ -43,7 +43,9 @@ def create(
     """
     if name not in MODELS:
         raise ConfigError(f"model.name={name!r} is unknown; it is one of {', '.join(MODELS)}")
-    settings = dict(settings)
+    # A module can be hashed, and so be a static argument of a compiled function, without the lists
+    # that settings have in JSON.
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     try:
         if "dtype" in settings:
             settings["dtype"] = jnp.dtype(settings["dtype"])

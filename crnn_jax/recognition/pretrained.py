@@ -1,12 +1,13 @@
-"""Pretrained models: small ones that come with the package, as JSON and half precision.
+"""Pretrained models: small models that come with the package, in half precision.
 
-A pretrained model is a folder with `manifest.json`, sealed as that of a checkpoint, and
-`arrays.npz`, whose digest the manifest has.
+A pretrained model is a folder with two files: `manifest.json`, sealed like the manifest of a
+checkpoint, and `arrays.npz`, whose digest is in the manifest.
 """
 
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,29 +17,38 @@ import numpy as np
 from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
-from crnn_jax.training.checkpoint import CHECKPOINTS
 from crnn_jax.training.integrity import check_forms, flatten
-from crnn_jax.training.manifest import IDENTITY, read_manifest, read_plain_file, seal
+from crnn_jax.training.manifest import (
+    CHECKPOINTS,
+    IDENTITY,
+    read_manifest,
+    read_plain_file,
+    seal,
+)
 
 PRETRAINED_DIR = Path(__file__).resolve().parents[1] / "pretrained"
-DEFAULT = "captcha"  # the model that is meant if no model is named
+DEFAULT = "captcha"  # the model to read with if none is named
 MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
 
 MAX_BYTES = 4_000_000
-"""Of the arrays' file, which everybody who installs the package has to fetch."""
+"""Size of the arrays' file, which everybody who installs the package downloads."""
 
 MAX_RATIO = 4
-"""Of unpacked to packed, at the most; trained parameters have 1.1."""
+"""Highest ratio of unpacked to packed bytes; trained parameters have 1.1."""
 
 MAX_ERROR = 2**-10
-"""Of an array's largest value; half precision is off by half as much, unless it cannot hold it."""
+"""Highest rounding error, relative to the largest value of an array.
+
+Half precision rounds half as much, unless it cannot represent the values.
+"""
 
 
-def find_model(name: str | Path | None = None) -> Path:
-    """The folder of a model: one's own if it holds a model, else the pretrained model of this name.
+def find_model(name: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a model: the folder `name` if it has a model, else a pretrained model's.
 
-    Models that come with later versions so never take the place of somebody's own model. Without a
-    name it is the pretrained model DEFAULT, whatever folders there are.
+    Your own folder has priority, so a pretrained model that a later version adds never takes its
+    place. Without a name it is the pretrained model DEFAULT, even if you have a folder of that
+    name.
 
     Raises:
       CheckpointError: there is neither.
@@ -57,15 +67,15 @@ def find_model(name: str | Path | None = None) -> Path:
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether a folder holds a model in the form of a pretrained model, and not of a run."""
+    """Whether a folder has a model in the form of a pretrained model, and is no workdir."""
     return (folder / MANIFEST).is_file() and not (folder / CHECKPOINTS).is_dir()
 
 
 def read_pretrained_manifest(folder: Path) -> dict[str, Any]:
-    """What the arrays of a pretrained model mean.
+    """The manifest of a pretrained model.
 
     Raises:
-      DamagedCheckpoint: it cannot be read, or is not what was written.
+      DamagedCheckpoint: it cannot be read, or has changed since it was written.
       CheckpointError: a later version of the program wrote it.
     """
     manifest = read_manifest(folder / MANIFEST, IDENTITY)
@@ -75,12 +85,17 @@ def read_pretrained_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_pretrained_arrays(
-    folder: Path, manifest: Mapping[str, Any], like: Mapping[str, Any]
+    folder: Path, manifest: Mapping[str, Any], like: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The `params` and `batch_stats` of a pretrained model as NumPy arrays of the form of `like`.
+    """The `params` and `batch_stats` of a pretrained model, as NumPy arrays in single precision.
+
+    Args:
+      folder: the folder of the model.
+      manifest: its manifest.
+      like: trees with the shapes that belong there; None if they need not be checked.
 
     Raises:
-      DamagedCheckpoint: they are not those that were packaged, or not of these shapes.
+      DamagedCheckpoint: they have changed since they were packaged, or have other shapes.
     """
     place = folder / ARRAYS
     data = read_plain_file(place, MAX_BYTES)
@@ -92,41 +107,42 @@ def read_pretrained_arrays(
                 raise ValueError("it would unpack to more than any pretrained model has")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             found = dict(file)
-    except Exception as error:  # a stranger's file may be anything
+    except Exception as error:  # a file from a stranger may contain anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedCheckpoint(f"{place} cannot be read: {reason[:200]}") from error
-    wanted = flatten(like)
-    halves = {path: np.broadcast_to(np.float16(0), x.shape) for path, x in wanted.items()}
-    check_forms(halves, found, str(place))
-    arrays = {path: found[path].astype(array.dtype) for path, array in wanted.items()}
+    if like is not None:
+        wanted = flatten(like).items()
+        halves = {path: np.broadcast_to(np.float16(0), array.shape) for path, array in wanted}
+        check_forms(halves, found, str(place))
+    arrays = {path: array.astype(np.float32) for path, array in found.items()}
     tree: Any = traverse_util.unflatten_dict(arrays, sep="/")
-    return {collection: tree.get(collection, {}) for collection in like}
+    return {"batch_stats": {}, **tree}
 
 
 def write_pretrained(
     folder: Path, manifest: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> None:
-    """Writes a pretrained model, over the one that may be there.
+    """Writes a pretrained model, replacing any that is in the folder.
 
     Args:
-      folder: is made if missing.
-      manifest: `step`, the `IDENTITY` of the model, and what else is worth knowing.
+      folder: created if it is missing.
+      manifest: `step`, the `IDENTITY` of the model, and anything else worth knowing.
       variables: `params` and `batch_stats`.
 
     Raises:
-      CheckpointError: half precision cannot hold an array, or the file would be too large.
+      CheckpointError: half precision cannot represent an array, or the file would be too large.
     """
     halves: dict[str, Any] = {}
     for path, array in flatten(variables).items():
         with np.errstate(over="ignore"):
             halves[path] = np.asarray(array).astype(np.float16)
-        # Of the largest, as what is lost of tiny values counts for nothing beside it; also of
-        # variances, to which batch normalization adds 1e-5, three hundred times what they lose.
+        # Relative to the largest value, because the error of tiny values does not matter beside it.
+        # That holds for variances too: batch normalization adds 1e-5, 300 times their error.
         largest = float(np.abs(array).max())
-        if not np.abs(halves[path] - array).max() <= MAX_ERROR * largest:  # nan is refused, too
+        if not np.abs(halves[path] - array).max() <= MAX_ERROR * largest:  # also refuses NaN
             raise CheckpointError(
-                f"{path} cannot be packaged: its values, up to {largest:.3g}, have no half"
-                " precision, which ends at 65504 and has nothing finer than 6e-8; use another run"
+                f"{path} cannot be packaged: half precision, which ranges from 6e-8 to 65504,"
+                f" cannot represent its values up to {largest:.3g}; use another run"
             )
     file = io.BytesIO()
     np.savez_compressed(file, **halves)

@@ -1,86 +1,259 @@
 """Reading images with a trained model."""
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from functools import partial
+from typing import Any, Literal, Self, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from PIL import Image
 
-from crnn_jax.data.images import pad_batch, prepare
+from crnn_jax.data.buckets import bucket_width
+from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
+from crnn_jax.errors import DataError
+from crnn_jax.recognition.image_files import read_file
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 
-WIDTH_STEP = 32  # pixels; widths are rounded up to it, so that shapes, and compilations, stay few
+ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
+"""The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
+
+# Each batch shape is compiled once, which takes as long as reading some hundred images. So there
+# are few, and they grow geometrically: as much of a batch is padding at each size.
+WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+BATCH_SIZES = (1, 8, 32, 128, 512)
+READ_AHEAD = 4  # batches whose images are sorted by width
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was read in an image."""
+    """What was read in an image.
+
+    Attributes:
+      text: the text.
+      confidence: the probability of the most likely CTC path, 0 to 1. It is that of the whole text,
+        so it falls with its length.
+    """
 
     text: str
-    confidence: float  # probability of the best path, 0 to 1
+    confidence: float
+
+    def __repr__(self) -> str:
+        return f"Recognition({self.text!r}, confidence={self.confidence:.3f})"
 
 
 class Recognizer:
     """Reads images of one line of text.
 
-    recognizer = Recognizer.load("runs/captcha")
-    recognizer([Path("a.png").read_bytes()])[0].text
+    >>> recognizer = Recognizer.load()  # the pretrained captcha model
+    >>> recognizer("captcha.png")
+    Recognition('226md', confidence=0.592)
+    >>> [result.text for result in recognizer(["a.png", "b.png"])]
+    ['226md', '22d5n']
+
+    Images may have any size. They are preprocessed as in training: turned upright (EXIF), put on
+    white where they are transparent, and resized to the height of the model. Several threads may
+    use one recognizer, and it can be pickled.
+
+    Attributes:
+      model: the trained model that it reads with.
     """
 
     def __init__(self, model: TrainedModel) -> None:
         self.model = model
-
-        def best_path(images: jax.Array, widths: jax.Array) -> tuple[jax.Array, ...]:
-            outputs: Any = model.network.apply(model.variables, images, widths)
-            logits, lengths = outputs
-            log_probabilities = jax.nn.log_softmax(logits)
-            valid = jnp.arange(logits.shape[1])[None, :] < lengths[:, None]
-            score = jnp.where(valid, log_probabilities.max(-1), 0).sum(-1)
-            return jnp.argmax(logits, -1), lengths, jnp.exp(score)
-
-        self._best_path = jax.jit(best_path)
+        self._variables = jax.device_put(model.variables)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
-        """The best model of a workdir, or the one of a step; or a pretrained model, by its name.
+    def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:
+        """Loads a trained model.
+
+        Compiled programs are kept in the user's cache folder, unless JAX is configured otherwise.
+
+        Args:
+          model: a workdir, or the name of a pretrained model; `captcha` by default.
+          step: the checkpoint to load; by default the one with the best validation metrics.
 
         Raises:
-          CheckpointError: there is none, or it cannot be read.
-        """
-        return cls(TrainedModel.load(model, step))
+          CheckpointError: there is no such model or step, or it cannot be read.
 
-    def __call__(
-        self, images: Sequence[bytes], names: Sequence[str] | None = None
-    ) -> list[Recognition]:
-        """Reads encoded images (PNG, JPEG ...), together in one batch.
+        Example:
+          >>> Recognizer.load("runs/captcha")
+          Recognizer(runs/captcha, step 12240, 36 characters)
+        """
+        return cls(TrainedModel.load(None if model is None else os.fspath(model), step))
+
+    def __repr__(self) -> str:
+        model = self.model
+        characters = len(model.alphabet.characters)
+        return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model,)
+
+    @overload
+    def __call__(self, images: ImageSource) -> Recognition: ...
+    @overload
+    def __call__(self, images: Iterable[ImageSource]) -> list[Recognition]: ...
+
+    def __call__(self, images: Any) -> Recognition | list[Recognition]:
+        """Reads an image, or any number of images.
+
+        Args:
+          images: an image or an iterable of images; a generator is not read into memory at once. An
+            image is a path (str or Path), an image file's bytes, a Pillow image, or an array uint8:
+            (H, W) or (H, W, 1), gray, or (H, W, 3), RGB.
+
+        Returns:
+          For an image, what was read in it; for an iterable, a list in the same order.
 
         Raises:
-          DataError: an image cannot be read; it is called by its name, or by its place.
-        """
-        names = names or [f"image {place}" for place in range(len(images))]
-        named = zip(images, names, strict=True)
-        return self.read([self.prepare(image, name) for image, name in named])
+          DataError: an image cannot be read; the message names its path, or its place in
+            `images`. `stream` can go on to the others.
+          TypeError: `images`, or one of them, is none of these.
 
-    def prepare(self, image: bytes, name: str) -> np.ndarray:
-        """An encoded image as the model takes it, uint8 (H, W, C).
+        Example:
+          >>> recognizer(Image.open("captcha.png")).text
+          '226md'
+        """
+        if _is_one(images):
+            return next(self.stream([images]))
+        return list(self.stream(images))
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        batch_size: int = 32,
+        *,
+        return_errors: Literal[False] = False,
+    ) -> Iterator[Recognition]: ...
+    @overload
+    def stream(
+        self, images: Iterable[ImageSource], batch_size: int = 32, *, return_errors: bool
+    ) -> Iterator[Recognition | DataError]: ...
+
+    def stream(
+        self, images: Iterable[ImageSource], batch_size: int = 32, *, return_errors: bool = False
+    ) -> Iterator[Recognition | DataError]:
+        """Reads images one batch after the other, in constant memory.
+
+        Args:
+          images: any number of images, of the kinds that `__call__` takes.
+          batch_size: the most images that the network reads at once. Up to 4 times as many are
+            taken from `images` before the first result, so that images of similar width are
+            padded together.
+          return_errors: yield the DataError of an image that cannot be read in the place of its
+            result, instead of raising it.
+
+        Yields:
+          What was read in each image, in the order of `images`.
 
         Raises:
-          DataError: it cannot be read; it is called by its name.
-        """
-        return prepare(image, self.model.preprocessing, name)
+          DataError: as `__call__`, after the results of the images before it.
+          TypeError: as `__call__`.
+          ValueError: `batch_size` is less than 1.
 
-    def read(self, images: Sequence[np.ndarray]) -> list[Recognition]:
-        """Reads prepared images, together in one batch."""
-        if not images:
-            return []
+        Example:
+          >>> paths = sorted(Path("images").glob("*.png"))
+          >>> for path, result in zip(paths, recognizer.stream(paths, return_errors=True)):
+          ...     print(path, result if isinstance(result, DataError) else result.text)
+        """
+        if batch_size < 1:
+            raise ValueError(f"a batch size of {batch_size} is too small; pass at least 1")
+        if _is_one(images) or not isinstance(images, Iterable):
+            raise TypeError(
+                f"{type(images).__name__} is no iterable of images; pass a list of paths, bytes,"
+                " Pillow images or arrays"
+            )
+        return self._stream(images, batch_size, return_errors)
+
+    def _stream(
+        self, images: Iterable[ImageSource], batch_size: int, return_errors: bool
+    ) -> Iterator[Recognition | DataError]:
+        prepared = itertools.starmap(self._prepare, enumerate(images))
+        while chunk := list(itertools.islice(prepared, READ_AHEAD * batch_size)):
+            readable = [image for image in chunk if not isinstance(image, DataError)]
+            results = iter(self._read(readable, batch_size))
+            for image in chunk:
+                if not isinstance(image, DataError):
+                    yield next(results)
+                elif return_errors:
+                    yield image
+                else:
+                    raise image
+
+    def _prepare(self, place: int, image: ImageSource) -> np.ndarray | DataError:
+        """An image as the network takes it, uint8 (H, W, C), or why there is none."""
+        try:
+            if isinstance(image, str | os.PathLike):
+                return prepare(read_file(image), self.model.preprocessing, os.fspath(image))
+            return prepare(image, self.model.preprocessing, f"image {place}")
+        except DataError as error:
+            return error
+
+    def _read(self, images: Sequence[np.ndarray], batch_size: int) -> list[Recognition]:
+        """Reads prepared images in batches of similar width; the results have their order."""
+        order = sorted(range(len(images)), key=lambda place: images[place].shape[1])
+        results: dict[int, Recognition] = {}
+        while order:
+            size = _batch_size(len(order), batch_size)
+            places, order = order[:size], order[size:]
+            read = self._read_batch([images[place] for place in places], size)
+            results.update(zip(places, read, strict=True))
+        return [results[place] for place in range(len(images))]
+
+    def _read_batch(self, images: Sequence[np.ndarray], size: int) -> list[Recognition]:
+        """Reads prepared images as a batch of `size`."""
+        height, _, channels = images[0].shape
+        fill = [np.zeros((height, MIN_WIDTH, channels), np.uint8)] * (size - len(images))
+        fixed = self.model.preprocessing.width
         widest = max(image.shape[1] for image in images)
-        batch, widths = pad_batch(images, -(-widest // WIDTH_STEP) * WIDTH_STEP)
-        paths, lengths, confidences = map(np.asarray, self._best_path(batch, widths))
+        width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
+        batch, widths = pad_batch([*images, *fill], width)
+        outputs = best_path(self.model.network, self._variables, batch, widths)
+        paths, lengths, confidences = (np.asarray(output)[: len(images)] for output in outputs)
         texts = self.model.alphabet.decode_batch(paths, lengths)
-        return [
-            Recognition(text, float(confidence))
-            for text, confidence in zip(texts, confidences, strict=True)
-        ]
+        return list(map(Recognition, texts, confidences.tolist()))
+
+
+# With the variables as arguments, models of one shape share a compiled program; as constants in it
+# they would also make it seven times as slow to load.
+@partial(jax.jit, static_argnames="network")
+def best_path(
+    network: nn.Module, variables: Mapping[str, Any], images: jax.Array, widths: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The most likely CTC path of each image.
+
+    Args:
+      network: the network; a static argument.
+      variables: its params and batch_stats.
+      images: (B, H, W, C) uint8.
+      widths: (B,) true widths in pixels.
+
+    Returns:
+      Class indices (B, T), the valid time steps (B,), and the probability of the path (B,).
+    """
+    outputs: Any = network.apply(variables, images, widths)
+    logits, lengths = outputs
+    log_probabilities = jax.nn.log_softmax(logits)
+    valid = jnp.arange(logits.shape[1])[None, :] < lengths[:, None]
+    score = jnp.where(valid, log_probabilities.max(-1), 0).sum(-1)
+    return jnp.argmax(logits, -1), lengths, jnp.exp(score)
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is an image, not an iterable of images."""
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
+        return True
+    # (N, H, W, C) is a sequence of images; and so is (N,), such as paths in a column of a table.
+    return hasattr(images, "__array__") and np.ndim(images) in (2, 3)
+
+
+def _batch_size(count: int, most: int) -> int:
+    """The largest batch size up to `most` that `count` images fill at least by half."""
+    sizes = [*(size for size in BATCH_SIZES if size < most), most]
+    return max(size for size in sizes if size <= 2 * count)

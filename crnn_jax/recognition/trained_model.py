@@ -1,7 +1,9 @@
-"""A trained model as its folder describes it: network, arrays, alphabet, preprocessing."""
+"""A trained model as its folder describes it: network, variables, alphabet and preprocessing."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax import models
+from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, CrnnError
 from crnn_jax.recognition.pretrained import (
+    PRETRAINED_DIR,
     find_model,
     is_pretrained,
     read_pretrained_arrays,
@@ -20,90 +24,122 @@ from crnn_jax.recognition.pretrained import (
 )
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
-from crnn_jax.training.checkpoint import Checkpoints
 
 BEST = -1
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """All that inference needs; no config is asked for."""
+    """Everything that inference needs; no config is asked for.
+
+    Attributes:
+      step: the training step at which it was saved.
+      network: the Flax module, for inference.
+      variables: its `params` and `batch_stats`.
+      alphabet: the characters that it reads.
+      preprocessing: the images that it takes.
+      description: the name of the network and its settings.
+      config: the config that it was trained with; empty for a pretrained model.
+      name: the folder that it comes from, or the name of a pretrained model.
+    """
 
     step: int
     network: nn.Module
-    variables: Mapping[str, Any]  # params and batch_stats
+    variables: Mapping[str, Any]
     alphabet: Alphabet
     preprocessing: Preprocessing
-    description: Mapping[str, Any]  # the model's name and settings
-    config: Mapping[str, Any]  # that it was trained with; a pretrained model has none
+    description: Mapping[str, Any]
+    config: Mapping[str, Any]
+    name: str = "model"
 
     @classmethod
-    def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
-        """Restores a step of a model, by default the best that is whole.
+    def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:
+        """Restores a checkpoint of a workdir, or a pretrained model.
 
         The folder may come from anyone: what its manifest says is checked before it is used.
 
         Args:
-          model: a workdir, or a pretrained model by its name or folder; see `find_model`.
-          step: a pretrained model has one alone.
+          model: a workdir, or the name or folder of a pretrained model; see `find_model`.
+          step: by default the best checkpoint that is undamaged. A pretrained model has one step.
 
         Raises:
-          CheckpointError: there is none, or it cannot be read.
-          ConfigError: its manifest describes what this program does not have.
+          CheckpointError: there is no such model or step, or it cannot be read.
+          ConfigError: its manifest describes a network that this program does not have.
         """
-        parallel.devices()  # says so in our words if JAX has none
+        keep_what_is_compiled()
+        choose_convolutions()
+        parallel.devices()  # raises a clear error if JAX has none
         folder = find_model(model)
         if is_pretrained(folder):
-            manifest = read_pretrained_manifest(folder)
-            only = manifest["step"]
-            if step not in (BEST, only):
-                raise CheckpointError(f"{folder} has no step {step}; it has step {only} alone")
-            return cls._build(
-                only, manifest, folder, lambda like: read_pretrained_arrays(folder, manifest, like)
-            )
+            return cls._load_pretrained(folder, step)
+        # Not at the top: Orbax takes a while to import, and pretrained models do without it.
+        from crnn_jax.training.checkpoint import Checkpoints
+
         with Checkpoints(folder, read_only=True) as checkpoints:
 
             def restore(step: int) -> Self:
-                return cls._build(
-                    step,
-                    checkpoints.manifest(step),
-                    checkpoints.directory / str(step),
-                    lambda like: checkpoints.restore_model(step, like),
-                )
+                place = checkpoints.directory / str(step)
+                model = cls._from_manifest(str(folder), step, checkpoints.manifest(step), place)
+                variables = checkpoints.restore_model(step, model._shapes(place))
+                return replace(model, variables=variables)
 
             if step == BEST:
                 return checkpoints.first_whole(checkpoints.best_first(), restore)
             return restore(step)
 
     @classmethod
-    def _build(
-        cls,
-        step: int,
-        manifest: Mapping[str, Any],
-        place: Path,
-        restore: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    ) -> Self:
+    def _load_pretrained(cls, folder: Path, step: int) -> Self:
+        manifest = read_pretrained_manifest(folder)
+        only = manifest["step"]
+        if step not in (BEST, only):
+            raise CheckpointError(f"{folder} has no step {step}; it has step {only} alone")
+        packaged = folder.parent == PRETRAINED_DIR
+        name = folder.name if packaged else str(folder)
+        model = cls._from_manifest(name, only, manifest, folder)
+        # The shapes in the package are known to be right, and finding out about them by tracing
+        # the network takes a fifth of the time to the first result.
+        shapes = None if packaged else model._shapes(folder)
+        return replace(model, variables=read_pretrained_arrays(folder, manifest, shapes))
+
+    @classmethod
+    def _from_manifest(cls, name: str, step: int, manifest: Mapping[str, Any], place: Path) -> Self:
+        """A model without its variables."""
         alphabet = Alphabet.from_dict(manifest["alphabet"])
-        preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
         model = manifest["model"]
-        images = jnp.zeros((1, preprocessing.height, MIN_WIDTH, preprocessing.channels), jnp.uint8)
-        try:
+        with _described_by(place):
             network = models.create(model["name"], alphabet.num_classes, model["settings"])
-            # Shapes alone: nothing is computed, nor is any memory taken.
-            shapes = jax.eval_shape(network.init, jax.random.key(0), images, jnp.array([MIN_WIDTH]))
-        except CrnnError:
-            raise
-        except Exception as error:  # anything may stand in a stranger's manifest
-            raise CheckpointError(
-                f"{place} describes no model that can be built:"
-                f" {' '.join(str(error).split())[:200]}; use an undamaged checkpoint"
-            ) from error
         return cls(
             step=step,
             network=network,
-            variables=restore({"batch_stats": {}, **shapes}),
+            variables={},
             alphabet=alphabet,
-            preprocessing=preprocessing,
+            preprocessing=Preprocessing.from_dict(manifest["preprocessing"]),
             description=model,
             config=manifest.get("config", {}),
+            name=name,
         )
+
+    def _shapes(self, place: Path) -> dict[str, Any]:
+        """Shapes and dtypes of the variables; nothing is computed, and no memory is taken."""
+        size = (1, self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels)
+
+        def init() -> Any:
+            images = jnp.zeros(size, jnp.uint8)
+            return self.network.init(jax.random.key(0), images, jnp.array([MIN_WIDTH]))
+
+        with _described_by(place):
+            return {"batch_stats": {}, **jax.eval_shape(init)}
+
+
+@contextlib.contextmanager
+def _described_by(place: Path) -> Iterator[None]:
+    """Raises CheckpointError if the network cannot be built that a manifest describes."""
+    try:
+        yield
+    except CrnnError:
+        raise
+    except Exception as error:  # a manifest from a stranger may say anything
+        raise CheckpointError(
+            f"{place} describes no model that can be built:"
+            f" {' '.join(str(error).split())[:200]}; use an undamaged checkpoint"
+        ) from error

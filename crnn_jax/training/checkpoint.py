@@ -22,11 +22,10 @@ from flax import serialization
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
-from crnn_jax.training.manifest import read_json, read_manifest, seal
+from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
 
 SCORE = "exact_match"
-CHECKPOINTS = "checkpoints"  # the folder of a workdir in which they are
 DAMAGED = "damaged-"  # begins the names of folders that were set aside
 DELETED = ".deleted"  # ends the names of folders that are being deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # is in the names of folders that are being written

@@ -16,6 +16,7 @@ from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 # the model may be an average, and what it is that of then stands in `training`. Whatever a later
 # format brings, its manifest is sealed in the same way: damage can then be told from novelty.
 FORMAT = 3
+CHECKPOINTS = "checkpoints"  # the folder of a workdir that has the checkpoints
 MAX_BYTES = 16 * 2**20
 """A manifest of a few hundred arrays has 0.1 MB."""
 

@@ -1,0 +1,359 @@
+"""The recognizer: whatever it is given, in whatever batches, it reads each image as if alone."""
+
+import io
+import itertools
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from crnn_jax import models, predict
+from crnn_jax.data.buckets import bucket_width
+from crnn_jax.data.images import Preprocessing
+from crnn_jax.errors import DataError
+from crnn_jax.recognition import recognizer as module
+from crnn_jax.recognition.recognizer import (
+    READ_AHEAD,
+    WIDTHS,
+    Recognition,
+    Recognizer,
+    best_path,
+)
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.alphabet import Alphabet
+from tests.networks import CLASSES, SMALL, image, jit, random_variables
+
+GOLDEN = Path(__file__).parent / "data" / "checkpoints" / "format2"
+
+
+def trained_model(seed: int = 1) -> TrainedModel:
+    settings = {**SMALL, "channels": list(SMALL["channels"])}  # a list, as in a manifest
+    network = models.create("crnn", CLASSES, settings)
+    return TrainedModel(
+        step=7,
+        network=network,
+        variables=random_variables(network, channels=1, seed=seed),
+        alphabet=Alphabet("abcd"),
+        preprocessing=Preprocessing(channels=1),
+        description={"name": "crnn", "settings": settings},
+        config={},
+        name="runs/small",
+    )
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return Recognizer(trained_model())
+
+
+def encode(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array.squeeze()).save(file, "PNG")
+    return file.getvalue()
+
+
+def assert_same(read: list[Recognition], expected: list[Recognition]) -> None:
+    assert [one.text for one in read] == [one.text for one in expected]
+    np.testing.assert_allclose(
+        [one.confidence for one in read], [one.confidence for one in expected], rtol=1e-4
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    """Arrays (32, W) of mixed widths, in no order."""
+    widths = [50, 90, 20, 64, 77, 8, 33, 96, 41, 64, 12, 85]
+    return [image(width).squeeze() for width in widths]
+
+
+@pytest.fixture(scope="module")
+def alone(recognizer: Recognizer, images: list[np.ndarray]) -> list[Recognition]:
+    """Each of `images`, read alone."""
+    read = [recognizer(image) for image in images]
+    assert len({one.text for one in read}) > 3
+    assert len({one.confidence for one in read}) == len(read) - 1  # two images are the same
+    return read
+
+
+# What it reads
+
+
+def test_it_reads_what_the_network_gives_without_padding(recognizer: Recognizer) -> None:
+    """Against the exact shape, a plain collapse of repeats, and a product of probabilities."""
+    model, width = recognizer.model, 33
+    outputs = jit(model.network.apply)(model.variables, image(width)[None], np.array([width]))
+    logits = np.asarray(outputs[0], np.float64)[0]
+    assert len(logits) == width // 4 + 1
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    collapsed = [index for index, _ in itertools.groupby(logits.argmax(-1)) if index]
+    read = recognizer(image(width))
+    assert read.text == "".join("abcd"[index - 1] for index in collapsed)
+    assert read.confidence == pytest.approx(probabilities.max(-1).prod(), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_batches_do_not_change_what_is_read(
+    batch_size: int,
+    recognizer: Recognizer,
+    images: list[np.ndarray],
+    alone: list[Recognition],
+) -> None:
+    assert_same(list(recognizer.stream(images, batch_size)), alone)
+    assert_same(recognizer(images), alone)
+
+
+def test_every_kind_of_image(recognizer: Recognizer, tmp_path: Path) -> None:
+    array = image(50).squeeze()
+    data = encode(array)
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    kinds: list[Any] = [
+        *(path, str(path), data, bytearray(data), memoryview(data), Image.open(path)),
+        *(array, array[..., None], np.stack([array] * 3, -1), jax.numpy.asarray(array)),
+    ]
+    expected = recognizer(array)
+    assert expected.text
+    for kind in kinds:
+        read = recognizer(kind)
+        assert isinstance(read, Recognition), type(kind)
+        assert_same([read], [expected])
+    assert_same(recognizer(kinds), [expected] * len(kinds))
+
+
+def test_every_kind_of_iterable(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition], tmp_path: Path
+) -> None:
+    assert_same(recognizer(tuple(images)), alone)
+    assert_same(recognizer(image for image in images), alone)
+    assert_same(recognizer(dict(enumerate(images)).values()), alone)
+    assert recognizer([]) == recognizer(iter(())) == []
+    # Paths in an array, as in the column of a table; and images of one size stacked.
+    paths = [str(tmp_path / f"{place}.png") for place in range(3)]
+    for path, array in zip(paths, images, strict=False):
+        Path(path).write_bytes(encode(array))
+    columns: Any = np.array(paths, object)
+    assert_same(recognizer(columns), alone[:3])
+    stack: Any = np.stack([np.stack([images[3]] * 3, -1), np.stack([images[9]] * 3, -1)])
+    assert_same(recognizer(stack), [alone[3], alone[9]])
+
+
+# Streams
+
+
+def test_a_stream_takes_a_bounded_number_ahead(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
+) -> None:
+    taken = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for array in itertools.cycle(images):
+            taken += 1
+            yield array
+
+    stream = recognizer.stream(endless(), batch_size=1)
+    assert taken == 0
+    read = []
+    for place in range(3 * len(images)):
+        read.append(next(stream))
+        assert place < taken <= place + READ_AHEAD
+    assert_same(read, alone * 3)
+
+
+def test_what_cannot_be_read_is_raised_at_its_turn_or_returned_in_its_place(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition], tmp_path: Path
+) -> None:
+    mixed = [images[0], tmp_path / "no.png", images[1], b"no image", images[2], tmp_path]
+    read = list(recognizer.stream(mixed, batch_size=8, return_errors=True))
+    assert_same([one for one in read if isinstance(one, Recognition)], alone[:3])
+    errors = [str(one) for one in read[1::2]]
+    assert all(isinstance(one, DataError) for one in read[1::2])
+    assert re.match(r"cannot read image '.*no\.png': No such file.*; check the path$", errors[0])
+    assert re.match(r"cannot read image 'image 3': its 8 bytes are no PNG", errors[1])
+    assert errors[2] == f"{tmp_path} is a folder; name its images, such as {tmp_path / '*.png'}"
+
+    stream = recognizer.stream(mixed, batch_size=8)
+    assert_same([next(stream)], alone[:1])
+    with pytest.raises(DataError, match=r"no\.png"):
+        next(stream)
+    for single, message in (
+        (tmp_path / "no.png", "no.png"),
+        ("a\0b", "null"),
+        (b"", "0 bytes"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            recognizer(single)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "found"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        (3.5, "float"),
+        (np.float32(1), "float32"),
+        (np.zeros((32, 50)), r"array \(32, 50\) float64"),
+        ([np.zeros((32, 50), np.float32)], r"array \(32, 50\) float32"),
+        ([None], "NoneType"),
+        ([["a.png"]], "list"),
+        (np.zeros((32, 50, 2), np.uint8), r"array \(32, 50, 2\) uint8"),
+        (np.zeros((3, 32, 50), np.uint8), r"array \(3, 32, 50\) uint8"),
+    ],
+)
+def test_another_type_is_named(argument: Any, found: str, recognizer: Recognizer) -> None:
+    with pytest.raises(TypeError, match=rf"^{found} is no .*image.*; pass "):
+        recognizer(argument)
+
+
+def test_a_stream_needs_an_iterable_and_a_batch_size(recognizer: Recognizer) -> None:
+    """It says so at once, not when it is first asked for a result."""
+    for one in ("a.png", b"", image(32), None):
+        argument: Any = one
+        with pytest.raises(TypeError, match=f"^{type(one).__name__} is no iterable of images; "):
+            recognizer.stream(argument)
+    with pytest.raises(ValueError, match="batch size of 0"):
+        recognizer.stream([], 0)
+
+
+# Compilations
+
+
+def test_one_two_and_thirty_one_images_compile_little(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: set[tuple[int, ...]] = set()
+
+    def record(network: Any, variables: Any, images: Any, widths: Any) -> tuple[np.ndarray, ...]:
+        shapes.add(images.shape)
+        assert (widths >= 8).all()
+        return np.zeros((len(images), 4), int), np.full(len(images), 4), np.ones(len(images))
+
+    monkeypatch.setattr(module, "best_path", record)
+    for count in range(1, 200):
+        assert len(recognizer([image(40)] * count)) == count
+    assert shapes == {(1, 32, 64, 1), (8, 32, 64, 1), (32, 32, 64, 1)}
+    shapes.clear()
+    mixed = [image(width) for width in np.random.default_rng(0).integers(8, 1025, 200)]
+    assert len(recognizer(mixed)) == 200
+    assert len(shapes) <= 7  # four batches, then three
+
+
+def test_padding_stays_within_bounds() -> None:
+    for most in (1, 2, 7, 8, 20, 32, 100, 1000):
+        for count in range(1, 2 * most + 2):
+            size = module._batch_size(count, most)
+            assert size <= most and size <= 2 * count
+    assert [module._batch_size(count, 32) for count in (1, 3, 4, 15, 16, 31, 99)] == (
+        [1, 1, 8, 8, 32, 32, 32]
+    )
+    padded = {width: bucket_width(width, WIDTHS) for width in range(64, 1025)}
+    assert len(set(padded.values())) == 9
+    assert all(width <= to <= 1.5 * width for width, to in padded.items())
+
+
+def test_models_of_one_shape_share_what_is_compiled(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
+) -> None:
+    before = best_path._cache_size()
+    other = Recognizer(trained_model(seed=2))
+    read = [other(image) for image in images]
+    assert best_path._cache_size() == before > 0
+    assert [one.text for one in read] != [one.text for one in alone]
+
+
+def test_threads_read_the_same(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert_same(list(pool.map(recognizer, images * 3)), alone * 3)
+        for read in pool.map(recognizer, [images] * 4):
+            assert_same(read, alone)
+
+
+def test_it_can_be_pickled(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
+) -> None:
+    copy = pickle.loads(pickle.dumps(recognizer))
+    before = best_path._cache_size()
+    assert_same([copy(images[0])], alone[:1])
+    assert best_path._cache_size() == before
+
+
+def test_what_is_shown_of_it(recognizer: Recognizer) -> None:
+    assert repr(recognizer) == "Recognizer(runs/small, step 7, 4 characters)"
+    assert repr(Recognizer.load()).startswith("Recognizer(captcha, step ")
+    assert repr(Recognition("226md", 0.59217435)) == "Recognition('226md', confidence=0.592)"
+
+
+# Starting
+
+
+def test_a_fresh_process_imports_little_and_keeps_what_it_compiles(tmp_path: Path) -> None:
+    """Even if JAX is there already; what the user has set stays."""
+    code = """if True:
+        import os, sys
+        import jax
+        if sys.argv[1:]:
+            jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+        from crnn_jax.recognition.recognizer import Recognizer
+        Recognizer.load()
+        print(jax.config.jax_compilation_cache_dir)
+        print(os.environ.get("XLA_FLAGS"))
+        print(sorted({"orbax", "grain", "optax", "tensorflow_datasets"} & set(sys.modules)))
+    """
+    removed = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    environment = {key: value for key, value in os.environ.items() if key not in removed}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    for arguments, folder in (((), tmp_path / "crnn_jax"), (("mine",), Path("mine"))):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        cache, flags, imported = done.stdout.splitlines()
+        assert Path(cache).is_relative_to(folder)
+        assert "ynn" in flags
+        assert imported == "[]"
+
+
+# The command
+
+
+def test_predict_looks_at_paths_before_it_loads_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=str(tmp_path / "no model")))
+    with pytest.raises(SystemExit) as caught:
+        predict.main(["predict", str(tmp_path), str(tmp_path / "no.png")])
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: {tmp_path} is a folder; name its images, such as {tmp_path}/*.png"
+    assert "no.png" in lines[1] and len(lines) == 2
+
+
+def test_predict_without_images_answers_before_jax_is_imported() -> None:
+    code = """if True:
+        import sys
+        from crnn_jax import predict
+        from crnn_jax.errors import DataError
+        try:
+            predict.main(["predict"])
+        except DataError as error:
+            print(error, "jax" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "name the images to read, such as captcha.png or images/*.png False\n"
