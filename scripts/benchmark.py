@@ -25,7 +25,7 @@ from rich.table import Table
 from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
-from crnn_jax.compiler import choose_convolutions
+from crnn_jax.compiler import set_cpu_flags
 from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
@@ -229,7 +229,7 @@ def main() -> None:
         parser.error(f"--vs is for train and infer, not for {arguments.what}")
     if arguments.vs and arguments.model == "crnn_small":
         parser.error("PyTorch has no crnn_small here; --vs is for crnn and crnn_half")
-    choose_convolutions()
+    set_cpu_flags()
     console = Console()
     workload = Workload(arguments.model, width=arguments.width)
     vs_torch = arguments.vs == "torch"
