@@ -216,7 +216,7 @@ def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Tab
 
 def main() -> None:
     """Measures what the command line asks for."""
-    restart_with_huge_pages()
+    restart_with_huge_pages(script="benchmark.py")
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
     parser.add_argument("what", choices=["train", "infer", "input", "decode"])
     parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")

@@ -184,36 +184,154 @@ def test_convolutions_are_xlas_and_products_ynnpacks() -> None:
 
 # --- huge pages ---
 
+# A command that logs its starts. It is run as a module of the package; it does not import JAX.
+COMMAND = """
+import os, sys
+from pathlib import Path
+from crnn_jax import huge_pages
+
+folder = Path(os.environ["FOLDER"])
+huge_pages.SYSTEM_SETTING = folder / "enabled"
+
+def main():
+    with (folder / "log").open("a") as log:
+        print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[1:], sep="|", file=log)
+    exec(os.environ.get("BEFORE", ""))
+    huge_pages.restart_with_huge_pages()
+
+if __name__ == "__main__":
+    main()
+"""
+RUN = "import runpy; runpy.run_module('crnn_jax.fake', run_name='__main__', alter_sys=True)"
+FORK = f"""
+import os
+for job in range(3):
+    if not os.fork():
+        {RUN}
+        os._exit(0)
+for job in range(3):
+    assert os.wait()[1] == 0
+"""
+SPAWN = """
+import multiprocessing
+from runpy import run_module
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    for job in range(2):
+        job = multiprocessing.Process(target=run_module, args=("crnn_jax.fake", {}, "__main__"))
+        job.start()
+        job.join()
+        assert job.exitcode == 0
+"""
+WRAPPER = f"""#!/bin/sh
+unset GLIBC_TUNABLES
+exec {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with programs that call the command, on a system that gives pages on request."""
+    package = tmp_path / "crnn_jax"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'crnn_jax')!r})")
+    (package / "fake.py").write_text(COMMAND)
+    (tmp_path / "crnn-jax").write_text("from crnn_jax.fake import main\nmain()")
+    (tmp_path / "launch.py").write_text(RUN)
+    (tmp_path / "fork.py").write_text(FORK)
+    (tmp_path / "spawn.py").write_text(SPAWN)
+    (tmp_path / "wrapper").write_text(WRAPPER)
+    (tmp_path / "wrapper").chmod(0o755)
+    (tmp_path / "enabled").write_text("always [madvise] never")
+    return tmp_path
+
+
+def starts(folder: Path, command: str, before: str = "") -> list[list[str]]:
+    """Process, request and arguments of each start, after a command line of the shell.
+
+    `before` is what the command does before it asks for a restart.
+    """
+    inherited = (huge_pages.SWITCH, huge_pages.TUNABLES)
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    environment |= {"PYTHONPATH": str(folder), "FOLDER": str(folder), "BEFORE": before}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, check=True, capture_output=True
+    )
+    return [line.split("|") for line in (folder / "log").read_text().splitlines()]
+
 
 @pytest.mark.parametrize(
-    ("switch", "tunables", "restarts"),
+    "command",
     [
-        ("always [madvise] never", None, 1),
-        ("[always] madvise never", None, 0),
-        ("always madvise [never]", None, 0),
-        (None, None, 0),  # no Linux
-        ("always [madvise] never", "glibc.malloc.check=1", 0),
+        "python -m crnn_jax.fake",
+        "python -W ignore -bu -X utf8 -Wignore -m crnn_jax.fake",
+        "python crnn-jax",
+        "CRNN_JAX_HUGE_PAGES=1 python -m crnn_jax.fake",
     ],
 )
-def test_a_command_restarts_once_to_ask_for_huge_pages(
-    switch: str | None, tunables: str | None, restarts: int, tmp_path: Path
-) -> None:
-    file = tmp_path / "enabled"
-    if switch:
-        file.write_text(switch)
-    code = f"""if True:
-        import os, pathlib, sys
-        from crnn_jax import huge_pages
-        huge_pages.SWITCH = pathlib.Path({str(file)!r})
-        print(os.getpid(), sys.argv[1:], os.environ.get(huge_pages.TUNABLES))
-        huge_pages.restart_with_huge_pages()
-    """
-    environment = {k: v for k, v in os.environ.items() if k != huge_pages.TUNABLES}
-    if tunables:
-        environment[huge_pages.TUNABLES] = tunables
-    command = [sys.executable, "-c", code, "a b", "--c"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    lines = run.stdout.splitlines()
-    process = lines[0].split()[0]
-    asked = [tunables, huge_pages.ASK][: 1 + restarts]
-    assert lines == [f"{process} ['a b', '--c'] {value}" for value in asked]
+def test_a_command_restarts_once_to_ask_for_huge_pages(command: str, folder: Path) -> None:
+    first, second = starts(folder, f"{command} 'a b' --c")
+    assert first == [first[0], "None", "a b", "--c"]
+    assert second == [first[0], huge_pages.REQUEST, "a b", "--c"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CRNN_JAX_HUGE_PAGES=0 python -m crnn_jax.fake",
+        "GLIBC_TUNABLES=glibc.malloc.check=1 python -m crnn_jax.fake",
+        f'python -c "{RUN}"',
+        f'python -c "{RUN}" -m crnn_jax.fake',
+        f'echo "{RUN}" | python - -m crnn_jax.fake',
+        f'echo "{RUN}" | python',
+        "python launch.py -m crnn_jax.fake",
+        "python -m launch",
+        "python -m pdb -c continue -c quit -m crnn_jax.fake",
+        "python -m cProfile -m crnn_jax.fake",
+        "python -m crnn_jax.fake <&-",
+        "python -m crnn_jax.fake >&-",
+        "python -m crnn_jax.fake 2>&-",
+    ],
+)
+def test_what_is_not_a_plain_command_does_not_restart(command: str, folder: Path) -> None:
+    assert len(starts(folder, command)) == 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "(folder / 'enabled').write_text('[always] madvise never')",
+        "(folder / 'enabled').write_text('always madvise [never]')",
+        "(folder / 'enabled').unlink()",  # no Linux
+        "sys.settrace(lambda *_: None)",
+        "sys.setprofile(lambda *_: None)",
+        pytest.param(
+            "sys.monitoring.use_tool_id(sys.monitoring.DEBUGGER_ID, 'debugger')",
+            marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="since Python 3.12"),
+        ),
+        "sys.executable = ''",
+        "sys.executable = None",
+        "sys.executable = '/nowhere/python'",
+        "sys.stdout.close()",
+    ],
+)
+def test_nothing_that_is_at_work_is_disturbed(before: str, folder: Path) -> None:
+    assert len(starts(folder, "python -m crnn_jax.fake", before)) == 1
+
+
+@pytest.mark.parametrize(("program", "jobs"), [("fork.py", 3), ("spawn.py", 2)])
+def test_each_job_of_a_launcher_runs_once(program: str, jobs: int, folder: Path) -> None:
+    assert len(starts(folder, f"python {program}")) == jobs
+
+
+def test_a_forked_child_does_not_restart(folder: Path) -> None:
+    before = "if 'GLIBC_TUNABLES' not in os.environ: os.fork()"
+    first, second = starts(folder, "python -m crnn_jax.fake", before)
+    assert first[0] == second[0]
+
+
+def test_a_wrapper_that_drops_the_request_is_not_restarted_for_ever(folder: Path) -> None:
+    before = "sys.executable = str(folder / 'wrapper')"
+    log = starts(folder, "python -m crnn_jax.fake", before)
+    assert [request for _, request in log] == ["None", "None"]
