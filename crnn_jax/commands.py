@@ -12,7 +12,7 @@ from typing import NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
+from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
 
@@ -40,8 +40,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
         # Ctrl-C is not for this process, as in the background of a script, it stays so.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        keep_what_is_compiled()
-        choose_convolutions()
+        enable_compilation_cache()
+        set_cpu_flags()
         if isinstance(sys.stdout, io.TextIOWrapper):
             # Whatever the system's own encoding; names of files that are none stay as they are.
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -25,7 +25,7 @@ from rich.table import Table
 from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
-from crnn_jax.compiler import choose_convolutions
+from crnn_jax.compiler import set_cpu_flags
 from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
@@ -216,7 +216,7 @@ def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Tab
 
 def main() -> None:
     """Measures what the command line asks for."""
-    restart_with_huge_pages()
+    restart_with_huge_pages(script="benchmark.py")
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
     parser.add_argument("what", choices=["train", "infer", "input", "decode"])
     parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")
@@ -229,7 +229,7 @@ def main() -> None:
         parser.error(f"--vs is for train and infer, not for {arguments.what}")
     if arguments.vs and arguments.model == "crnn_small":
         parser.error("PyTorch has no crnn_small here; --vs is for crnn and crnn_half")
-    choose_convolutions()
+    set_cpu_flags()
     console = Console()
     workload = Workload(arguments.model, width=arguments.width)
     vs_torch = arguments.vs == "torch"

@@ -15,13 +15,13 @@ PACKAGE = "crnn_jax"
 
 # From the ground up: a module imports from layers below its own, and from its own room.
 LAYERS = (
-    ("__init__", "errors"),
+    ("__init__", "errors", "compiler"),
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
     ("config", "dataset", "experiment", "train", "evaluate", "image_grids", "fine_tuning"),
     (
-        *("commands", "compiler", "huge_pages", "main", "predict", "check_data", "score"),
+        *("commands", "huge_pages", "main", "predict", "check_data", "score"),
         *("export", "report", "demo"),
     ),
 )
