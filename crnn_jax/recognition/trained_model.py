@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax import models
-from crnn_jax.compiler import choose_convolutions, keep_what_is_compiled
+from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, CrnnError
 from crnn_jax.recognition.pretrained import (
@@ -66,8 +66,8 @@ class TrainedModel:
           CheckpointError: there is no such model or step, or it cannot be read.
           ConfigError: its manifest describes a network that this program does not have.
         """
-        keep_what_is_compiled()
-        choose_convolutions()
+        enable_compilation_cache()
+        set_cpu_flags()
         parallel.devices()  # raises a clear error if JAX has none
         folder = find_model(model)
         if is_pretrained(folder):
