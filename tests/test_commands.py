@@ -102,7 +102,7 @@ def test_what_can_be_read_is_read_and_what_cannot_is_named(trained: Path, tmp_pa
     read = [os.fsencode(line.split("\t")[0]) for line in done.stdout.splitlines()]
     assert read == [name, os.fsencode(good)]
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert ["damaged.png" in errors[0], "no.png" in errors[1]] == [True, True]
+    assert ["no.png" in errors[0], "damaged.png" in errors[1]] == [True, True]  # paths come first
     assert done.returncode == 1 and len(errors) == 2 and "Traceback" not in done.stderr
 
 

@@ -22,11 +22,11 @@ from crnn_jax.recognition.trained_model import BEST, TrainedModel
 ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
 """The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
 
-# Each batch shape is compiled once, which takes as long as reading some hundred images. So there
-# are few, and they grow geometrically: as much of a batch is padding at each size.
+# Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
+# processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH_SIZES = (1, 8, 32, 128, 512)
-READ_AHEAD = 4  # batches whose images are sorted by width
+READ_AHEAD = 4  # batches, whose images are sorted by width
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Recognizer:
     >>> recognizer("captcha.png")
     Recognition('226md', confidence=0.592)
     >>> [result.text for result in recognizer(["a.png", "b.png"])]
-    ['226md', '22d5n']
+    ['226md', '2356g']
 
-    Images may have any size. They are preprocessed as in training: turned upright (EXIF), put on
-    white where they are transparent, and resized to the height of the model. Several threads may
-    use one recognizer, and it can be pickled.
+    Images may have any size. They are preprocessed as in training: turned upright (EXIF), composed
+    onto white where they are transparent, and resized to the height of the model. Several threads
+    can use one recognizer, and it can be pickled.
 
     Attributes:
       model: the trained model that it reads with.
@@ -84,7 +84,7 @@ class Recognizer:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
-        return cls(TrainedModel.load(None if model is None else os.fspath(model), step))
+        return cls(TrainedModel.load(model, step))
 
     def __repr__(self) -> str:
         model = self.model
@@ -100,20 +100,20 @@ class Recognizer:
     def __call__(self, images: Iterable[ImageSource]) -> list[Recognition]: ...
 
     def __call__(self, images: Any) -> Recognition | list[Recognition]:
-        """Reads an image, or any number of images.
+        """Reads one image, or any number of images.
 
         Args:
-          images: an image or an iterable of images; a generator is not read into memory at once. An
-            image is a path (str or Path), an image file's bytes, a Pillow image, or an array uint8:
+          images: an image, or an iterable of images such as a list or a generator. An image is a
+            path (str or Path), an image file's bytes, a Pillow image, or an array uint8 of shape
             (H, W) or (H, W, 1), gray, or (H, W, 3), RGB.
 
         Returns:
-          For an image, what was read in it; for an iterable, a list in the same order.
+          For one image, what was read in it; for an iterable, a list in the same order.
 
         Raises:
-          DataError: an image cannot be read; the message names its path, or its place in
-            `images`. `stream` can go on to the others.
-          TypeError: `images`, or one of them, is none of these.
+          DataError: an image cannot be read. The message names its path, or its place in `images`.
+            Use `stream` to read the others.
+          TypeError: `images`, or one of them, is of another type.
 
         Example:
           >>> recognizer(Image.open("captcha.png")).text
@@ -139,22 +139,22 @@ class Recognizer:
     def stream(
         self, images: Iterable[ImageSource], batch_size: int = 32, *, return_errors: bool = False
     ) -> Iterator[Recognition | DataError]:
-        """Reads images one batch after the other, in constant memory.
+        """Reads any number of images batch by batch, in constant memory.
 
         Args:
-          images: any number of images, of the kinds that `__call__` takes.
-          batch_size: the most images that the network reads at once. Up to 4 times as many are
-            taken from `images` before the first result, so that images of similar width are
-            padded together.
-          return_errors: yield the DataError of an image that cannot be read in the place of its
-            result, instead of raising it.
+          images: an iterable of images of the kinds that `__call__` takes.
+          batch_size: the largest number of images that the network reads at once. Up to 4 times as
+            many are taken from `images` before the first result, so that images of similar width
+            share a batch.
+          return_errors: if an image cannot be read, yield the DataError in the place of its result,
+            instead of raising it.
 
         Yields:
           What was read in each image, in the order of `images`.
 
         Raises:
-          DataError: as `__call__`, after the results of the images before it.
-          TypeError: as `__call__`.
+          DataError: an image cannot be read; the results of the images before it come first.
+          TypeError: `images`, or one of them, is of another type.
           ValueError: `batch_size` is less than 1.
 
         Example:
@@ -220,8 +220,8 @@ class Recognizer:
         return list(map(Recognition, texts, confidences.tolist()))
 
 
-# With the variables as arguments, models of one shape share a compiled program; as constants in it
-# they would also make it seven times as slow to load.
+# The variables are arguments, so all models of one shape share a compiled program. As constants
+# they would also be a part of it, and loading it would take seven times as long.
 @partial(jax.jit, static_argnames="network")
 def best_path(
     network: nn.Module, variables: Mapping[str, Any], images: jax.Array, widths: jax.Array
@@ -246,14 +246,14 @@ def best_path(
 
 
 def _is_one(images: Any) -> bool:
-    """Whether this is an image, not an iterable of images."""
+    """Whether this is one image, and not an iterable of images."""
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
         return True
-    # (N, H, W, C) is a sequence of images; and so is (N,), such as paths in a column of a table.
+    # An array (N, H, W, C) is a sequence of images; so is (N,), such as a column of paths.
     return hasattr(images, "__array__") and np.ndim(images) in (2, 3)
 
 
 def _batch_size(count: int, most: int) -> int:
-    """The largest batch size up to `most` that `count` images fill at least by half."""
+    """The largest batch size, at most `most`, that is at least half full with `count` images."""
     sizes = [*(size for size in BATCH_SIZES if size < most), most]
     return max(size for size in sizes if size <= 2 * count)
