@@ -182,16 +182,28 @@ def test_weights_are_the_shares_of_what_is_drawn() -> None:
             assert abs(counts[name] - 400 * weight / 4) <= 1.01
 
 
-def test_no_sample_comes_again_before_all_of_its_part_have_come() -> None:
-    # 40 samples an epoch, 20 of each: each of b comes twice, each of a twice in three epochs.
-    plan, parts = mixed_plan({"a": 30, "b": 10}, {"a": 1.0, "b": 1.0}, 4, 6)
-    for epoch in range(6):
-        times = Counter(drawn(plan, epoch, epoch + 1).tolist())
-        assert {times[index] for index in np.flatnonzero(parts == "b")} == {2}
+@pytest.mark.parametrize(
+    ("sizes", "weights", "batch_size"),
+    [
+        # 40 samples an epoch, 20 of each part: each of b twice, each of a twice in three epochs.
+        ({"a": 30, "b": 10}, {"a": 1.0, "b": 1.0}, 4),
+        # 16 of 31 samples an epoch. The 15 others are the first of the next one.
+        ({"a": 20, "b": 11}, {"a": 1.0, "b": 1.0}, 16),
+        ({"a": 20, "b": 11}, {"a": 1.0, "b": 3.0}, 16),
+        ({"a": 31}, {"a": 1.0}, 16),
+    ],
+)
+def test_a_part_is_used_up_before_it_starts_again(
+    sizes: dict[str, int], weights: dict[str, float], batch_size: int
+) -> None:
+    """At the end of each epoch no sample of a part is more than one use ahead of another."""
+    plan, parts = mixed_plan(sizes, weights, batch_size, 12)
+    for epoch in range(12):
         times = Counter(drawn(plan, 0, epoch + 1).tolist())
-        of_a = [times[index] for index in np.flatnonzero(parts == "a")]
-        assert sum(of_a) == 20 * (epoch + 1)
-        assert max(of_a) - min(of_a) == (0 if epoch in (2, 5) else 1)
+        assert sum(times.values()) == (epoch + 1) * plan.steps_per_epoch * batch_size
+        for name in sizes:
+            of_part = [times[index] for index in np.flatnonzero(parts == name)]
+            assert max(of_part) - min(of_part) <= 1
 
 
 def test_parts_share_batches_and_batches_share_a_bucket() -> None:
