@@ -230,7 +230,7 @@ def test_trains_a_step_and_evaluates(
 
 def test_a_number_is_no_image(tmp_path: Path) -> None:
     named = write_tfds(tmp_path) | {"dir": str(tmp_path), "image_field": "length"}
-    with pytest.raises(DataError, match=r"'length' of real_captchas.* no image; set .*image_f"):
+    with pytest.raises(DataError, match=r"'length' of real_captchas.* not an image; set .*image_f"):
         load(named, 0)
 
 

@@ -164,7 +164,7 @@ def test_generated_captchas(tmp_path: Path) -> None:
             ConfigError, match=rf"no feature 'words'; set .*{field} to .*image, text"
         ):
             load(named | {field: "words"}, 0)
-    with pytest.raises(DataError, match=r"'image' .* no text; set .*text_field"):
+    with pytest.raises(DataError, match=r"'image' .* not a text; set .*text_field"):
         load(named | {"text_field": "image"}, 0)
     with pytest.raises(DataError, match=r"cannot open the data set 'no_such_set'.*data.variant"):
         load(named | {"variant": "no_such_set"}, 0)
