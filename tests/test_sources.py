@@ -234,7 +234,7 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
     both = {n: t for part in split.values() for n, t in zip(part.names, part.labels, strict=True)}
     assert both == {"image-000000001": "\xe9", "image-000000002": " b ", "image-000000003": ""}
     part = next(part for part in split.values() if "image-000000002" in part.names)
-    with pytest.raises(DataError, match=r"no image-000000002, though num-samples counts it"):
+    with pytest.raises(DataError, match=r"no image-000000002, although num-samples counts it"):
         part.read(part.names.index("image-000000002"))
     for name, broken, message in (
         ("latin", {b"num-samples": b"1", b"label-000000001": b"\xe4"}, "not UTF-8"),
@@ -259,6 +259,23 @@ def test_a_folder_needs_neither_tfds_nor_jax() -> None:
         "assert not {'tensorflow_datasets', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CAPTCHAS.parents[2])
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "file"),
+    [("lmdb", "lmdb", "data.mdb"), ("parquet", "pyarrow.parquet", "train.parquet")],
+)
+def test_a_source_without_its_package_names_the_extra(
+    source: str, package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    data = settings(source, tmp_path, image_field="image", text_field="text")
+    message = f"package {package.split('.')[0]} is not installed; install it with pip install"
+    with pytest.raises(ConfigError, match=rf'{message} "crnn_jax\[{source}\]"$'):
+        load(data, 0)
+    # Other sources do without it.
+    assert load(settings("folder", CAPTCHAS), 0)
 
 
 def test_validation_comes_from_the_training_images() -> None:
