@@ -248,7 +248,7 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
     (tmp_path / "torn" / "data.mdb").write_bytes(b"no database at all" * 999)
     with pytest.raises(DataError, match="cannot read the LMDB database"):
         load(settings("lmdb", tmp_path / "torn"), 0)
-    with pytest.raises(DataError, match="is no LMDB database"):
+    with pytest.raises(DataError, match="is not an LMDB database"):
         load(settings("lmdb", tmp_path), 0)
 
 
