@@ -72,7 +72,7 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
         "validation": {"both": 8, "whole": 6, "learnt_too": 8, "train_alone": 8},
         "test": {"both": 8, "whole": 8, "judge": 32, "judge_too": 8},
     }
-    assert load(settings(**parts), 0)["test"] == splits["test"]
+    assert load(settings(**parts), 0)["test"].names == splits["test"].names
     # What is split off a part is what is split off it alone.
     data = settings(**parts)
     data.update(REAL)
@@ -87,7 +87,7 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     ("part", "error", "message"),
     [
         ({"source": "folder", "dir": "/nowhere"}, DataError, r"no folder '/nowhere'; check"),
-        ({"source": "folder"}, ConfigError, r"needs its folder; set --config\.data\.dir=DIR"),
+        ({"source": "folder"}, ConfigError, r"needs a folder; set --config\.data\.dir=DIR"),
         ({"source": "web"}, ConfigError, r"unknown data source 'web'"),
     ],
 )
@@ -103,7 +103,9 @@ def test_a_part_for_which_nothing_is_left(tmp_path: Path) -> None:
         shutil.copytree(CAPTCHAS, tmp_path / name)
         (tmp_path / name / f"{'test' if name == 'train' else 'train'}.tsv").unlink()
         part = {"source": "folder", "dir": str(tmp_path / name), **left}
-        with pytest.raises(DataError, match=rf"parts\.odd: with a {next(iter(left))} of 0 there"):
+        with pytest.raises(
+            DataError, match=rf"parts\.odd: a {next(iter(left))} of 0 leaves no images"
+        ):
             load(settings(odd=part), 0)
 
 
@@ -122,16 +124,18 @@ def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
     config = config_for(real=REAL, other={"source": "folder", "dir": str(other)})
     report = check_dataset(config)
     assert report.alphabet.characters == "2345678Zbcdefgmnpwxy"  # of both
-    assert report.lines()[1:3] == [
-        "  other: 25 train, 8 validation, 8 test",
-        "  real: 24 train, 8 validation, 8 test",
+    assert [line.split() for line in report.lines()[1:4]] == [
+        ["part", "train", "validation", "test"],
+        ["other", "25", "8", "8"],
+        ["real", "24", "8", "8"],
     ]
+    assert not report.train_command
     findings = {finding.kind: finding for finding in report.findings}
     assert "other:lost.png" in findings["unreadable image"].samples[0]
     assert len(findings["two labels"].samples) == 32
     assert "other:images/" in findings["two labels"].samples[0]
     assert "real:images/" in findings["two labels"].samples[0]
-    with pytest.raises(DataError, match=r"other:lost\.png.*check_data --config \(that of the mix"):
+    with pytest.raises(DataError, match=r"other:lost\.png.*check_data with the same --config"):
         load_dataset(config)
     config.data.on_unreadable = "drop"
     train = load_dataset(config).splits["train"]
@@ -143,7 +147,7 @@ def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "missing"),
     [
-        ({"a": REAL | {"test_fraction": 0.0}}, "test images; .*test_fraction above 0"),
+        ({"a": REAL | {"test_fraction": 0.0}}, "test images; .*test_fraction of a part above 0"),
         ({"a": REAL | {"validation_fraction": 0.0}}, "validation images; .*validation_fraction"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from crnn_jax.data.images import header_size
-from crnn_jax.data.sources.split import Split, digest, nfc
+from crnn_jax.data.sources.split import ImageFacts, Split, digest, nfc
 from crnn_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def read_split(
         decoders={image_field: tfds.decode.SkipDecoding()},
     )
     labels: list[str] = []
-    digests: list[bytes] = []
-    sizes: list[tuple[int, int]] = []
+    facts: list[ImageFacts] = []
     for index in range(len(records)):
         record = records[index]
         image, label = record[image_field], record[text_field]
@@ -123,9 +122,8 @@ def read_split(
                 f"the feature {image_field!r} of {builder.info.full_name} is not an image; set"
                 " --config.data.image_field to the feature that is"
             )
-        digests.append(digest(image))  # a record is read as a whole, so the image is at hand
-        if whole:
-            sizes.append(header_size(image))
+        # A record is read as a whole, so the image is at hand.
+        facts.append(ImageFacts(digest(image), header_size(image) if whole else None))
         try:
             labels.append(nfc(label.decode("utf-8")))
         except (AttributeError, UnicodeDecodeError) as error:  # a number, or pixels
@@ -134,13 +132,7 @@ def read_split(
                 " --config.data.text_field to the feature that is"
             ) from error
     names = tuple(f"{split}/{index:05d}" for index in range(len(labels)))
-    return Split(
-        names,
-        tuple(labels),
-        _Images(records, image_field),
-        digests=tuple(digests),
-        sizes=tuple(sizes),
-    )
+    return Split(names, tuple(labels), _Images(records, image_field), facts=tuple(facts))
 
 
 @dataclass(frozen=True)
