@@ -1,4 +1,4 @@
-"""Tests of which samples share a batch, in which order, and how they are padded and loaded."""
+"""Batches: which samples share one, in which order, and how they are padded and loaded."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ WIDTHS = (9, 24, 25, 31, 33, 40, 41, 57, 64, 64, 90)
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Reads images from memory, in any process, and counts the readings of this one."""
+    """Reads images from memory, in any process, and counts the readings of this process."""
 
     images: tuple[bytes, ...]
     readings: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Read:
 
 
 def pixels(index: int) -> np.ndarray:
-    """The gray image (32, W) of a sample, unlike those of all others."""
+    """The gray image (32, W) of a sample; all samples have different ones."""
     return np.random.default_rng(index).integers(0, 256, (32, WIDTHS[index]), dtype=np.uint8)
 
 
@@ -52,7 +52,7 @@ def label(index: int) -> str:
 
 @pytest.fixture
 def split() -> Split:
-    """Images that need no resizing, so that what comes out is what went in."""
+    """Images that need no resizing, so they come out as they went in."""
     encoded = []
     for index in range(len(WIDTHS)):
         file = io.BytesIO()
@@ -102,7 +102,7 @@ def epochs_of(plan: TrainingPlan) -> list[list[np.ndarray]]:
 
 
 def assert_holds_samples(batch: Batch, indices: Sequence[int], width: int) -> None:
-    """The batch is, pixel by pixel, the samples at `indices` padded to `width`."""
+    """The batch has exactly the pixels of the samples at `indices`, padded to `width`."""
     assert batch["indices"].tolist() == list(indices)
     assert batch["images"].shape == (len(indices), 32, width, 1)
     assert batch["images"].dtype == np.uint8
@@ -184,7 +184,7 @@ def test_an_epoch_has_each_sample_at_most_once(count: int, batch_size: int) -> N
         assert len(set(used)) == len(used) == count - count % batch_size
 
 
-def test_batches_but_a_few_stay_within_a_bucket() -> None:
+def test_nearly_all_batches_are_from_one_bucket() -> None:
     widths = random_widths(500)
     buckets = choose_buckets(widths, 4)
     bounds = np.array([0, *buckets])
@@ -216,12 +216,12 @@ def test_epochs_differ_and_seeds_decide() -> None:
     assert [np.concatenate(batches).tolist() for batches in epochs_of(again)] == orders
     other = make_plan(widths, 6, epochs=4, seed=6)
     assert [np.concatenate(batches).tolist() for batches in epochs_of(other)] != orders
-    # Neighbors meet in other batches, not the same batches in another order.
+    # The batches themselves differ, not only their order.
     batches = [frozenset(batch.tolist()) for epoch in epochs_of(plan) for batch in epoch]
     assert len(set(batches)) == len(batches)
 
 
-def test_a_step_is_the_same_whatever_was_asked_before() -> None:
+def test_a_step_does_not_depend_on_the_steps_asked_for_before() -> None:
     widths = random_widths(45)
     plan = make_plan(widths, 4, epochs=3, seed=1)
     expected = [plan[step].tolist() for step in range(len(plan))]
@@ -229,13 +229,13 @@ def test_a_step_is_the_same_whatever_was_asked_before() -> None:
     shuffled = make_plan(widths, 4, epochs=3, seed=1)
     for step in steps:
         assert shuffled[step].tolist() == expected[step]
-    # Longer runs begin the same: going on with more epochs needs no replay.
+    # Longer runs begin the same way, so a run can be resumed with more epochs.
     longer = make_plan(widths, 4, epochs=5, seed=1)
     assert [longer[step].tolist() for step in range(len(plan))] == expected
 
 
 def test_the_order_of_a_seed_is_written_down() -> None:
-    """So that no change of the code makes a run go on with other images than it began with."""
+    """So that no change of the code makes a resumed run see other images."""
     plan = TrainingPlan(np.arange(10, 30, dtype=np.int32), (16, 32), 4, 2, seed=7)
     assert [plan[step].tolist() for step in range(len(plan))] == [
         *([15, 17, 10, 19], [7, 9, 8, 14], [5, 2, 4, 12], [0, 6, 1, 3], [16, 13, 18, 11]),
@@ -243,7 +243,7 @@ def test_the_order_of_a_seed_is_written_down() -> None:
     ]
 
 
-def test_chance_alone_leaves_samples_out() -> None:
+def test_the_samples_left_out_are_random() -> None:
     count, batch_size, epochs = 31, 16, 120
     plan = make_plan(np.sort(random_widths(count)), batch_size, epochs)
     used = np.bincount(np.concatenate([plan[step] for step in range(len(plan))]), minlength=count)
@@ -329,7 +329,7 @@ def test_images_of_known_sizes_are_read_at_first_use(split: Split, height: int) 
         twice = {index for index, times in split.read.readings.items() if times == 2}
         assert len(twice) == len(WIDTHS) - len(cache)
         assert bool(cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
-    # Else each worker process would fill a cache of its own.
+    # Otherwise each worker process would fill its own cache.
     copied = pickle.loads(pickle.dumps(images))
     copied.batch(indices, (192,))
     assert not cached(copied)
@@ -345,7 +345,7 @@ def test_equal_files_are_cached_once(split: Split) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Damaged:
-    """Reads as another does, but for some images."""
+    """Reads like another, except that some images are empty files."""
 
     read: Callable[[int], bytes]
     places: tuple[int, ...]
@@ -358,7 +358,7 @@ def damaged(split: Split, *places: int) -> Split:
     return dataclasses.replace(split, read=Damaged(split.read, places))
 
 
-def test_damaged_images_are_noted(split: Split) -> None:
+def test_damaged_images_are_recorded(split: Split) -> None:
     broken = prepared(damaged(split, 4, 7))
     assert list(broken.failures) == [4, 7] and "4.png" in broken.failures[4]
     assert broken.widths[4] == 8
@@ -366,7 +366,7 @@ def test_damaged_images_are_noted(split: Split) -> None:
         broken.batch(np.array([3, 4]), (96,))
 
 
-def test_black_images_stand_for_damaged_ones(split: Split) -> None:
+def test_damaged_images_become_black(split: Split) -> None:
     whole = prepared(split).batch(np.arange(6), (96,))
     broken = prepared(damaged(split, 4), 0, max_missing=0.5).batch(np.arange(6), (96,))
     assert broken["missing"].tolist() == [False] * 4 + [True, False]
@@ -431,7 +431,7 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
         indices = batch["indices"].tolist()
         assert len(indices) == batch_size
         assert 1 <= count <= batch_size
-        # What fills up are samples of the same batch, and so of its bucket.
+        # The repeated samples are from the same batch, hence from the same bucket.
         assert set(indices[count:]) <= set(indices[:count])
         width = {24: 24, 40: 40, 64: 64, 104: 104}[batch["images"].shape[2]]
         assert_holds_samples(batch, indices, width)
@@ -450,7 +450,7 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
+def test_training_resumes_where_it_stopped(split: Split, workers: int) -> None:
     images = prepared(split)
     buckets = choose_buckets(images.widths, 2)
     plan = TrainingPlan(images.widths, buckets, 3, 3, seed=2)
@@ -465,7 +465,7 @@ def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
         assert not list(training_batches(images, plan, buckets, unchanged, len(plan), 0))
 
 
-def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
+def test_random_changes_resume_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
     noised = prepared(split)
     buckets = choose_buckets(noised.widths, 2)
     plan = TrainingPlan(noised.widths, buckets, 3, 3, seed=2)
@@ -485,7 +485,7 @@ def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split
     assert max(map(len, seen.values())) > 1
 
 
-def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
+def test_changes_start_at_their_share_of_the_run(split: Split) -> None:
     images = prepared(split)
     plan = TrainingPlan(images.widths, (96,), 3, 3, seed=2)
     assert len(plan) == 9
@@ -498,7 +498,7 @@ def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
 
 
 def vanishing(split: Split, places: tuple[int, ...], max_missing: float) -> PreparedSplit:
-    """Images that were there when they were first read, and are not any more."""
+    """Images that were there when they were first read, but are gone now."""
     images = prepared(split, 0, max_missing=max_missing)
     images.split = damaged(images.split, *places)
     return images
@@ -518,13 +518,13 @@ def test_images_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
     batches = list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
     assert [batch["missing"].sum() for batch in batches] == [2, 2, 2]
     images = vanishing(split, (3, 8, 9), 0.2)
-    with pytest.raises(DataError, match=r"3 training images could not be read any more.*\.png"):
+    with pytest.raises(DataError, match=r"3 training images can no longer be read.*\.png"):
         list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Deadly:
-    """Kills the process that reads an image, unless it is the one that made this."""
+    """Kills the process that reads an image, unless it is the one that created this."""
 
     read: Callable[[int], bytes]
     parent: int
@@ -539,5 +539,5 @@ def test_a_worker_that_dies_is_an_error(split: Split) -> None:
     deadly = dataclasses.replace(split, read=Deadly(split.read, os.getpid()))
     images = prepared(deadly, 0)
     plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
-    with pytest.raises(DataError, match=r"processes that make batches failed.*data\.workers=0"):
+    with pytest.raises(DataError, match=r"processes that load batches failed.*data\.workers=0"):
         list(training_batches(images, plan, (96,), Augmentation(), 0, 1))

@@ -1,4 +1,4 @@
-"""Mixtures: their parts' images, in which proportion they are drawn, and what their names say."""
+"""Mixtures: the images of their parts, how often each part is drawn, and messages about parts."""
 
 import multiprocessing
 import shutil
@@ -33,7 +33,7 @@ def settings(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
 # --- images ---
 
 
-def test_joined_splits_are_their_parts_one_after_the_other() -> None:
+def test_joined_splits_are_concatenated() -> None:
     real = folder(CAPTCHAS)
     joined = join({"a": real["test"], "b": real["train"].select([4, 2]), "c": real["test"]})
     assert len(joined) == 8 + 2 + 8
@@ -52,28 +52,28 @@ def test_joined_splits_are_their_parts_one_after_the_other() -> None:
 def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     real = folder(CAPTCHAS)
     write_lmdb(tmp_path / "whole", lmdb_samples(real["train"]))
-    write_lmdb(tmp_path / "learn" / "train", lmdb_samples(real["train"]))
+    write_lmdb(tmp_path / "training" / "train", lmdb_samples(real["train"]))
     lmdb = {"source": "lmdb", "dir": str(tmp_path / "whole")}
     parts = {
         "both": REAL,
         "whole": lmdb,
-        "learned": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
-        "learnt_too": REAL | {"test_fraction": 0.0},
-        "train_alone": {"source": "lmdb", "dir": str(tmp_path / "learn")},
-        "judge": lmdb | {"weight": 0.0},
-        "judge_too": REAL | {"weight": 0.0},
+        "trained": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
+        "trained_too": REAL | {"test_fraction": 0.0},
+        "train_alone": {"source": "lmdb", "dir": str(tmp_path / "training")},
+        "test_only": lmdb | {"weight": 0.0},
+        "test_too": REAL | {"weight": 0.0},
     }
     splits = load_splits(settings(**parts), 0)
     assert list(splits) == ["train", "validation", "test"]
     sizes = {name: dict(Counter(split.parts)) for name, split in splits.items()}
     # A quarter of 32 is 8.
     assert sizes == {
-        "train": {"both": 24, "whole": 18, "learned": 32, "learnt_too": 24, "train_alone": 24},
-        "validation": {"both": 8, "whole": 6, "learnt_too": 8, "train_alone": 8},
-        "test": {"both": 8, "whole": 8, "judge": 32, "judge_too": 8},
+        "train": {"both": 24, "whole": 18, "trained": 32, "trained_too": 24, "train_alone": 24},
+        "validation": {"both": 8, "whole": 6, "trained_too": 8, "train_alone": 8},
+        "test": {"both": 8, "whole": 8, "test_only": 32, "test_too": 8},
     }
     assert load(settings(**parts), 0)["test"].names == splits["test"].names
-    # What is split off a part is what is split off it alone.
+    # The same images are drawn from a part as from its source alone.
     data = settings(**parts)
     data.update(REAL)
     alone = load_splits(data, 0)["validation"]
@@ -91,9 +91,7 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
         ({"source": "web"}, ConfigError, r"unknown data source 'web'"),
     ],
 )
-def test_trouble_with_a_part_names_it(
-    part: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_errors_name_the_part(part: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=rf"^data\.parts\.odd: .*{message}"):
         load(settings(fine=REAL, odd=part), 0)
 
@@ -162,7 +160,7 @@ def test_a_mixture_without_a_split(parts: dict[str, Any], missing: str) -> None:
 def mixed_plan(
     sizes: dict[str, int], weights: dict[str, float], batch_size: int, epochs: int, seed: int = 0
 ) -> tuple[TrainingPlan, np.ndarray]:
-    """A plan for images of random widths, and the part of each."""
+    """A plan for images of random widths, and the part of each image."""
     parts = [name for name, size in sizes.items() for _ in range(size)]
     widths = np.random.default_rng(1).integers(8, 400, len(parts)).astype(np.int32)
     buckets = choose_buckets(widths, 3)
@@ -217,7 +215,7 @@ def test_parts_share_batches_and_batches_share_a_bucket() -> None:
     assert sum(len(set(plan.buckets[batch])) > 1 for batch in batches) < 3
 
 
-def test_a_mixed_step_is_the_same_whatever_was_asked_before() -> None:
+def test_a_mixed_step_does_not_depend_on_the_steps_asked_for_before() -> None:
     sizes, weights = {"a": 50, "b": 20}, {"a": 1.0, "b": 3.0}
     plan, _ = mixed_plan(sizes, weights, 4, 3, seed=5)
     expected = [plan[step].tolist() for step in range(len(plan))]
@@ -234,5 +232,5 @@ def test_parts_of_one_size_are_shuffled_apart() -> None:
         samples = drawn(plan, epoch, epoch + 1)
         places = np.argsort(samples)
         assert sorted(samples.tolist()) == list(range(128))
-        # In turns, a part's order would be the other's if both had the same shuffle.
+        # The parts take turns, so both would have the same order if they had the same shuffle.
         assert (np.argsort(places[:64]) != np.argsort(places[64:])).any()

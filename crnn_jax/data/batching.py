@@ -129,13 +129,21 @@ def training_batches(
     first_step: int,
     workers: int,
 ) -> Iterator[Batch]:
-    """The batches of all steps from `first_step` on, made ahead of time.
+    """Yields the batches of all steps from `first_step` on, which are loaded ahead of time.
 
-    With `workers` 0 threads of this process make them; else so many processes do. Chance in a
-    image's changes is a function of seed, step and image, so a run that goes on sees the same.
+    The random changes to an image are a function of the seed, the step and the image, so a resumed
+    run sees the same ones.
+
+    Args:
+        prepared: the training split.
+        plan: the samples of each step.
+        buckets: the widths that batches are padded to.
+        augmentation: the random changes.
+        first_step: counted from 0.
+        workers: the number of processes that load batches; 0 uses threads of this process.
 
     Raises:
-        DataError: more than `prepared.max_missing` of the images could not be read any more, or a
+        DataError: more than `prepared.max_missing` of the images can no longer be read, or a
             process died.
     """
 
@@ -153,7 +161,7 @@ def training_batches(
     )
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own; a notebook parses none
+            flags.FLAGS.mark_as_parsed()  # grain reads a flag of its own; notebooks parse none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     batches, seen, missing = iter(dataset), 0, 0
     while True:
@@ -165,17 +173,17 @@ def training_batches(
             if not workers:
                 raise
             raise DataError(
-                f"one of the {workers} processes that make batches failed: "
-                f"{' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
+                f"one of the {workers} processes that load batches failed:"
+                f" {' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
             ) from error
         seen += len(batch["indices"])
         missing += int(batch["missing"].sum())
-        # Of an epoch at least, so that the first few images do not decide.
+        # The share is that of an epoch at least, so that the first few images do not decide.
         if missing > prepared.max_missing * max(seen, len(prepared)):
             last = prepared.split.names[batch["indices"][batch["missing"]][-1]]
             raise DataError(
-                f"{missing} training images could not be read any more, the last of them {last!r};"
-                " is their folder still there? The same command goes on from the last checkpoint"
+                f"{missing} training images can no longer be read, the last one is {last!r}; check"
+                " that their folder is there, and start the same command again to resume"
             )
         yield batch
 
@@ -183,9 +191,9 @@ def training_batches(
 def evaluation_batches(
     prepared: PreparedSplit, buckets: Sequence[int], batch_size: int
 ) -> Iterator[tuple[Batch, int]]:
-    """Every sample once, by width: batches, and how many of each batch's samples count.
+    """Yields every sample once, ordered by width: batches, and how many of their samples count.
 
-    A bucket's last batch is filled up with repetitions, so that shapes stay few.
+    The last batch of a bucket is filled up with repeated samples, so that there are few shapes.
     """
     by_bucket: dict[int, list[int]] = {}
     for index in np.argsort(prepared.widths, kind="stable"):
