@@ -1,12 +1,16 @@
-"""Generated captchas: repeatable bytes, disjoint splits, and readable without TensorFlow."""
+"""Generated captchas: repeatable bytes, disjoint splits, read without TensorFlow."""
 
 import dataclasses
 import io
+import logging
+import multiprocessing
 import secrets
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import captcha.image
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,7 +48,7 @@ def test_examples_are_what_the_config_says(splits: dict[str, Split]) -> None:
 
 
 def test_each_image_can_be_drawn_again_alone(splits: dict[str, Split]) -> None:
-    # Backwards, so that a dependence on the order of drawing would show.
+    # Backward, so that a dependence on the order would be noticed.
     for split, source in splits.items():
         for i in reversed(range(0, len(source), 8)):
             assert source.read(i) == render(source.labels[i], TINY.render_seed(split, i))
@@ -71,11 +75,55 @@ def test_built_once_is_reused(
     assert again.read(0) == splits["test"].read(0)
 
 
+def count_together(barrier: Barrier, data_dir: str, counts: "multiprocessing.Queue[int]") -> None:
+    barrier.wait()
+    counts.put(len(load_generated({"variant": "tiny", "dir": data_dir})["train"]))
+
+
+def test_processes_that_start_together_draw_the_images_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, counts = context.Barrier(3), context.Queue()
+    arguments = (barrier, str(tmp_path), counts)
+    processes = [context.Process(target=count_together, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [counts.get() for _ in processes] == [256, 256, 256]
+    assert len(list(tmp_path.rglob("*.array_record*"))) == 2
+
+
+def test_a_process_that_waits_for_another_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one is a lock here, which is released when the line is logged."""
+    other = filelock.FileLock(tmp_path / ".generated_captcha_tiny_1.0.0.lock")
+    other.acquire()
+
+    class Release(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other.release()
+
+    handler = Release()
+    logger = logging.getLogger("crnn_jax")
+    logger.addHandler(handler)
+    try:
+        assert len(load_generated({"variant": "tiny", "dir": str(tmp_path)})["train"]) == 256
+    finally:
+        logger.removeHandler(handler)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert (
+        line
+        == f"another process is preparing generated_captcha/tiny/1.0.0 in '{tmp_path}'; waiting"
+    )
+
+
 def test_seed_decides_the_image() -> None:
     assert render("a7", 1) == render("a7", 1) != render("a7", 2)
 
 
-def test_styled_captchas_differ_in_all_but_their_text() -> None:
+def test_styled_captchas_share_only_their_text() -> None:
     assert CONFIGS["styles"].render is render_styled
     pngs = [render_styled("Wi1mLj0", seed) for seed in range(60)]
     assert pngs[7] == render_styled("Wi1mLj0", 7)
@@ -85,7 +133,7 @@ def test_styled_captchas_differ_in_all_but_their_text() -> None:
     assert len(set(heights)) > 20
     assert min(heights) >= 22
     assert max(heights) <= 158
-    # None is one color only, none is all noise: some rows and columns stand out.
+    # None has a single color or is pure noise: some columns stand out.
     for image in images:
         gray = np.asarray(image.convert("L"), float)
         assert np.ptp(gray.mean(0)) > 8
@@ -146,13 +194,13 @@ def test_as_many_images_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -
     test = splits["test"]
     assert [fewer["test"].read(i) for i in range(64)] == [test.read(i) for i in range(64)]
     for count in ("", "0", "-1", "1e6", "many"):
-        with pytest.raises(DataError, match=r"is no number of images; write tiny/100000"):
+        with pytest.raises(DataError, match=r"is not a number of images; write tiny/100000"):
             prepare(f"tiny/{count}", str(tmp_path))
 
 
 @pytest.mark.parametrize("count", [1, 8_000, 8_001, 20_000])
-def test_the_test_captchas_are_none_of_those_learned_from_however_many(count: int) -> None:
-    """Neither their texts nor the seeds that draw them, of this or any other number."""
+def test_no_test_captcha_is_a_training_captcha_whatever_their_number(count: int) -> None:
+    """Neither by its text nor by its seed."""
     base = CONFIGS["lower"]
     config = dataclasses.replace(base, num_train=count)
     assert config.texts()["test"] == base.texts()["test"]
@@ -162,9 +210,9 @@ def test_the_test_captchas_are_none_of_those_learned_from_however_many(count: in
     }
     assert seeds["test"] == [base.render_seed("test", i) for i in range(2_000)]
     assert len({*seeds["train"], *seeds["test"]}) == count + 2_000
-    learned = config.texts()["train"]
-    assert len({text.lower() for text in (*learned, *base.texts()["test"])}) == count + 2_000
-    assert learned[:8_000] == base.texts()["train"][:count]
+    train = config.texts()["train"]
+    assert len({text.lower() for text in (*train, *base.texts()["test"])}) == count + 2_000
+    assert train[:8_000] == base.texts()["train"][:count]
 
 
 def test_images_that_cannot_be_stored(tmp_path: Path) -> None:
@@ -174,6 +222,6 @@ def test_images_that_cannot_be_stored(tmp_path: Path) -> None:
 
 
 def test_no_more_texts_than_there_are(tmp_path: Path) -> None:
-    # 100 numbers of two digits, 1,000 of three, 10,000 of four: half of them, less 64.
-    with pytest.raises(DataError, match=r"tiny_5487 have 11,100 .* at most 5,486"):
+    # Half of the 100 numbers of two digits, 1,000 of three and 10,000 of four, minus 64.
+    with pytest.raises(DataError, match=r"tiny_5487 have only 11,100 .* at most 5,486"):
         prepare("tiny/5487", str(tmp_path))

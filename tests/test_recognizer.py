@@ -180,7 +180,7 @@ def test_what_cannot_be_read_is_raised_at_its_turn_or_returned_in_its_place(
     errors = [str(one) for one in read[1::2]]
     assert all(isinstance(one, DataError) for one in read[1::2])
     assert re.match(r"cannot read image '.*no\.png': No such file.*; check the path$", errors[0])
-    assert re.match(r"cannot read image 'image 3': its 8 bytes are no PNG", errors[1])
+    assert re.match(r"cannot read image 'image 3': its 8 bytes are not PNG", errors[1])
     assert errors[2] == f"{tmp_path} is a folder; name its images, such as {tmp_path / '*.png'}"
 
     stream = recognizer.stream(mixed, batch_size=8)

@@ -1,7 +1,7 @@
 """The alphabet: text to class indices and CTC indices back to text."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -55,7 +55,7 @@ class Alphabet:
 
     @classmethod
     def from_file(cls, path: str | Path, ignore_case: bool = False) -> Self:
-        """Read the characters, in order, from a UTF-8 file; line breaks are ignored.
+        """Reads the characters, in order, from a UTF-8 file; line breaks are ignored.
 
         A space counts as a character. Characters on different lines are never composed.
 
@@ -76,7 +76,7 @@ class Alphabet:
 
     @classmethod
     def from_labels(cls, labels: Iterable[str], ignore_case: bool = False) -> Self:
-        """Collect the characters of `labels`, sorted by code point.
+        """Collects the characters of `labels`, sorted by code point.
 
         A combining mark that would compose with its neighbor moves forward, see `_settle`.
 
@@ -90,7 +90,7 @@ class Alphabet:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Rebuild the alphabet that `to_dict` described.
+        """Rebuilds the alphabet that `to_dict` described.
 
         Raises:
             CheckpointError: `data` lacks a key, or a value has another type.
@@ -105,7 +105,7 @@ class Alphabet:
         )
 
     def to_dict(self) -> dict[str, str | bool]:
-        """Describe the alphabet in JSON types."""
+        """Describes the alphabet in JSON types."""
         return {"characters": self.characters, "ignore_case": self.ignore_case}
 
     @property
@@ -114,7 +114,7 @@ class Alphabet:
         return len(self.characters) + 1
 
     def classes_in(self, other: "Alphabet") -> np.ndarray:
-        """Return the class in `other` of each class's character, `(K,)`; -1 where it has none.
+        """Returns the class in `other` of each class's character, `(K,)`; -1 where it has none.
 
         If either alphabet ignores case, characters that differ in case alone match, but an exact
         match is preferred.
@@ -126,50 +126,22 @@ class Alphabet:
         return np.array([BLANK, *found])
 
     def normalize(self, text: str) -> str:
-        """Return `text` in the form that is encoded: NFC, and lowercase with `ignore_case`."""
+        """Returns `text` in the form that is encoded: NFC, and lowercase with `ignore_case`."""
         return _normalize(text, self.ignore_case)
 
     def unseen(self, text: str) -> str:
-        """Return the distinct characters of `text` that the alphabet lacks, in their order."""
+        """Returns the distinct characters of `text` that the alphabet lacks, in their order."""
         return "".join(dict.fromkeys(c for c in self.normalize(text) if c not in self._index))
 
-    def encode(self, text: str, name: str = "") -> np.ndarray:
-        """Return the class indices of `text`, `(L,)` int32.
+    def classes(self, text: str) -> np.ndarray:
+        """Returns the class index of each character of a normalized text, `(L,)` int32.
 
-        Raises:
-            DataError: `text` has characters that the alphabet lacks; the message names the
-                sample `name`.
+        It is -1 for characters that the alphabet lacks.
         """
-        label = self.normalize(text)
-        try:
-            return np.array([self._index[character] for character in label], np.int32)
-        except KeyError:
-            sample = f"sample {name!r}: " if name else ""
-            unseen = ", ".join(map(_show, self.unseen(label)))
-            raise DataError(
-                f"{sample}label {label!r} has characters outside the alphabet: {unseen}; "
-                "correct the label, or add them to the alphabet: --config.alphabet.characters"
-            ) from None
-
-    def encode_batch(
-        self, texts: Sequence[str], names: Sequence[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return label ids `(B, L)` int32, padded with 0, and their lengths `(B,)` int32.
-
-        Raises:
-            DataError: as `encode`.
-            ValueError: `texts` and `names` differ in length.
-        """
-        names = [""] * len(texts) if names is None else names
-        encoded = [self.encode(text, name) for text, name in zip(texts, names, strict=True)]
-        lengths = np.array([len(row) for row in encoded], np.int32)
-        label_ids = np.zeros((len(encoded), lengths.max(initial=0)), np.int32)
-        for padded, row in zip(label_ids, encoded, strict=True):
-            padded[: len(row)] = row
-        return label_ids, lengths
+        return np.array([self._index.get(character, -1) for character in text], np.int32)
 
     def decode(self, indices: ArrayLike) -> str:
-        """Collapse the CTC path `indices` `(T,)`: merge repeats, then drop blanks.
+        """Collapses the CTC path `indices` `(T,)`: merge repeats, then drop blanks.
 
         Raises:
             DataError: an index is outside [0, K).
@@ -186,7 +158,7 @@ class Alphabet:
         return "".join(self.characters[index - 1] for index in path[keep].tolist())
 
     def decode_batch(self, indices: ArrayLike, lengths: ArrayLike | None = None) -> list[str]:
-        """Decode the rows of `indices` `(B, T)`, each up to its length in `lengths` `(B,)`.
+        """Decodes the rows of `indices` `(B, T)`, each up to its length in `lengths` `(B,)`.
 
         Raises:
             DataError: an index is outside [0, K) or a length outside [0, T].
@@ -210,7 +182,7 @@ def may_belong(character: str) -> bool:
 
 
 def min_time_steps(indices: ArrayLike) -> int:
-    """Return the fewest time steps in which CTC can emit the label `indices` `(L,)`.
+    """Returns the fewest time steps in which CTC can emit the label `indices` `(L,)`.
 
     That is L, and one more for each pair of equal neighbors, which a blank must separate
     (Graves et al. 2006, "Connectionist Temporal Classification").
@@ -238,7 +210,7 @@ def _normalize(text: str, ignore_case: bool) -> str:
 
 
 def _settle(characters: Iterable[str]) -> str:
-    """Join `characters` so that NFC composes none of them with another.
+    """Joins `characters` so that NFC composes none of them with another.
 
     A z followed by a combining acute would become ź, and both would be lost. Such a mark moves
     forward, to the last place at which it stays alone; all others keep their order.

@@ -14,7 +14,7 @@ An empty `read` is a character that was left out, an empty `written` one that wa
 
 
 def confusions(pairs: Iterable[tuple[str, str]]) -> Confusions:
-    """Count the edits of a shortest edit script for each pair (prediction, reference)."""
+    """Counts the edits of a shortest edit script for each pair (prediction, reference)."""
     return Counter(
         (
             reference[edit.src_pos] if edit.tag != "insert" else "",
