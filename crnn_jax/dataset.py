@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -70,7 +71,8 @@ def load_dataset(config: Config) -> Dataset:
     splits["train"] = _mapped(splits["train"], alphabet, config)
     preprocessing = config_preprocessing(config)
     prepared = _read(splits, alphabet, preprocessing, config)
-    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
+    space_to_depth = config.model.space_to_depth
+    of_images = _judged(_of_images(prepared, alphabet, preprocessing, space_to_depth), config)
     _enforce(of_images, config)
     prepared["train"] = _cleaned(prepared["train"], alphabet, config)
     buckets = choose_buckets(prepared["train"].widths, config.data.buckets)
@@ -78,7 +80,7 @@ def load_dataset(config: Config) -> Dataset:
 
 
 def load_test_split(
-    config: Config, alphabet: Alphabet, preprocessing: Preprocessing
+    config: Config, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
     """Reads the data to evaluate a trained model with, every sample of it.
 
@@ -91,14 +93,14 @@ def load_test_split(
     of_labels = _judged(label_findings(splits, alphabet), config)
     _enforce(of_labels, config)
     prepared = _read(splits, alphabet, preprocessing, config)
-    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
+    of_images = _judged(_of_images(prepared, alphabet, preprocessing, space_to_depth), config)
     _enforce(of_images, config)
     _warn([*of_labels, *of_images])
     return prepared["test"]
 
 
 def load_benchmark(
-    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing
+    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
     """Reads a folder or database to score a trained model with, every sample of it.
 
@@ -115,7 +117,7 @@ def load_benchmark(
     _warn(
         [
             *label_findings({"test": split}, alphabet),
-            *_of_images({"test": prepared}, alphabet, preprocessing),
+            *_of_images({"test": prepared}, alphabet, preprocessing, space_to_depth),
         ]
     )
     return prepared
@@ -138,7 +140,7 @@ def check_dataset(config: Config) -> Report:
     }
     findings = [
         *label_findings(splits, alphabet),
-        *_of_images(prepared, alphabet, preprocessing),
+        *_of_images(prepared, alphabet, preprocessing, config.model.space_to_depth),
     ]
     first = next(iter(prepared.values()))  # train, or the only one
     buckets = choose_buckets(first.widths, config.data.buckets)
@@ -202,9 +204,10 @@ def _read(
 
 
 def _of_images(
-    splits: Splits, alphabet: Alphabet, preprocessing: Preprocessing
+    splits: Splits, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> Iterable[Finding]:
-    return image_findings(splits, alphabet, preprocessing, models.num_time_steps)
+    time_steps = partial(models.num_time_steps, space_to_depth=space_to_depth)
+    return image_findings(splits, alphabet, preprocessing, time_steps)
 
 
 def _judged(findings: Iterable[Finding], config: Config) -> list[Finding]:
@@ -265,7 +268,8 @@ def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> Prepar
             f" data.max_dropped={config.data.max_dropped}; look at them with python -m"
             " crnn_jax.check_data"
         )
-    refused.update(too_long(train, alphabet, models.num_time_steps))
+    time_steps = partial(models.num_time_steps, space_to_depth=config.model.space_to_depth)
+    refused.update(too_long(train, alphabet, time_steps))
     kept = [index for index in range(len(train)) if index not in refused]
     if not kept:
         raise DataError(

@@ -19,8 +19,8 @@ NAMED = 10  # characters that a message names
 MIN_HEIGHT = 8  # pixels; letters of fewer can hardly be told apart
 NARROWEST = 2  # pixels; what is narrower holds no letter
 
-TimeSteps: TypeAlias = Callable[[int, int], int]
-"""Width and height of a prepared image in pixels -> time steps that the network has for it."""
+TimeSteps: TypeAlias = Callable[[int], int]
+"""Width of a prepared image in pixels -> time steps that the network has for it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def too_long(split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps) ->
     return {
         index: steps
         for index, (steps, width) in enumerate(zip(needed, split.widths, strict=True))
-        if steps > time_steps(int(width), split.preprocessing.height)
+        if steps > time_steps(int(width))
     }
 
 
@@ -120,9 +120,7 @@ def _too_long(
     name: str, split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps
 ) -> Iterator[Finding]:
     def least_width(steps: int) -> int:
-        height = split.preprocessing.height
-        widths = itertools.count(MIN_WIDTH)
-        return next(width for width in widths if time_steps(width, height) >= steps)
+        return next(width for width in itertools.count(MIN_WIDTH) if time_steps(width) >= steps)
 
     labels, names = split.split.labels, split.split.names
     samples = {

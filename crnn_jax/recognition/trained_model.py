@@ -37,6 +37,11 @@ class TrainedModel:
     description: Mapping[str, Any]  # the model's name and settings
     config: Mapping[str, Any]  # that it was trained with; a pretrained model has none
 
+    @property
+    def space_to_depth(self) -> int:
+        """The setting of this name, which `num_time_steps` takes."""
+        return self.description["settings"]["space_to_depth"]
+
     @classmethod
     def load(cls, model: str | Path | None = None, step: int = BEST) -> Self:
         """Restores a step of a model, by default the best that is whole.
@@ -51,7 +56,7 @@ class TrainedModel:
           CheckpointError: there is none, or it cannot be read.
           ConfigError: its manifest describes what this program does not have.
         """
-        parallel.devices()  # says so in our words if JAX has none
+        parallel.local_devices()  # raises a clear error if JAX has none
         folder = find_model(model)
         if is_pretrained(folder):
             manifest = read_pretrained_manifest(folder)
