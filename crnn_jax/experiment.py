@@ -15,7 +15,7 @@ from crnn_jax.data.batching import TrainingPlan
 from crnn_jax.data.checks import Finding
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
-from crnn_jax.data.report import sizes_of_parts
+from crnn_jax.data.report import table_of_parts
 from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
@@ -147,7 +147,7 @@ class Experiment:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return [
             f"images: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
-            *sizes_of_parts(self.splits),
+            *table_of_parts(self.splits),
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
             *(
                 f"warning: {finding.message}; the first: {finding.samples[0]}"

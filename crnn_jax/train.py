@@ -69,12 +69,15 @@ def make_train_step(
             (logits, lengths), changed = outputs
             shortcut = changed.get("shortcut", {}).get("logits", ())
             of_heads = [
-                ctc_loss(head, lengths, batch["labels"], batch["label_lengths"])
+                ctc_loss(head, lengths, batch["label_ids"], batch["label_lengths"])
                 for head in (logits, *shortcut)
             ]
-            count = jax.lax.psum(of_heads[0][1].sum(), parallel.AXIS)
+            mask = of_heads[0][1] & batch["mask"]
+            count = jax.lax.psum(mask.sum(), parallel.AXIS)
             # This device's share of the global mean: the shares, and their gradients, add up.
-            shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
+            shares = [
+                jnp.where(mask, losses, 0).sum() / jnp.maximum(count, 1) for losses, _ in of_heads
+            ]
             mixed = shares[0]
             if shortcut:
                 weight = jnp.asarray(shortcut_weight(state.step))
@@ -330,5 +333,5 @@ def show_images(writer: Writer, step: int, split: PreparedSplit, result: Evaluat
     first = range(min(SHOWN_IMAGES, len(split)))
     images = {i: image for i in first if (image := split.image(i)) is not None}
     if images:
-        texts, labels = ([of[i] for i in images] for of in (result.texts, split.split.labels))
-        writer.predictions(step, list(images.values()), texts, labels)
+        texts = [result.texts[i] or "" for i in images]
+        writer.predictions(step, list(images.values()), texts, [split.labels[i] for i in images])

@@ -15,7 +15,9 @@ from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, training_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
@@ -49,8 +51,9 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> list[Epoch]:
         for index in range(OF_EACH_WIDTH):
             pixels = rng.integers(0, 256, (32, width), np.uint8)
             Image.fromarray(pixels).save(images / f"abc_{width}_{index}.png")
-    alphabet = Alphabet("abcd")
-    prepared = PreparedSplit(folder(images)["all"], alphabet, Preprocessing(), 1 << 30, "")
+    split, reader = folder(images)["all"], ImageReader(Preprocessing(), 1 << 30)
+    labels = Labels.encode(split.labels, Alphabet("abcd"))
+    prepared = PreparedSplit(split, labels, reader, models.num_time_steps)
     buckets = choose_buckets(prepared.widths, len(WIDTHS))
     plan = TrainingPlan(prepared.widths, buckets, BATCH_SIZE, EPOCHS, seed=0)
 

@@ -30,7 +30,9 @@ from one_device import (
 from configs import captcha
 from crnn_jax import models, train
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluate import Evaluation
@@ -257,10 +259,15 @@ def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
 def random_batch(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     widths = rng.integers(20, 48, size).astype(np.int32)
     lengths = rng.integers(1, 5, size).astype(np.int32)
-    labels = rng.integers(1, 6, (size, 4)).astype(np.int32)
-    labels[np.arange(4) >= lengths[:, None]] = 0
-    images = rng.integers(0, 256, (size, 32, 48, 1), dtype=np.uint8)
-    return {"images": images, "widths": widths, "labels": labels, "label_lengths": lengths}
+    label_ids = rng.integers(1, 6, (size, 4)).astype(np.int32)
+    label_ids[np.arange(4) >= lengths[:, None]] = 0
+    return {
+        "images": rng.integers(0, 256, (size, 32, 48, 1), dtype=np.uint8),
+        "widths": widths,
+        "label_ids": label_ids,
+        "label_lengths": lengths,
+        "mask": np.ones(size, bool),
+    }
 
 
 def test_eight_devices_agree_with_one() -> None:
@@ -269,7 +276,7 @@ def test_eight_devices_agree_with_one() -> None:
     The images have many widths, and one label does not fit.
     """
     batch = random_batch(np.random.default_rng(0), 16)
-    batch["labels"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
+    batch["label_ids"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
     settings: dict[str, Any] = {"channels": CHANNELS, "hidden": 16, "shortcut": True}
     settings |= {"batch_norm": "all", "dropout": 0.3}
     model = CRNN(6, **settings, axis_name=parallel.AXIS)
@@ -302,7 +309,7 @@ def test_eight_devices_agree_with_one() -> None:
         letters = (np.arange(4)[None] >= batch["label_lengths"][:, None]).astype(np.float32)
 
         def mean(logits: Any) -> jax.Array:
-            losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
+            losses = optax.ctc_loss(logits, steps, batch["label_ids"], letters)
             return jnp.where(np.arange(16) != 3, losses, 0).sum() / 15
 
         return 0.7 * mean(logits) + 0.3 * mean(shortcut), (mean(logits), changed["batch_stats"])
@@ -669,7 +676,9 @@ def test_thirty_two_real_captchas_are_learned_by_heart() -> None:
     )
     split = folder(IMAGES)["train"]
     alphabet = Alphabet.from_labels(split.labels)
-    prepared = PreparedSplit(split, alphabet, Preprocessing(), 10**8, "train")
+    labels = Labels.encode(split.labels, alphabet)
+    reader = ImageReader(Preprocessing(), 10**8)
+    prepared = PreparedSplit(split, labels, reader, models.num_time_steps)
     settings = config.model.to_dict()
     model = models.create(settings.pop("name"), alphabet.num_classes, settings, parallel.AXIS)
     optimizer = make_optimizer(optax.constant_schedule(3e-3), 5.0, freeze_conv_stack=False)
