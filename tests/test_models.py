@@ -1,4 +1,4 @@
-"""The networks: against the paper's arithmetic, plain Flax, and themselves padded."""
+"""The networks, against the arithmetic of the paper, plain Flax, and themselves with padding."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -33,7 +33,7 @@ from crnn_jax.models.crnn import normalize_images
 def crnn_parameters(
     channels: Sequence[int], hidden: int, normalized: Sequence[int], inputs: int, classes: int
 ) -> int:
-    """The count of Shi et al. 2015, table 1, layer by layer; `normalized` counts from 1."""
+    """The parameters by Shi et al. 2015, table 1, layer by layer; `normalized` counts from 1."""
     total = 0
     features = inputs
     for layer, outputs in enumerate(channels, start=1):
@@ -94,7 +94,7 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
     assert num_time_steps(width) == steps
 
 
-# Every remainder that the strides could care about, and a sample of the rest up to 600.
+# Every remainder that could matter to the strides, and a sample of the widths up to 600.
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("first_pool", [True, False])
 @pytest.mark.parametrize("widths", [range(8, 40), range(40, 601, 37)], ids=["narrow", "wide"])
@@ -122,7 +122,7 @@ def test_the_height_alone_changes_no_space_to_depth() -> None:
 
 # --- padding ---
 
-# Each value of leaky and of per_image occurs with the other's, and each variant of batch_norm.
+# All combinations of leaky and per_image, and all variants of batch_norm.
 NETWORKS = [
     {"batch_norm": "all", "leaky": True, "per_image": True},
     {"batch_norm": "bgshih", "leaky": False, "per_image": False},
@@ -133,7 +133,7 @@ NETWORKS = [
 RAGGED = (8, 13, 26, 31, 37)
 
 
-# One width alone for each network, as each is compiled: all remainders of a division by 4 occur.
+# One width for each network, as each is compiled. All remainders of a division by 4 occur.
 @pytest.mark.parametrize(
     ("settings", "place", "height"),
     [
@@ -158,12 +158,12 @@ def test_an_image_has_the_same_logits_alone_and_padded(
     alone, _ = apply(*padded(RAGGED[place : place + 1], RAGGED[place], height=height))
     assert alone.shape[1] == lengths[place]
     np.testing.assert_allclose(alone[0], logits[place, : lengths[place]], atol=1e-5)
-    # Logits that were all alike would pass.
+    # Constant logits would pass the checks above.
     assert float(jnp.std(logits)) > 0.1
     assert float(jnp.std(logits[:, 0], axis=0).min()) > 1e-3
 
 
-# Those with the most to be spoilt by padding.
+# The networks with the most that padding could affect.
 @pytest.mark.parametrize("settings", [NETWORKS[0], NETWORKS[4]], ids=["all", "small"])
 def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, Any]) -> None:
     model = small_model(**settings)
@@ -208,7 +208,7 @@ def test_scales_of_pixels(channels: int) -> None:
         np.testing.assert_allclose(relative[i, :, :width], expected, rtol=0.02)
         assert not fixed[i, :, width:].any()
         assert not relative[i, :, width:].any()
-    # A blank image has no contrast that could be raised.
+    # A blank image has no contrast to amplify.
     blank = np.full(images.shape, 200, np.uint8)
     assert abs(normalize(blank, mask, True)).max() < 1e-3
 
@@ -235,7 +235,7 @@ def test_the_network_is_that_of_the_paper(
     plain = PlainCRNN(
         SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, depth, first_pool
     )
-    # The width in pixels is 42 at 32 rows, or what comes to as many at more.
+    # 42 pixels wide for 32 rows, and in proportion for more.
     images = image(42 * height // 32, 3, height)
     images = np.stack([images, 255 - images])
     logits, lengths = jit(model.apply)(variables, images, np.full(2, images.shape[2]))
@@ -268,10 +268,10 @@ def test_logits_are_float32_whatever_the_activations() -> None:
     expected, _ = jit(model.apply)(variables, *images)
     logits, _ = jit(half.apply)(variables, *images)
     assert expected.dtype == logits.dtype == jnp.float32
-    # The last layer adds up in float32, too: its sums are no bfloat16 numbers.
+    # The last layer computes in float32, so its results are not bfloat16 numbers.
     rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
     assert (logits != rounded).mean() > 0.9
-    # bfloat16 has 8 bits: a percent or so, and not nothing, else it was not used.
+    # bfloat16 has 8 bits: an error of a percent or so. No error would mean that it was not used.
     error = jnp.abs(logits - expected).max() / jnp.abs(expected).max()
     assert 1e-4 < error < 0.1
 

@@ -20,7 +20,7 @@ from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.models.ops.layers import Conv, Dense
 from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
 
-# --- sums to channels, and layers with them ---
+# --- sums to channels, and layers that use them ---
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -109,7 +109,7 @@ def test_a_layer_that_it_suits_is_that_of_flax() -> None:
     assert winograd.pays(x, params["params"]["kernel"])
     apply = jit(lambda layer, params: layer.apply(params, x), static_argnums=0)
     actual, expected = apply(ours, params), apply(flax, params)
-    assert not np.array_equal(actual, expected)  # so it is by Winograd
+    assert not np.array_equal(actual, expected)  # so it was computed by Winograd's method
     assert_trees_close(actual, expected, rtol=2e-5)
 
 
@@ -298,7 +298,7 @@ def test_dropout_that_drops_nothing_needs_no_key() -> None:
 
 
 class FlaxBiLSTM(nn.Module):
-    """`bidirectional` as a module of its own."""
+    """`bidirectional` as a module."""
 
     hidden: int
 
@@ -333,7 +333,7 @@ def test_bilstm_is_that_of_flax() -> None:
 
 
 def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *arguments: Any) -> Any:
-    """The value of a function, and the gradients that a gradient of its value leads to."""
+    """The value of a function, and the gradients of its arguments for a cotangent of the value."""
 
     @jit
     def run(cotangent: jax.Array, *arguments: jax.Array) -> Any:
@@ -345,9 +345,9 @@ def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *argu
 
 @pytest.fixture(params=["pairs", "windows"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools as they are computed here, and as on a TPU."""
+    """Pools as they are computed on a CPU, and as on a TPU."""
     if request.param == "windows":
-        monkeypatch.setattr(pooling, "_pooled", lambda x, of_pairs, of_windows: of_windows(x))
+        monkeypatch.setattr(pooling, "_pooled", lambda x, by_pairs, by_windows: by_windows(x))
 
 
 @pytest.mark.usefixtures("form")
@@ -369,10 +369,10 @@ def test_max_pools_are_those_of_flax(height: int, width: int) -> None:
 @pytest.mark.usefixtures("form")
 def test_max_pool_2x1_of_padded_features_is_that_of_the_valid_part() -> None:
     widths = (6, 2, 5)
-    x = normal(3, 4, 6, 2) - 1  # mostly negative, so that a border of zeros would show
+    x = normal(3, 4, 6, 2) - 1  # mostly negative, so that padding with zeros would show
     cotangent = normal(3, 2, 7, 2, seed=1)
     mask = np.arange(6)[None, None, :, None] < np.array(widths)[:, None, None, None]
-    # What comes of padding counts for nothing, in values and in gradients.
+    # Padding must have no effect on values and gradients.
     reach = np.arange(7)[None, None, :, None] <= np.array(widths)[:, None, None, None]
     y, (gradient,) = value_and_pullback(
         lambda x: max_pool_2x1(x, mask), np.where(reach, cotangent, 0), x
