@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from crnn_jax import models
@@ -58,7 +59,7 @@ def load_dataset(config: Config) -> Dataset:
     if config.data.on_unseen == "map":
         splits["train"] = map_unseen(splits["train"], labels["train"], alphabet, config.data)
         labels["train"] = Labels.encode(splits["train"].labels, alphabet)
-    time_steps = network_time_steps(preprocessing)
+    time_steps = network_time_steps(config.model.space_to_depth)
     prepared: dict[str, PreparedSplit] = {}
     for name, split in splits.items():
         max_missing = _max_missing(config, config.data.max_dropped if name == "train" else 1.0)
@@ -71,7 +72,7 @@ def load_dataset(config: Config) -> Dataset:
 
 
 def load_test_split(
-    config: Config, alphabet: Alphabet, preprocessing: Preprocessing
+    config: Config, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
     """Loads all test samples, to evaluate a trained model.
 
@@ -85,7 +86,7 @@ def load_test_split(
     of_labels = judge(label_findings(splits, labels), config.data)
     enforce(of_labels, config.data)
     reader = ImageReader(preprocessing, config.data.cache_megabytes * 10**6)
-    time_steps = network_time_steps(preprocessing)
+    time_steps = network_time_steps(space_to_depth)
     test = PreparedSplit(
         splits["test"], labels["test"], reader, time_steps, _max_missing(config, 1.0)
     )
@@ -96,7 +97,7 @@ def load_test_split(
 
 
 def load_benchmark(
-    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing
+    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
     """Loads all samples of a folder or database, to score a trained model.
 
@@ -111,7 +112,7 @@ def load_benchmark(
     split = splits["test"] if "test" in splits else next(iter(splits.values()))
     labels = Labels.encode(split.labels, alphabet)
     reader = ImageReader(preprocessing, cache_bytes=0)
-    time_steps = network_time_steps(preprocessing)
+    time_steps = network_time_steps(space_to_depth)
     test = PreparedSplit(split, labels, reader, time_steps, max_missing=1.0)
     warn(label_findings({"test": split}, {"test": labels}))
     warn(image_findings({"test": test}, time_steps))
@@ -131,7 +132,7 @@ def check_dataset(config: Config) -> Report:
     splits = sources.load_splits(config.data, config.seed, reader.examine)
     alphabet = choose_alphabet(config, splits)
     labels = _encode(splits, alphabet)
-    time_steps = network_time_steps(preprocessing)
+    time_steps = network_time_steps(config.model.space_to_depth)
     prepared = {
         name: PreparedSplit(split, labels[name], reader, time_steps)
         for name, split in splits.items()
@@ -160,9 +161,9 @@ def config_preprocessing(config: Config) -> Preprocessing:
     )
 
 
-def network_time_steps(preprocessing: Preprocessing) -> TimeSteps:
+def network_time_steps(space_to_depth: int) -> TimeSteps:
     """Returns the function that gives the time steps of a network for widths in pixels."""
-    return lambda widths: models.num_time_steps(widths, preprocessing.height)
+    return partial(models.num_time_steps, space_to_depth=space_to_depth)
 
 
 def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:

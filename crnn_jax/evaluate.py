@@ -24,6 +24,7 @@ from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
+from crnn_jax.training.parallel import Devices
 
 # The metrics of each part of a mixture; the others are of the whole alone.
 OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
@@ -49,7 +50,7 @@ class Evaluation:
     confusions: Confusions
 
 
-def make_eval_step(model: nn.Module) -> EvalStep:
+def make_eval_step(model: nn.Module, devices: Devices = None) -> EvalStep:
     """A pmapped function of replicated variables and a sharded batch.
 
     It returns for each sample: the likeliest class of each time step (B, T), the number of time
@@ -69,7 +70,7 @@ def make_eval_step(model: nn.Module) -> EvalStep:
             "mask": mask,
         }
 
-    return parallel.pmap(eval_step)
+    return parallel.pmap(eval_step, devices)
 
 
 def evaluate(
@@ -79,6 +80,7 @@ def evaluate(
     alphabet: Alphabet,
     buckets: Sequence[int],
     batch_size: int,
+    devices: Devices = None,
 ) -> Evaluation:
     """Reads every sample of a split once, in a fixed order; unreadable images count as wrong.
 
@@ -89,13 +91,14 @@ def evaluate(
       alphabet: that of the model.
       buckets: widths to pad to.
       batch_size: over all devices.
+      devices: those that `eval_step` and `variables` are on.
     """
     start = time.monotonic()
     texts: list[str | None] = [None] * len(prepared)
     metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices, missing = batch["indices"][:count], batch["missing"][:count]
-        arrays = parallel.shard(device_arrays(batch))
+        arrays = parallel.shard(device_arrays(batch), devices)
         outputs = parallel.gather(eval_step(variables, arrays))
         best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
         predictions = [
@@ -136,7 +139,10 @@ def _of_parts(prepared: PreparedSplit, texts: Sequence[str | None]) -> dict[str,
 
 
 def score(
-    model_name: str | Path, directories: Sequence[Path], batch_size: int
+    model_name: str | Path,
+    directories: Sequence[Path],
+    batch_size: int,
+    devices: Devices = None,
 ) -> list[dict[str, Any]]:
     """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
 
@@ -148,14 +154,20 @@ def score(
       CheckpointError: nothing was saved, or it cannot be read.
       DataError: there is no such set, or it cannot be understood.
     """
-    parallel.check_batch_size(batch_size)
+    parallel.check_batch_size(batch_size, devices)
     model = TrainedModel.load(model_name)
-    eval_step, variables = make_eval_step(model.network), parallel.replicate(model.variables)
+    eval_step = make_eval_step(model.network, devices)
+    variables = parallel.replicate(model.variables, devices)
     rows: list[dict[str, Any]] = []
     for directory in directories:
-        prepared = load_benchmark(directory, model.alphabet, model.preprocessing)
+        prepared = load_benchmark(
+            directory, model.alphabet, model.preprocessing, model.space_to_depth
+        )
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
-        texts = evaluate(eval_step, variables, prepared, model.alphabet, buckets, batch_size).texts
+        result = evaluate(
+            eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices
+        )
+        texts = result.texts
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):
@@ -167,7 +179,7 @@ def score(
     return rows
 
 
-def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
+def evaluate_workdir(config: Config, workdir: Path, devices: Devices = None) -> dict[str, Any]:
     """The metrics and `confusions` of a saved model on the test split of a config's data.
 
     Alphabet, preprocessing and network are the model's own; the config gives the data, the batch
@@ -179,18 +191,19 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError: the data cannot be used.
     """
     check_config(config)
-    parallel.check_batch_size(config.batch_size)
+    parallel.check_batch_size(config.batch_size, devices)
     model = TrainedModel.load(workdir, config.eval.step)
-    prepared = load_test_split(config, model.alphabet, model.preprocessing)
+    prepared = load_test_split(config, model.alphabet, model.preprocessing, model.space_to_depth)
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
     result = evaluate(
-        make_eval_step(model.network),
-        parallel.replicate(model.variables),
+        make_eval_step(model.network, devices),
+        parallel.replicate(model.variables, devices),
         prepared,
         model.alphabet,
         choose_buckets(prepared.widths, config.data.buckets),
         config.batch_size,
+        devices,
     )
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {"step": model.step, **result.metrics, "confusions": commonest}

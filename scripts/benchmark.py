@@ -1,4 +1,4 @@
-"""Measures training, inference, the input pipeline and decoding, beside PyTorch if asked to.
+"""Measures training, inference, the input pipeline and decoding, optionally against PyTorch.
 
     pip install ".[bench]"
     python scripts/benchmark.py train --vs torch
@@ -6,8 +6,8 @@
     python scripts/benchmark.py input
     python scripts/benchmark.py decode
 
-Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Metrics
-are medians; the spread is the distance of the outer quartiles as a share of the median.
+Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Times
+are medians; the spread is the interquartile range as a share of the median.
 """
 
 import argparse
@@ -30,15 +30,16 @@ from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 
-OURS = "crnn_jax fp32"  # what bf16 reads as well is not known; on CPUs without it, it is slower
+# In fp32: the accuracy of bf16 has not been measured, and CPUs without it are slower with it.
+OURS = "crnn_jax fp32"
 INFERENCE_BATCHES = (1, 32, 256)
-TOLERANCE = 1e-4  # of logits in fp32
+TOLERANCE = 1e-4  # largest difference of logits in fp32
 
 Program = Callable[[], object]
 
 
 def our_training_step(workload: Workload) -> Program:
-    """The step of `crnn_jax.main`, on all devices; at each call it goes on from the last state."""
+    """Returns a function that takes a training step on all devices, each from the last state."""
     network = workload.network()
     step = make_train_step(network, workload.optimizer(), SEED)
     state = parallel.replicate(workload.state(network))
@@ -53,29 +54,29 @@ def our_training_step(workload: Workload) -> Program:
 
 
 def our_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray]:
-    """The logits of the workload's batch."""
+    """Returns a function that computes the logits of the workload's batch."""
     apply = jax.jit(workload.network().apply)
     batch = workload.batch()
     return lambda: np.asarray(apply(variables, batch["images"], batch["widths"])[0])
 
 
 def fresh_variables(workload: Workload) -> dict[str, Any]:
-    """Parameters and statistics on the host."""
+    """Initial parameters and statistics, on the host."""
     return jax.tree.map(np.asarray, workload.state(workload.network()).model)
 
 
 def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, Program]:
-    """Programs, each made and called once; one that fails here is named and left out."""
+    """Makes programs and calls each once; those that fail are reported and left out."""
     programs: dict[str, Program] = {}
     for name, make in makers.items():
         try:
             program = make()
             program()
-        except Exception as error:  # torch.compile raises what its compilers raise
+        except Exception as error:  # torch.compile passes on the errors of its compilers
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{name} does not run here: {reason[:120]}", file=sys.stderr)
         else:
-            print(f"{name} runs", file=sys.stderr)  # a compiled one takes a minute to come so far
+            print(f"{name} runs", file=sys.stderr)  # a compiled program takes a minute to get here
             programs[name] = program
     return programs
 
@@ -83,12 +84,15 @@ def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, 
 def duel(
     ours: Program, theirs: Mapping[str, Program], rounds: int
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """All of theirs are tried; then ours and the best of theirs, in fp32 and at all, take turns.
+    """Tries all of theirs, then lets ours and the best of theirs take turns.
+
+    The best of theirs are the fastest in fp32 and the fastest of all, which may be the same.
 
     Returns:
-      The times of the trials, of one turn each, and of the finalists, which alone compare.
+      The times of the trials, one turn of each program, and the times of the finalists. Only the
+      latter can be compared.
     """
-    # A round has warmed each up when it was seen to run; bf16 can take half a minute a step.
+    # No warm-up, as each program has run once already, and a step in bf16 can take half a minute.
     trials = take_turns(theirs, rounds=1, warm_up=0) if theirs else {}
     finalists: dict[str, Program] = {OURS: ours}
     for group in ({n: t for n, t in trials.items() if "bf16" not in n}, trials):
@@ -101,7 +105,7 @@ def duel(
 def metrics(
     trials: Mapping[str, Timing], finalists: Mapping[str, Timing], workload: Workload
 ) -> dict[str, Any]:
-    """Images a second of each program, and how many times those of the best other ours are."""
+    """Images per second of each program, and the ratio of ours to the best of the others."""
     programs = {
         name: {
             "milliseconds": 1e3 * timing.median,
@@ -123,10 +127,11 @@ def metrics(
 
 
 def difference(workload: Workload) -> float:
-    """The largest difference of logits between both frameworks with the same weights, in fp32.
+    """The largest difference of the frameworks' logits in fp32, with the same weights.
 
     Raises:
-      SystemExit: it is larger than TOLERANCE: they do not compute the same, so no time compares.
+      SystemExit: it is larger than TOLERANCE. The networks then differ, so comparing their times
+        would mean nothing.
     """
     import pytorch_crnn
 
@@ -137,8 +142,8 @@ def difference(workload: Workload) -> float:
     largest = float(np.abs(our_inference(workload, variables)() - theirs).max())
     if not largest <= TOLERANCE:
         sys.exit(
-            f"error: logits differ by {largest:.1e}, so that times do not compare; make"
-            " scripts/pytorch_crnn.py compute what crnn_jax does"
+            f"error: logits differ by {largest:.1e}, so times cannot be compared; make"
+            " scripts/pytorch_crnn.py compute what crnn_jax computes"
         )
     return largest
 
@@ -167,7 +172,7 @@ def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[st
 
 
 def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
-    """Measures the way from images to logits."""
+    """Measures inference, from images to logits."""
     variables = fresh_variables(workload)
     ours = our_inference(workload, jax.device_put(variables))
     if not vs_torch:
@@ -187,7 +192,7 @@ def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[s
 
 
 def plain_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row for each name, a column for each metric."""
+    """A table with a row for each name and a column for each metric."""
     table = Table("", title=title)
     for name in next(iter(rows.values())):
         table.add_column(name.replace("_", " "), justify="right")
@@ -199,7 +204,7 @@ def plain_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Table | str]:
-    """What is shown of a comparison, the fastest first."""
+    """What is printed about a comparison: a table, the fastest program first, and the ratios."""
     size = f"{workload.height} x {workload.width}, batch {workload.batch_size}"
     programs = result["programs"]
     rows = {
@@ -215,20 +220,20 @@ def report(what: str, workload: Workload, result: Mapping[str, Any]) -> list[Tab
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Measures what the command line names."""
     restart_with_huge_pages(script="benchmark.py")
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
     parser.add_argument("what", choices=["train", "infer", "input", "decode"])
-    parser.add_argument("--vs", choices=["torch"], help="what to compare train and infer with")
+    parser.add_argument("--vs", choices=["torch"], help="compare train or infer with this")
     parser.add_argument("--model", default="crnn", help="crnn, crnn_half or crnn_small")
     parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
-    parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each program")
+    parser.add_argument("--json", action="store_true", help="print a JSON object on the last line")
     arguments = parser.parse_args()
     if arguments.vs and arguments.what not in ("train", "infer"):
-        parser.error(f"--vs is for train and infer, not for {arguments.what}")
+        parser.error(f"--vs works with train and infer, not with {arguments.what}")
     if arguments.vs and arguments.model == "crnn_small":
-        parser.error("PyTorch has no crnn_small here; --vs is for crnn and crnn_half")
+        parser.error("--vs works with --model crnn and crnn_half, not with crnn_small")
     set_cpu_flags()
     console = Console()
     workload = Workload(arguments.model, width=arguments.width)

@@ -1,4 +1,4 @@
-"""Measures what surrounds the network: batches made of image files, and text made of logits."""
+"""Measures what is around the network: batches from image files, and text from logits."""
 
 import os
 import random
@@ -30,7 +30,7 @@ CACHED_EPOCHS = 5
 
 
 def write_captchas(directory: Path) -> None:
-    """IMAGES of 4 to 8 characters, each named after its text."""
+    """Writes IMAGES captchas of 4 to 8 characters into files named after their texts."""
     rng = random.Random(SEED)
     for index in range(IMAGES):
         text = "".join(rng.choices(LETTERS, k=rng.randint(4, 8)))
@@ -38,28 +38,28 @@ def write_captchas(directory: Path) -> None:
 
 
 def forget(directory: Path) -> None:
-    """Has the system drop what it keeps in memory of the files, so that they are read anew."""
+    """Makes the system drop its cache of the files, so that they are read from the disk."""
     if not hasattr(os, "posix_fadvise"):
         return
     for path in directory.iterdir():
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # what is not yet written is not dropped
+            os.fsync(file.fileno())  # data not yet written would not be dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def peak_memory() -> dict[str, float]:
-    """The most that this process has had in memory so far, in MB; nothing where nobody tells."""
+    """The peak memory of this process in MB; empty on a system that does not record it."""
     if sys.platform == "win32":
         return {}
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    bytes_there = sys.platform == "darwin"  # else kilobytes
-    return {"peak_memory_mb": peak / (1e6 if bytes_there else 1e3)}
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS counts bytes, Linux kilobytes
+    return {"peak_memory_mb": peak / unit}
 
 
 def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
-    """Images a second of the pipeline alone, from files that no memory holds and from the cache."""
+    """Measures the pipeline alone, in images per second: from uncached files and from the cache."""
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="crnn_jax_benchmark_") as scratch:
         directory = Path(scratch)
@@ -83,11 +83,11 @@ def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
 
 
 def measure_decoding(workload: Workload, rounds: int) -> dict[str, float]:
-    """Images a second of greedy decoding: logits on the host to text."""
+    """Measures greedy decoding, from logits on the host to text, in images per second."""
     rng = np.random.default_rng(SEED)
     count, steps = workload.batch_size, num_time_steps(workload.width)
     logits = rng.normal(size=(count, steps, len(LETTERS) + 1)).astype(np.float32)
-    logits[..., 0] += rng.choice([0, 8], (count, steps), p=[0.3, 0.7])  # most of a line is blank
+    logits[..., 0] += rng.choice([0, 8], (count, steps), p=[0.3, 0.7])  # most time steps are blank
     alphabet, lengths = Alphabet(LETTERS), np.full(count, steps)
     timing = take_turns(
         {"greedy": lambda: alphabet.decode_batch(logits.argmax(-1), lengths)}, rounds

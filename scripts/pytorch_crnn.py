@@ -1,4 +1,4 @@
-"""The same network in PyTorch: what the benchmark compares with. Needs the extra `bench`."""
+"""The same network in PyTorch, which the benchmark compares with. Needs the extra `bench`."""
 
 import copy
 import io
@@ -9,9 +9,9 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-POOLS = {1: (2, 2), 2: (2, 2), 4: (2, 1), 6: (2, 1)}  # strides after the convolutions
+POOLS = {1: (2, 2), 2: (2, 2), 4: (2, 1), 6: (2, 1)}  # strides of the pools after convolutions
 Settings = tuple[torch.dtype, torch.memory_format, bool]
-"""Of a variant: the type of activations, the layout, and whether it is compiled."""
+"""The dtype of the activations, the memory layout, and whether the network is compiled."""
 
 VARIANTS: dict[str, Settings] = {
     f"PyTorch {precision} {layout}{' compiled' if compiled else ''}": (dtype, memory, compiled)
@@ -25,12 +25,12 @@ VARIANTS: dict[str, Settings] = {
 
 
 class TorchCRNN(nn.Module):
-    """The CRNN with batch normalization after convolutions 3, 5 and 7, for full widths."""
+    """The CRNN for images without padding, normalized as with `batch_norm="bgshih"`."""
 
     def __init__(
         self, variables: Mapping[str, Any], memory_format: torch.memory_format = torch.channels_last
     ) -> None:
-        """A network with the parameters and statistics of `crnn_jax.models.CRNN`."""
+        """Creates a network with the parameters and statistics of a `crnn_jax.models.CRNN`."""
         super().__init__()
         params, statistics = variables["params"], variables["batch_stats"]["conv_stack"]
         layers: list[nn.Module] = []
@@ -56,7 +56,7 @@ class TorchCRNN(nn.Module):
         self.head = _linear(params["head"])
 
     def forward(self, images: Any) -> Any:
-        """Logits (B, T, K) of uint8 images (B, H, W, C)."""
+        """Maps uint8 images (B, H, W, C) to logits (B, T, K)."""
         x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
         x = self.conv_stack(x.contiguous(memory_format=self.memory_format))
         x, _ = self.bilstm1(x.squeeze(2).transpose(1, 2))
@@ -85,7 +85,7 @@ def _bilstm(params: Mapping[str, Any]) -> nn.LSTM:
             "weight_ih": projection["kernel"].T,
             "weight_hh": params[direction]["recurrent"]["kernel"].T,
             "bias_ih": bias,
-            "bias_hh": np.zeros_like(bias),  # PyTorch has two
+            "bias_hh": np.zeros_like(bias),  # PyTorch has two biases
         }
         _fill(lstm, **{f"{name}_{suffix}": array for name, array in arrays.items()})
     return lstm
@@ -97,7 +97,7 @@ def training_step(
     settings: Settings,
     learning_rate: float,
 ) -> Callable[[], float]:
-    """A step of Adam on the batch, at each call; it returns the loss."""
+    """Returns a function that takes a step of Adam on the batch and returns the loss."""
     dtype, memory_format, compiled = settings
     network = TorchCRNN(variables, memory_format).train()
     run = torch.compile(network) if compiled else network
@@ -122,7 +122,7 @@ def training_step(
 def inference(
     variables: Mapping[str, Any], images: np.ndarray, settings: Settings
 ) -> Callable[[], np.ndarray]:
-    """The logits of the images, at each call."""
+    """Returns a function that computes the logits of the images."""
     dtype, memory_format, compiled = settings
     network = TorchCRNN(variables, memory_format).eval()
     run = torch.compile(network) if compiled else network
@@ -137,7 +137,7 @@ def inference(
 
 
 def onnx_inference(variables: Mapping[str, Any], images: np.ndarray) -> Callable[[], np.ndarray]:
-    """The same through onnxruntime, in fp32."""
+    """Returns a function that computes the logits with onnxruntime, in fp32."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     exported = io.BytesIO()

@@ -1,29 +1,29 @@
-"""Times programs in turn, so that all meet the same moods of a machine."""
+"""Times programs in turn, so that changes in the speed of a machine affect all of them."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# A program is called again for so long before it is the next one's turn. The first call of a turn
-# finds caches and memory as the others left them, those behind it as it left them itself.
+# A program is called repeatedly for so long before it is the next one's turn. The first call of a
+# turn finds caches and memory as the others left them, later calls as the program itself left them.
 TURN_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each call of a program."""
+    """The time that each call of a program took, in seconds."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median, in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """The distance of the outer quartiles, as a share of the median."""
+        """The interquartile range, as a share of the median."""
         if len(self.seconds) < 2:
             return 0.0
         first, _, third = statistics.quantiles(self.seconds, n=4)
@@ -33,9 +33,12 @@ class Timing:
 def take_turns(
     programs: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2
 ) -> dict[str, Timing]:
-    """Calls the programs A B C, A B C ... in so many rounds, after a warm-up of each.
+    """Lets programs take turns, A B C A B C ..., for a number of rounds.
 
-    A program has to wait for its own result.
+    Args:
+      programs: functions by name, which wait for their own results.
+      rounds: the turns of each program.
+      warm_up: calls of each program before the first round, which are not timed.
     """
     for program in programs.values():
         for _ in range(warm_up):

@@ -1,4 +1,4 @@
-"""What benchmarks and compilations run: the paper's network and its real training step."""
+"""What the benchmarks run: random batches, and the networks and optimizer of real training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Workload:
-    """Batches of images of one full width, and a network that reads them."""
+    """A batch of images without padding, and a network for it."""
 
     model: str = "crnn"
     batch_size: int = 32
@@ -27,20 +27,20 @@ class Workload:
     label_length: int = 6
 
     def network(self, **settings: Any) -> nn.Module:
-        """The network with `settings` on top of its own."""
+        """The network, with `settings` instead of its defaults."""
         return models.create(self.model, len(LETTERS) + 1, settings, axis_name=parallel.AXIS)
 
     def optimizer(self) -> Any:
-        """Adam at a constant rate."""
+        """Adam with a constant learning rate."""
         return make_optimizer(lambda count: LEARNING_RATE, clip_norm=0.0, freeze_conv_stack=False)
 
     def state(self, network: nn.Module) -> TrainState:
-        """A fresh state."""
+        """The initial state of training."""
         shape = (self.height, self.width, self.channels)
         return TrainState.create(network, self.optimizer(), shape, SEED)
 
     def batch(self) -> dict[str, np.ndarray]:
-        """Random images and labels, the same each time."""
+        """Random images and labels, the same in every call."""
         rng = np.random.default_rng(SEED)
         count = self.batch_size
         shape = (count, self.height, self.width, self.channels)

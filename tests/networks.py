@@ -1,7 +1,7 @@
-"""What the tests of networks share: small ones, images, and layers as plain Flax has them.
+"""What the tests of networks share: small networks, images, and references in plain Flax.
 
-Images are padded with random bytes throughout: what lies beyond an image's width must count
-for nothing, in values, gradients and running statistics.
+Images are always padded with random bytes: what is beyond an image's width must have no effect on
+values, gradients and running statistics.
 """
 
 import math
@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from crnn_jax import models
 
-# Compilation is nearly all of the time these tests take, and this more than halves it.
+# Compilation takes nearly all of the time of these tests; this more than halves it.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALL = {"channels": (4, 4, 8, 8, 8, 8, 8), "hidden": 8}
@@ -34,7 +34,7 @@ def small_model(**settings: Any) -> nn.Module:
 def random_variables(
     model: nn.Module, channels: int = 1, seed: int = 0, height: int = 32
 ) -> dict[str, Any]:
-    """Parameters and statistics in which nothing is 0 or 1, so that nothing goes unnoticed."""
+    """Random parameters and statistics; nothing is 0 or 1, so each of them has an effect."""
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -53,14 +53,14 @@ def random_variables(
 
 
 def image(width: int, channels: int = 1, height: int = 32) -> np.ndarray:
-    """The one image there is of this size, uint8 (height, width, channels)."""
+    """A random image, uint8 (height, width, channels), the same for the same size."""
     return np.random.default_rng(width).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def padded(
     widths: Sequence[int], to: int, channels: int = 1, height: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of these widths with random bytes on their right, and the widths."""
+    """Images of these widths, padded on the right with random bytes, and the widths."""
     garbage = np.random.default_rng(to)
     images = garbage.integers(0, 256, (len(widths), height, to, channels), np.uint8)
     for row, width in zip(images, widths, strict=True):
@@ -69,7 +69,7 @@ def padded(
 
 
 def assert_trees_close(actual: Any, expected: Any, rtol: float) -> None:
-    """Each array within `rtol` of its largest element, and within a hundredth of that of all."""
+    """Checks arrays within `rtol` of their largest element, or of 1/100 of the largest of all."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
 
@@ -87,7 +87,7 @@ def max_pool(x: jax.Array, strides: tuple[int, int], border: int) -> jax.Array:
 
 
 def flax_cell(direction: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `nn.OptimizedLSTMCell` that are those of a direction of a BiLSTM."""
+    """The parameters of a direction of a BiLSTM, as those of `nn.OptimizedLSTMCell`."""
     inputs = params[f"{direction}_input"]
     recurrent = params[direction]["recurrent"]["kernel"]
     cell: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def flax_cell(direction: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bidirectional(hidden: int, name: str) -> nn.Module:
-    """The layer as plain Flax has it; its cells are called <name>_forward and <name>_backward."""
+    """The layer in plain Flax; its cells are called <name>_forward and <name>_backward."""
     return nn.Bidirectional(
         nn.RNN(nn.OptimizedLSTMCell(hidden, name=f"{name}_forward")),
         nn.RNN(nn.OptimizedLSTMCell(hidden, name=f"{name}_backward")),
@@ -109,3 +109,56 @@ def bidirectional(hidden: int, name: str) -> nn.Module:
 
 def flax_cells(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}_{way}": flax_cell(way, params) for way in ("forward", "backward")}
+
+
+class PlainCRNN(nn.Module):
+    """The network of the paper in plain Flax, for images without padding."""
+
+    channels: Sequence[int]
+    hidden: int
+    classes: int
+    normalized: Sequence[int]
+    slope: float  # of the activation for negative values
+    depth: int = 1  # n: n x n pixels become one
+    first_pool: bool = True
+    per_image: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = images.astype(jnp.float32) / 127.5 - 1
+        if self.per_image:
+            axes = (1, 2, 3)
+            x = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-4)
+        places = range(self.depth)
+        corners = [x[:, i :: self.depth, j :: self.depth] for i in places for j in places]
+        x = jnp.concatenate(corners, axis=-1)
+        for layer in range(1, 8):
+            size, padding = ((2, 2), "VALID") if layer == 7 else ((3, 3), "SAME")
+            x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
+            if layer in self.normalized:
+                x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
+            x = jnp.where(x > 0, x, self.slope * x)
+            if layer == 2 or (layer == 1 and self.first_pool):
+                x = max_pool(x, (2, 2), 0)
+            if layer in (4, 6):
+                x = max_pool(x, (2, 1), 1)
+        x = x.reshape(x.shape[0], x.shape[2], -1)
+        x = bidirectional(self.hidden, "bilstm1")(x)
+        x = nn.Dense(self.hidden, name="between")(x)
+        x = bidirectional(self.hidden, "bilstm2")(x)
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def plain_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a CRNN, as those of `PlainCRNN`."""
+    params = variables["params"]
+    return {
+        "params": {
+            **params["conv_stack"],
+            **flax_cells("bilstm1", params["bilstm1"]),
+            **flax_cells("bilstm2", params["bilstm2"]),
+            "between": params["between"],
+            "head": params["head"],
+        },
+        "batch_stats": variables["batch_stats"]["conv_stack"],
+    }

@@ -1,4 +1,4 @@
-"""The benchmark: both frameworks compute the same, and metrics follow from times."""
+"""The benchmark: both frameworks compute the same, and the metrics follow from the times."""
 
 import sys
 import time
@@ -39,7 +39,7 @@ def test_ratios_are_over_the_best_of_the_others() -> None:
         "PyTorch bf16 default layout": (0.25, 0.25, 0.25),
     }
     finalists = {name: timing.Timing(values) for name, values in seconds.items()}
-    # A lucky turn of a program that did not take turns with ours counts for nothing.
+    # A trial is ignored, however fast: the program did not take turns with ours.
     trials = {"PyTorch fp32 compiled": timing.Timing((0.1,))}
     result = benchmark.metrics(trials, finalists, Workload(batch_size=10))
     assert result["ratio_fp32"] == pytest.approx(1.2)

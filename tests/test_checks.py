@@ -152,7 +152,7 @@ def test_the_report_names_what_a_person_needs(clean: Path) -> None:
     assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
     # Five equal characters need nine time steps: brute force for the least width that has them.
     # Of 40 x 50 px, 64 pixels high, it has 51.
-    least = next(width for width in itertools.count(8) if num_time_steps(width, 64) >= 9)
+    least = next(width for width in itertools.count(8) if num_time_steps(width, 2) >= 9)
     assert f"repeats.png '22222' of 5 characters needs {least} px and has 51" in text
     assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
     assert "it has 100000 x 1000 pixels" in text
@@ -301,7 +301,7 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     chosen = name in dataset.splits["validation"].split.names
     assert left == 32 + chosen
     if file == "test.tsv":
-        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing)
+        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing, 2)
         assert len(test) == 9
 
 
@@ -316,7 +316,7 @@ def test_a_new_character_in_the_test_set_is_a_warning(
     assert "they count as wrong" in finding.message and "'é' U+00E9 (1)" in finding.message
     assert "é" not in dataset.alphabet.characters
     assert dataset.splits["test"].split.labels[-1] == "2é"
-    test = load_test_split(config_for(clean), dataset.alphabet, dataset.preprocessing)
+    test = load_test_split(config_for(clean), dataset.alphabet, dataset.preprocessing, 2)
     assert len(test) == len(dataset.splits["test"]) == 9
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "new.png '2é'" in record.getMessage()
@@ -384,7 +384,7 @@ def test_nothing_to_test_with(clean: Path) -> None:
         load_dataset(config_for(clean))
     known = Alphabet("2345678bcdefgmnpwxy")
     with pytest.raises(DataError, match="no test images"):
-        load_test_split(config_for(clean), known, Preprocessing())
+        load_test_split(config_for(clean), known, Preprocessing(), 1)
 
 
 def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
@@ -401,5 +401,5 @@ def test_a_set_to_score_is_read_whatever_its_label_file_is_called(
 ) -> None:
     Image.new("RGB", (64, 32), "white").save(tmp_path / "one.png")
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
-    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing())
+    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
     assert prepared.split.labels == ("abc",) and not prepared.failures

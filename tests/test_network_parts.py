@@ -16,10 +16,11 @@ from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.ops import pooling, winograd
 from crnn_jax.models.ops.batch_norm import MaskedBatchNorm
 from crnn_jax.models.ops.channels import spread_channels, sum_to_channels
+from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.models.ops.layers import Conv, Dense
 from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
 
-# --- sums to channels, and layers with them ---
+# --- sums to channels, and layers that use them ---
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -108,7 +109,7 @@ def test_a_layer_that_it_suits_is_that_of_flax() -> None:
     assert winograd.pays(x, params["params"]["kernel"])
     apply = jit(lambda layer, params: layer.apply(params, x), static_argnums=0)
     actual, expected = apply(ours, params), apply(flax, params)
-    assert not np.array_equal(actual, expected)  # so it is by Winograd
+    assert not np.array_equal(actual, expected)  # so it was computed by Winograd's method
     assert_trees_close(actual, expected, rtol=2e-5)
 
 
@@ -263,11 +264,41 @@ def test_of_equals_the_first_takes_the_gradient_of_a_pool() -> None:
     assert gradient.ravel().tolist() == [1, 0, 0, 0]
 
 
+# --- dropout ---
+
+
+def test_dropout_on_four_devices_is_that_of_one() -> None:
+    x, rate, key = normal(8, 50, 40), 0.3, jax.random.key(7)
+    expected = Dropout(rate, deterministic=False).apply({}, x, rngs={"dropout": key})
+    dropped = np.asarray(expected) == 0
+    # Three of ten, in each sample, and not the same ones: the standard deviation is 0.01.
+    np.testing.assert_allclose(dropped.mean((1, 2)), rate, atol=0.05)
+    overlap = (dropped[:, None] & dropped[None]).mean((2, 3))
+    np.testing.assert_allclose(overlap[~np.eye(8, dtype=bool)], rate**2, atol=0.04)
+    np.testing.assert_allclose(expected, np.where(dropped, 0, x / (1 - rate)), rtol=1e-6)
+
+    layer = Dropout(rate, deterministic=False, axis_name="devices")
+    on_device = jax.pmap(
+        lambda x, key: layer.apply({}, x, rngs={"dropout": key}),
+        axis_name="devices",
+        in_axes=(0, None),
+        devices=jax.devices()[:4],
+    )
+    shards = on_device(x.reshape(4, 2, 50, 40), key)
+    np.testing.assert_allclose(np.asarray(shards).reshape(x.shape), expected, rtol=1e-6, atol=0)
+
+
+def test_dropout_that_drops_nothing_needs_no_key() -> None:
+    x = normal(2, 3)
+    for layer in (Dropout(0.3, deterministic=True), Dropout(0.0, deterministic=False)):
+        np.testing.assert_array_equal(layer.apply({}, x), x)
+
+
 # --- recurrence ---
 
 
 class FlaxBiLSTM(nn.Module):
-    """`bidirectional` as a module of its own."""
+    """`bidirectional` as a module."""
 
     hidden: int
 
@@ -302,7 +333,7 @@ def test_bilstm_is_that_of_flax() -> None:
 
 
 def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *arguments: Any) -> Any:
-    """The value of a function, and the gradients that a gradient of its value leads to."""
+    """The value of a function, and the gradients of its arguments for a cotangent of the value."""
 
     @jit
     def run(cotangent: jax.Array, *arguments: jax.Array) -> Any:
@@ -314,9 +345,9 @@ def value_and_pullback(function: Callable[..., jax.Array], cotangent: Any, *argu
 
 @pytest.fixture(params=["pairs", "windows"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools as they are computed here, and as on a TPU."""
+    """Pools as they are computed on a CPU, and as on a TPU."""
     if request.param == "windows":
-        monkeypatch.setattr(pooling, "_pooled", lambda x, of_pairs, of_windows: of_windows(x))
+        monkeypatch.setattr(pooling, "_pooled", lambda x, by_pairs, by_windows: by_windows(x))
 
 
 @pytest.mark.usefixtures("form")
@@ -338,10 +369,10 @@ def test_max_pools_are_those_of_flax(height: int, width: int) -> None:
 @pytest.mark.usefixtures("form")
 def test_max_pool_2x1_of_padded_features_is_that_of_the_valid_part() -> None:
     widths = (6, 2, 5)
-    x = normal(3, 4, 6, 2) - 1  # mostly negative, so that a border of zeros would show
+    x = normal(3, 4, 6, 2) - 1  # mostly negative, so that padding with zeros would show
     cotangent = normal(3, 2, 7, 2, seed=1)
     mask = np.arange(6)[None, None, :, None] < np.array(widths)[:, None, None, None]
-    # What comes of padding counts for nothing, in values and in gradients.
+    # Padding must have no effect on values and gradients.
     reach = np.arange(7)[None, None, :, None] <= np.array(widths)[:, None, None, None]
     y, (gradient,) = value_and_pullback(
         lambda x: max_pool_2x1(x, mask), np.where(reach, cotangent, 0), x

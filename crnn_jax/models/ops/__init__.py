@@ -1,1 +1,4 @@
-"""Layers in the forms that a CPU computes fastest; each is equal to its Flax counterpart."""
+"""What the layers are made of, where plain Flax is slow on a CPU or depends on the devices.
+
+Each operation is tested against its counterpart in Flax or `jax.lax`.
+"""

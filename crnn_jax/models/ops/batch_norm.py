@@ -1,4 +1,4 @@
-"""Batch normalization over the valid part of padded, variable-width features."""
+"""Batch normalization over the valid part of padded features."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from crnn_jax.models.ops.channels import spread_channels, sum_to_channels
 
 
 class MaskedBatchNorm(nn.BatchNorm):
-    """`nn.BatchNorm` whose statistics leave padding out, exactly, on any number of devices.
+    """`nn.BatchNorm` whose statistics exclude padding exactly, on any number of devices.
 
-    `nn.BatchNorm` with a mask averages the means of the devices, which is not the mean of the
-    batch when devices hold different shares of padding. Here sums and counts cross the devices,
-    so a batch gives the same statistics whatever its padded width and however it is split.
+    `nn.BatchNorm` with a mask averages the means of the devices. This is not the mean of the batch
+    if some devices have more padding than others. Here sums and counts are added over the devices,
+    so a batch has the same statistics for every padded width and every number of devices.
 
     Fields, parameters and statistics are those of `nn.BatchNorm` (Ioffe and Szegedy 2015,
-    arXiv:1502.03167, algorithm 1), with biased variances as Flax keeps them.
+    arXiv:1502.03167, algorithm 1). The variances are biased, as in Flax.
     """
 
     @nn.compact
@@ -31,15 +31,16 @@ class MaskedBatchNorm(nn.BatchNorm):
         """Normalizes features `x` (B, H, W, C) over all axes but the last.
 
         Args:
-          x: features; where the mask is false they must be finite, and count for nothing.
+          x: features, which must be finite everywhere; where the mask is false they are ignored.
           mask: (B, 1, W, 1) booleans, true at valid positions.
-          use_running_average: normalize by the running statistics and leave them as they are.
-          pool: a max pool of the normalized features. It is done before they are scaled, with the
-            same values and a fraction of the arithmetic; the statistics are of all features.
+          use_running_average: normalize by the running statistics and do not update them.
+          pool: a max pool to apply to the normalized features. It is applied before scaling, which
+            gives the same values for a fraction of the arithmetic. The statistics are those of the
+            features before the pool.
 
         Returns:
-          Normalized features in the compute dtype, (B, H, W, C) unless they were pooled. Padding is
-          not zeroed here.
+          Normalized features in the compute dtype, (B, H, W, C) or as pooled. Padding is not set
+          to zero.
         """
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -50,15 +51,15 @@ class MaskedBatchNorm(nn.BatchNorm):
         scale = self.param("scale", self.scale_init, (features,), self.param_dtype)
         bias = self.param("bias", self.bias_init, (features,), self.param_dtype)
 
-        # A maximum of what a negative scale turns round comes of the smallest. Such features change
-        # their sign before all else, where it costs nothing.
+        # A negative scale turns the smallest feature into the largest, so a maximum taken before
+        # scaling would be wrong. The sign of such features is flipped first, which costs nothing.
         sign = jnp.where(scale < 0, -1.0, 1.0) if pool else jnp.ones_like(scale)
         x = x * sign.astype(x.dtype)[None, None, None]
         if use_running_average:
             mean, var = running_mean.value * sign, running_var.value
         else:
             weights = mask.astype(jnp.float32)
-            # Two moments in one pass over the features; fp32 sums whatever the compute dtype.
+            # Both moments in one pass over the features. The sums are float32 for any dtype.
             masked = x.astype(jnp.float32) * weights
             sums = (
                 sum_to_channels(masked),

@@ -1,7 +1,8 @@
-"""Sums to one value a channel, and one value a channel spread: each the other's gradient.
+"""Sums over all axes but the channels, and the reverse broadcast: each is the other's gradient.
 
-XLA sums all axes but the last on one CPU core, a stride at a time: batch normalization, with two
-such sums forward and two backward, took 26 ms on features of 32 x 4 x 25 x 512 and takes 4.5 so.
+XLA computes such a sum on a single CPU core with strided reads. Batch normalization has two of them
+forward and two backward; on features of 32 x 4 x 25 x 512 it took 26 ms, and takes 4.5 ms with
+these.
 """
 
 from functools import partial
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def sum_to_channels(x: jax.Array) -> jax.Array:
-    """Sums features (..., C) over all axes but the last: (C,), float32."""
+    """Sums features (..., C) over all axes but the last, to (C,) in float32."""
     return _sum(x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spread_channels(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Values (C,) as features of the shape (..., C)."""
+    """Broadcasts values (C,) to features of `shape` (..., C)."""
     return jnp.broadcast_to(values[(None,) * (len(shape) - 1)], shape)
 
 
@@ -34,7 +35,7 @@ def _sum(x: jax.Array) -> jax.Array:
 
 
 def _sum_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _sum(x), x  # which only tells the shape
+    return _sum(x), x  # x is kept for its shape and dtype
 
 
 def _sum_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:

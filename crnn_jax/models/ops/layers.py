@@ -1,4 +1,4 @@
-"""Flax's `Conv` and `Dense`, the same but for forms that XLA computes faster on a CPU."""
+"""Flax's `Conv` and `Dense`, computed in forms that are faster on a CPU."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from crnn_jax.models.ops.channels import spread_channels
 
 
 class Conv(nn.Module):
-    """`nn.Conv` over features (B, ..., C), by Winograd's method where that is faster.
+    """`nn.Conv` for features (B, ..., C), by Winograd's method where that is faster.
 
-    The gradient of its bias is `sum_to_channels`. Without `learn_bias` it has none. Before batch
-    normalization, which takes any bias away again, it is zero but for rounding, of which Adam would
-    make steps of full length.
+    The gradient of the bias is computed by `sum_to_channels`. With `learn_bias=False` it is zero.
+    Batch normalization subtracts any bias again, so before it the gradient of the bias would be
+    rounding noise, from which Adam makes steps of full size.
     """
 
     features: int
@@ -38,9 +38,9 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Dense):
-    """`nn.Dense` with a bias whose gradient is `sum_to_channels`."""
+    """`nn.Dense` with a bias whose gradient is computed by `sum_to_channels`."""
 
-    use_bias: bool = False  # of nn.Dense; the bias is added here
+    use_bias: bool = False  # nn.Dense adds none, as it is added here
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -76,10 +76,10 @@ def _with_bias(layer: Conv | Dense, outputs: jax.Array, learn_bias: bool = True)
 
 
 def _written(inputs: jax.Array) -> jax.Array:
-    """The inputs, on a CPU written to memory once.
+    """The inputs, which a CPU then writes to memory once.
 
-    The gradient of a kernel reads them transposed. Left to itself XLA computes all that they come
-    from (pool, mask, rectifier) again for it, in the order that it reads them in: 3 % of a step.
+    The gradient of a kernel reads them transposed. Without the barrier XLA would compute them
+    (pool, mask, ReLU) a second time for it, in transposed order, which took 3 % of a step.
     """
     return jax.lax.platform_dependent(
         inputs, cpu=jax.lax.optimization_barrier, default=lambda inputs: inputs
