@@ -52,15 +52,18 @@ html_show_copyright = False
 html_show_sourcelink = False
 
 
-def signature_of_module(
+def readable_signature(
     _app: Any, _what: str, _name: str, item: Any, _options: Any, signature: str, returns: str
 ) -> tuple[str, str]:
-    """The signature of a Flax module without the fields `parent` and `name`, which all have."""
+    """Leaves out the fields `parent` and `name`, which every Flax module has, and default factories.
+
+    Sphinx writes a signature that it cannot parse, such as one with `<factory>`, on a single line.
+    """
     if inspect.isclass(item) and issubclass(item, nn.Module):
         parameters = inspect.signature(item).parameters.values()
         own = [one for one in parameters if one.name not in ("parent", "name")]
         signature = stringify_signature(inspect.Signature(own), unqualified_typehints=True)
-    return signature, returns
+    return signature and signature.replace("<factory>", "..."), returns
 
 
 def separate_plurals(
@@ -75,5 +78,5 @@ def separate_plurals(
 
 def setup(app: Any) -> None:
     """Registers the handlers."""
-    app.connect("autodoc-process-signature", signature_of_module)
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", separate_plurals)

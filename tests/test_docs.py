@@ -3,6 +3,7 @@
 import ast
 import copy
 import importlib
+import json
 import re
 import shlex
 import tomllib
@@ -10,22 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import crnn_jax
+from crnn_jax.cli import COMMANDS
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-# Subcommands of crnn-jax, and the modules that have their flags.
-SUBCOMMANDS = {
-    "train": "main",
-    "eval": "main",
-    "predict": "predict",
-    "score": "score",
-    "check-data": "check_data",
-}
+MODULES = {module for module, _, _ in COMMANDS.values()}
 # Programs of others, whose arguments are not checked.
 OTHERS = (".", "pyright", "pytest", "ruff", "sphinx-build")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
@@ -59,8 +55,9 @@ def problem(words: list[str]) -> str:
             return ""
         case ["python", "-m", module, *arguments] if module.startswith("crnn_jax."):
             return problem_of_module(module.removeprefix("crnn_jax."), arguments)
-        case ["crnn-jax", subcommand, *arguments] if subcommand in SUBCOMMANDS:
-            return problem_of_module(SUBCOMMANDS[subcommand], arguments)
+        case ["crnn-jax", command, *arguments] if command in COMMANDS:
+            module, fixed, _ = COMMANDS[command]
+            return problem_of_module(module, [*fixed, *arguments])
         case ["python", script, *arguments] if script.startswith("scripts/"):
             return problem_of_script(ROOT / script, arguments)
         case ["pip", "install", *arguments]:
@@ -72,15 +69,20 @@ def problem(words: list[str]) -> str:
     return "an unknown program"
 
 
+def flags_of(module: str) -> flags.FlagValues:
+    """The flags of a command; a copy, as parsing changes them."""
+    return copy.deepcopy(importlib.import_module(f"crnn_jax.{module}").FLAGS)
+
+
 def problem_of_module(name: str, arguments: list[str]) -> str:
     """Parses a command line as the command does: its flags, the config, and its overrides."""
-    if name not in SUBCOMMANDS.values():
+    if name not in MODULES:
         return f"no command crnn_jax.{name}"
-    flags = copy.deepcopy(importlib.import_module(f"crnn_jax.{name}").FLAGS)
+    values = flags_of(name)
     try:
-        rest = parse_flags(flags, [name, *arguments])
-        if "config" in flags:
-            override(crnn_jax.get_config(flags["config"].value or "captcha"), rest)
+        rest = parse_flags(values, [name, *arguments])
+        if "config" in values:
+            override(crnn_jax.get_config(values["config"].value or "captcha"), rest)
     except ConfigError as error:
         return str(error)
     return ""
@@ -145,13 +147,11 @@ def test_commands_have_the_flags_and_settings_that_they_are_given(page: Path) ->
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_flags_in_the_text_exist(page: Path) -> None:
-    modules = set(SUBCOMMANDS.values())
+    known = {f"--{name}" for module in MODULES for name in flags_of(module)}
     for flag in re.findall(r"`(--[\w.]+)[^`\n]*`", page.read_text(encoding="utf-8")):
         key = flag.removeprefix("--config.")
         if key == flag:
-            # The value may be missing in the text.
-            lines = ([flag], [f"{flag}=1"])
-            assert any(not problem_of_module(module, line) for module in modules for line in lines)
+            assert flag in known
         else:
             value = crnn_jax.get_config("captcha")
             for name in key.split("."):
@@ -170,6 +170,12 @@ def test_python_code_uses_the_public_names(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_relative_links_lead_somewhere(page: Path) -> None:
     assert not broken_links(page)
+
+
+def test_the_commands_of_the_results_can_be_run_again() -> None:
+    rows = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    for name, row in rows.items():
+        assert not (found := problem_of_module("main", row["arguments"])), f"{name}: {found}"
 
 
 def test_the_readme_fits_on_a_page() -> None:
