@@ -182,7 +182,7 @@ def benchmarks_table(results: dict[str, Any]) -> str:
         for score in row.get("metrics", {}).get("benchmarks", ()):
             keys = ("exact_match_alphanumeric", "exact_match", "cer")
             scores = [f"{100 * score[key]:.1f} %" for key in keys]
-            named = [f"`{name}`", score["set"], score["labels"]]
+            named = [f"`{name}`", score["set"], score["subset"]]
             lines.append([*named, *scores, f"{score['count']:,}"])
     return markdown(head, lines) if lines else ""
 
