@@ -55,7 +55,7 @@ html_show_sourcelink = False
 def readable_signature(
     _app: Any, _what: str, _name: str, item: Any, _options: Any, signature: str, returns: str
 ) -> tuple[str, str]:
-    """Leaves out the fields `parent` and `name`, which every Flax module has, and default factories.
+    """Leaves out default factories, and the fields `parent` and `name` of every Flax module.
 
     Sphinx writes a signature that it cannot parse, such as one with `<factory>`, on a single line.
     """
