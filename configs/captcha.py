@@ -32,13 +32,16 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict()
     # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic; crnn_small:
-    # five eighths of that, pixels folded by four.
+    # five eighths of that, as no layer works at full resolution.
     config.model.name = "crnn_half"
     # Which convolutions are followed by batch normalization: paper, bgshih, all or none. With
     # all of them CTC leaves its blank-only plateau soonest.
     config.model.batch_norm = "all"
     # How much of the old statistics of batch normalization each step keeps.
     config.model.momentum = 0.95
+    # 2: each 2 x 2 pixels of an image become one with four times the channels, before the first
+    # convolution. Set 2 for a data.height of 64, and 1 (no space to depth) for 32.
+    config.model.space_to_depth = 2
     # LeakyReLU(0.2) instead of ReLU.
     config.model.leaky = False
     # Each image to zero mean and unit variance, instead of a fixed scale.
@@ -95,8 +98,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data.map_to = ""
     # With drop: a larger share of the training images is an error all the same.
     config.data.max_dropped = 0.05
-    # Pixels: 64, or 32, which takes a little less arithmetic. What tells 1 from I and 0 from O in
-    # small print is lost at 32.
+    # Pixels: 64, or 32 (with model.space_to_depth=1), which takes a little less arithmetic. At 32,
+    # small print loses the details that tell 1 from I and 0 from O.
     config.data.height = 64
     # 1 for gray, 3 for color.
     config.data.channels = 3
@@ -194,12 +197,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.augment.update(start=0.0, affine=0.6, perspective=0.3, curve=0.3, contrast=0.5)
         config.augment.update(noise=0.1, blur=0.1, erase=0.2)
     elif variant == "paper":
-        config.model.name = "crnn"
+        config.model.update(name="crnn", space_to_depth=1)
         config.data.height = 32
     elif variant == "seed":
         # Batch 32, Adam 1e-3, hidden 256, 75 epochs, loss and accuracy every 25.
         config.model.update(name="crnn", batch_norm="bgshih", momentum=0.9)
-        config.model.update(leaky=False, per_image=False, shortcut=False)
+        config.model.update(space_to_depth=1, leaky=False, per_image=False, shortcut=False)
         config.data.update(channels=1, height=32, width=160)
         config.augment.update(affine=0.0, contrast=0.0)
         config.epochs = 75

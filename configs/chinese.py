@@ -25,6 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
             "data.variant": "chinese",
             # Pixels: lines and number plates of this size are common, and take less time.
             "data.height": 32,
+            # That which goes with this height.
+            "model.space_to_depth": 1,
             # A second head for thousands of characters would take half a step's arithmetic again.
             "model.shortcut": False,
             # 100,000 lines need not be gone through as often as 8,000 captchas.

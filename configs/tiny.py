@@ -14,7 +14,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.update(
         epochs=4,
         min_steps=0,
-        model={"name": "crnn", "channels": (16, 32, 48, 48, 64, 64, 64), "hidden": 64},
+        model={
+            "name": "crnn",
+            "channels": (16, 32, 48, 48, 64, 64, 64),
+            "hidden": 64,
+            "space_to_depth": 1,
+        },
         data={"variant": "tiny", "height": 32, "buckets": 1},
         augment={"affine": 0.0, "contrast": 0.0},
         optimizer={"learning_rate": 2e-3, "boundaries": (), "factors": ()},

@@ -8,6 +8,8 @@ from crnn_jax.errors import ConfigError
 from crnn_jax.models import MODELS
 from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
 
+SPACE_TO_DEPTH = (1, 2)
+
 # An ml_collections.ConfigDict, whose fields have types that no checker can see.
 Config: TypeAlias = Any
 
@@ -39,12 +41,18 @@ def check_config(config: Config) -> None:
     for key in ("model.momentum", "model.dropout"):
         require(key, 0 <= _value(config, key) < 1, "is a share, 0 or more, below 1")
     require("model.dtype", config.model.dtype in ("float32", "bfloat16"), "is float32 or bfloat16")
-    height = config.data.height
-    require(
-        "data.height",
-        output_height(height) == 1,
-        f"leaves {output_height(height)} rows of features instead of one; set 32 or 64",
-    )
+    height, factor = config.data.height, config.model.space_to_depth
+    require("model.space_to_depth", factor in SPACE_TO_DEPTH, "is 1 or 2")
+    if factor in SPACE_TO_DEPTH:
+        rows = output_height(height, factor)
+        fitting = (n for n in SPACE_TO_DEPTH if output_height(height, n) == 1)
+        remedy = next((f"model.space_to_depth={n}" for n in fitting), f"data.height={32 * factor}")
+        require(
+            "data.height",
+            rows == 1,
+            f"leaves {max(rows, 0)} rows of features instead of one with"
+            f" model.space_to_depth={factor}; set --config.{remedy}",
+        )
     require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (color)")
     for key in ("data.test_fraction", "data.validation_fraction"):
         require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")

@@ -1,108 +1,107 @@
-"""The images that a config names: read, checked, cleaned by its policies."""
+"""The images of a config: loaded, checked and prepared for training, evaluation or a report."""
 
-import dataclasses
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
 from crnn_jax.data.buckets import choose_buckets
-from crnn_jax.data.checks import (
-    EMPTY,
-    SEVERITIES,
-    UNREADABLE,
-    UNSEEN,
-    Finding,
-    image_findings,
-    label_findings,
-    too_long,
-)
+from crnn_jax.data.checks import Finding, image_findings, label_findings
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.labels import Labels, TimeSteps
+from crnn_jax.data.policies import enforce, judge, map_unseen, usable, warn
 from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.report import Report
 from crnn_jax.data.sources.split import Split
-from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.errors import DataError
 from crnn_jax.text.alphabet import Alphabet, may_belong
 
-logger = logging.getLogger(__name__)
-
-# The settings that say what becomes of samples with such a finding: error, drop or map.
-POLICIES = {EMPTY: "on_empty_label", UNSEEN: "on_unseen", UNREADABLE: "on_unreadable"}
-
-# What can be done where a split is missing.
+# What a user can do about a split that is missing.
 ADD = {
     "train": "use --mode eval, or add training images",
-    "validation": "set a part's validation_fraction above 0",
-    "test": "add test images, such as a test.tsv, or have some drawn from the others: rename"
-    " train.tsv to labels.tsv, or set a part's test_fraction above 0",
+    "validation": "set the validation_fraction of a part above 0",
+    "test": "add test images, for example in test.tsv; to have them drawn from the other images,"
+    " rename train.tsv to labels.tsv, or set the test_fraction of a part above 0",
 }
-
-Splits: TypeAlias = dict[str, PreparedSplit]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All that a run asks of its images; `splits` are train, validation and test."""
+    """What a run needs of its data. The splits are train, validation and test."""
 
     alphabet: Alphabet
     preprocessing: Preprocessing
-    splits: Splits
+    splits: dict[str, PreparedSplit]
     buckets: tuple[int, ...]
     findings: list[Finding]
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Reads the data to train with. Only training images are ever dropped.
+    """Loads the data to train on. Samples are only ever dropped from the training split.
 
     Raises:
-      ConfigError, DataError: something cannot be used, and no policy says to go on without it.
+      ConfigError, DataError: some of it cannot be used, and no policy tolerates that.
     """
-    splits = sources.load_splits(config.data, config.seed)
-    for name in ("train", "validation", "test"):
+    preprocessing = config_preprocessing(config)
+    reader = ImageReader(preprocessing, config.data.cache_megabytes * 10**6)
+    splits = sources.load_splits(config.data, config.seed, reader.examine)
+    for name in ADD:
         _require(name, splits, config)
     alphabet = choose_alphabet(config, splits)
-    of_labels = _judged(label_findings(splits, alphabet), config)
-    _enforce(of_labels, config)  # cheap, so all labels are checked before any image
-    splits["train"] = _mapped(splits["train"], alphabet, config)
-    preprocessing = config_preprocessing(config)
-    prepared = _read(splits, alphabet, preprocessing, config)
-    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
-    _enforce(of_images, config)
-    prepared["train"] = _cleaned(prepared["train"], alphabet, config)
+    labels = _encode(splits, alphabet)
+    # Labels are checked first, as this needs no image.
+    of_labels = judge(label_findings(splits, labels), config.data)
+    enforce(of_labels, config.data)
+    if config.data.on_unseen == "map":
+        splits["train"] = map_unseen(splits["train"], labels["train"], alphabet, config.data)
+        labels["train"] = Labels.encode(splits["train"].labels, alphabet)
+    time_steps = network_time_steps(config.model.space_to_depth)
+    prepared: dict[str, PreparedSplit] = {}
+    for name, split in splits.items():
+        max_missing = _max_missing(config, config.data.max_dropped if name == "train" else 1.0)
+        prepared[name] = PreparedSplit(split, labels[name], reader, time_steps, max_missing)
+    of_images = judge(image_findings(prepared, time_steps), config.data)
+    enforce(of_images, config.data)
+    prepared["train"] = usable(prepared["train"], config.data)
     buckets = choose_buckets(prepared["train"].widths, config.data.buckets)
     return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_images])
 
 
 def load_test_split(
-    config: Config, alphabet: Alphabet, preprocessing: Preprocessing
+    config: Config, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
-    """Reads the data to evaluate a trained model with, every sample of it.
+    """Loads all test samples, to evaluate a trained model.
 
     Raises:
-      ConfigError, DataError: something cannot be used, and no policy says to count it as wrong.
+      ConfigError, DataError: some of them cannot be used, and no policy counts them as wrong.
     """
     splits = sources.load(config.data, config.seed)
     _require("test", splits, config)
     splits = {"test": splits["test"]}
-    of_labels = _judged(label_findings(splits, alphabet), config)
-    _enforce(of_labels, config)
-    prepared = _read(splits, alphabet, preprocessing, config)
-    of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
-    _enforce(of_images, config)
-    _warn([*of_labels, *of_images])
-    return prepared["test"]
+    labels = _encode(splits, alphabet)
+    of_labels = judge(label_findings(splits, labels), config.data)
+    enforce(of_labels, config.data)
+    reader = ImageReader(preprocessing, config.data.cache_megabytes * 10**6)
+    time_steps = network_time_steps(space_to_depth)
+    test = PreparedSplit(
+        splits["test"], labels["test"], reader, time_steps, _max_missing(config, 1.0)
+    )
+    of_images = judge(image_findings({"test": test}, time_steps), config.data)
+    enforce(of_images, config.data)
+    warn([*of_labels, *of_images])
+    return test
 
 
 def load_benchmark(
-    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing
+    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
 ) -> PreparedSplit:
-    """Reads a folder or database to score a trained model with, every sample of it.
+    """Loads all samples of a folder or database, to score a trained model.
 
-    That is its test split, or all of it where it has none. What is wrong with it is warned of.
+    If it has a test split, that is loaded; else all of it. Problems are only warned about.
 
     Raises:
       DataError: there is no such data, or a label file cannot be understood.
@@ -111,55 +110,47 @@ def load_benchmark(
     source = "lmdb" if any(file.is_file() for file in databases) else "folder"
     splits = sources.SOURCES[source]({"dir": str(directory)})
     split = splits["test"] if "test" in splits else next(iter(splits.values()))
-    prepared = PreparedSplit(split, alphabet, preprocessing, 0, directory.name, max_missing=1.0)
-    _warn(
-        [
-            *label_findings({"test": split}, alphabet),
-            *_of_images({"test": prepared}, alphabet, preprocessing),
-        ]
-    )
-    return prepared
+    labels = Labels.encode(split.labels, alphabet)
+    reader = ImageReader(preprocessing, cache_bytes=0)
+    time_steps = network_time_steps(space_to_depth)
+    test = PreparedSplit(split, labels, reader, time_steps, max_missing=1.0)
+    warn(label_findings({"test": split}, {"test": labels}))
+    warn(image_findings({"test": test}, time_steps))
+    return test
 
 
 def check_dataset(config: Config) -> Report:
-    """Reads all the data and says what is wrong with it; nothing is dropped.
+    """Reads all the data and reports what is wrong with it; nothing is dropped.
 
     Raises:
       ConfigError: a setting makes no sense.
       DataError: there is no such data, or a label file cannot be understood.
     """
     check_config(config)
-    splits = sources.load_splits(config.data, config.seed)
-    alphabet = choose_alphabet(config, splits)
     preprocessing = config_preprocessing(config)
+    reader = ImageReader(preprocessing, cache_bytes=0)
+    splits = sources.load_splits(config.data, config.seed, reader.examine)
+    alphabet = choose_alphabet(config, splits)
+    labels = _encode(splits, alphabet)
+    time_steps = network_time_steps(config.model.space_to_depth)
     prepared = {
-        name: PreparedSplit(split, alphabet, preprocessing, 0, name)
+        name: PreparedSplit(split, labels[name], reader, time_steps)
         for name, split in splits.items()
     }
-    findings = [
-        *label_findings(splits, alphabet),
-        *_of_images(prepared, alphabet, preprocessing),
-    ]
+    findings = [*label_findings(splits, labels), *image_findings(prepared, time_steps)]
     first = next(iter(prepared.values()))  # train, or the only one
     buckets = choose_buckets(first.widths, config.data.buckets)
-    return Report(_judged(findings, config), prepared, alphabet, buckets)
-
-
-def _require(name: str, splits: Mapping[str, Split], config: Config) -> None:
-    if name not in splits:
-        raise DataError(f"the data of {_flags(config)} have no {name} images; {ADD[name]}")
-
-
-def _flags(config: Config) -> str:
-    """What to give check_data, to see the same data."""
-    data = config.data
-    if data.source == sources.MIXTURE:
-        return "--config (that of the mixture)"
-    return f"--config.data.source={data.source} --config.data.dir={data.dir}"
+    train_command = ""
+    if "train" in splits and config.data.source != sources.MIXTURE:
+        train_command = (
+            "python -m crnn_jax.main --config captcha"
+            f" {sources.flags_of(config.data)} --workdir runs/mine"
+        )
+    return Report(judge(findings, config.data), prepared, alphabet, buckets, train_command)
 
 
 def config_preprocessing(config: Config) -> Preprocessing:
-    """The preprocessing that a config asks for."""
+    """Returns the preprocessing that a config describes."""
     data = config.data
     return Preprocessing(
         height=data.height,
@@ -170,106 +161,39 @@ def config_preprocessing(config: Config) -> Preprocessing:
     )
 
 
-def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
-    """The alphabet that a config names, or else the characters of what is trained on.
+def network_time_steps(space_to_depth: int) -> TimeSteps:
+    """Returns the function that gives the time steps of a network for widths in pixels."""
+    return partial(models.num_time_steps, space_to_depth=space_to_depth)
 
-    Without training images they are those of the test labels. Characters that no alphabet may
-    have are left out, for the data checks to find.
+
+def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:
+    """Returns the alphabet that a config names, or else the characters of the labels.
+
+    These are the labels that are trained on or validated with; without any, all of them.
+    Characters that no alphabet may have are left out; the data checks report them as unseen.
     """
     settings = config.alphabet
     if settings.characters:
         return Alphabet(settings.characters, settings.ignore_case)
     if settings.file:
         return Alphabet.from_file(settings.file, settings.ignore_case)
-    learned = [splits[name] for name in ("train", "validation") if name in splits]
-    labels = (label for split in learned or splits.values() for label in split.labels)
+    trained_on = [splits[name] for name in ("train", "validation") if name in splits]
+    labels = (label for split in trained_on or splits.values() for label in split.labels)
     texts = ("".join(filter(may_belong, label)) for label in labels)
     return Alphabet.from_labels(texts, settings.ignore_case)
 
 
-def _read(
-    splits: Mapping[str, Split], alphabet: Alphabet, preprocessing: Preprocessing, config: Config
-) -> Splits:
-    prepared: Splits = {}
-    room = config.data.cache_megabytes * 10**6
-    drop = config.data.on_unreadable == "drop"
-    for name, split in splits.items():
-        # Of what is trained on so many may be dropped; what is evaluated counts as wrong.
-        max_missing = (config.data.max_dropped if name == "train" else 1.0) if drop else 0.0
-        prepared[name] = PreparedSplit(split, alphabet, preprocessing, room, name, max_missing)
-        room -= prepared[name].cached_bytes
-    return prepared
+def _encode(splits: Mapping[str, Split], alphabet: Alphabet) -> dict[str, Labels]:
+    return {name: Labels.encode(split.labels, alphabet) for name, split in splits.items()}
 
 
-def _of_images(
-    splits: Splits, alphabet: Alphabet, preprocessing: Preprocessing
-) -> Iterable[Finding]:
-    return image_findings(splits, alphabet, preprocessing, models.num_time_steps)
+def _require(name: str, splits: Iterable[str], config: Config) -> None:
+    if name not in splits:
+        data = config.data
+        where = "the mixture" if data.source == sources.MIXTURE else sources.flags_of(data)
+        raise DataError(f"the data of {where} has no {name} images; {ADD[name]}")
 
 
-def _judged(findings: Iterable[Finding], config: Config) -> list[Finding]:
-    """The findings, the worst first; what a policy puts up with is a warning."""
-    judged = [
-        dataclasses.replace(finding, severity="warning")
-        if (policy := POLICIES.get(finding.kind)) and config.data[policy] != "error"
-        else finding
-        for finding in findings
-    ]
-    return sorted(judged, key=lambda one: SEVERITIES.index(one.severity), reverse=True)
-
-
-def _warn(findings: Iterable[Finding]) -> None:
-    for finding in findings:
-        if finding.severity != "note":
-            logger.warning("%s; the first: %s", finding.message, finding.samples[0])
-
-
-def _enforce(findings: Iterable[Finding], config: Config) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        more = f" ({len(errors) - 1} more problem(s))" if len(errors) > 1 else ""
-        raise DataError(
-            f"{errors[0].message}: {errors[0].samples[0]}{more}; all are shown by python -m "
-            f"crnn_jax.check_data {_flags(config)}"
-        )
-
-
-def _mapped(split: Split, alphabet: Alphabet, config: Config) -> Split:
-    """The split with `map_to` in place of each character that the alphabet lacks."""
-    if config.data.on_unseen != "map":
-        return split
-    if alphabet.unseen(config.data.map_to):
-        raise ConfigError(
-            f"data.map_to={config.data.map_to!r} is not in the alphabet; set a character of it, or "
-            "'' to leave unseen characters out"
-        )
-    labels = (
-        alphabet.normalize(label).translate(
-            str.maketrans(dict.fromkeys(alphabet.unseen(label), config.data.map_to))
-        )
-        for label in split.labels
-    )
-    return dataclasses.replace(split, labels=tuple(labels))
-
-
-def _cleaned(train: PreparedSplit, alphabet: Alphabet, config: Config) -> PreparedSplit:
-    """The training samples that can be trained on."""
-    refused = {
-        index
-        for index, label in enumerate(train.split.labels)
-        if index in train.failures or not label or alphabet.unseen(label)
-    }
-    if len(refused) > config.data.max_dropped * len(train):
-        raise DataError(
-            f"{len(refused)} of {len(train)} training images cannot be used, a share above"
-            f" data.max_dropped={config.data.max_dropped}; look at them with python -m"
-            " crnn_jax.check_data"
-        )
-    refused.update(too_long(train, alphabet, models.num_time_steps))
-    kept = [index for index in range(len(train)) if index not in refused]
-    if not kept:
-        raise DataError(
-            "no training label fits into its image's time steps (an eighth of its height"
-            " each); are the labels those of these images?"
-        )
-    return train.select(kept)
+def _max_missing(config: Config, share: float) -> float:
+    """The share of images that may be unreadable; `share` if the policy is to drop them."""
+    return share if config.data.on_unreadable == "drop" else 0.0

@@ -15,7 +15,6 @@ from crnn_jax.config import Config, check_config
 from crnn_jax.data.batching import evaluation_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
-from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_benchmark, load_test_split
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -25,9 +24,7 @@ from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
-
-# What "is read" in an image that cannot be: a character of no alphabet, so that it is never right.
-MISSING = "\0"
+from crnn_jax.training.parallel import Devices
 
 # The metrics of each part of a mixture; the others are of the whole alone.
 OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
@@ -43,27 +40,37 @@ EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a split, what was read in each of its samples, and what for what."""
+    """The metrics of a split, what was read in each of its images, and the confusions.
+
+    The text is None for images that are missing.
+    """
 
     metrics: dict[str, float]
-    texts: list[str]
+    texts: list[str | None]
     confusions: Confusions
 
 
-def make_eval_step(model: nn.Module) -> EvalStep:
+def make_eval_step(model: nn.Module, devices: Devices = None) -> EvalStep:
     """A pmapped function of replicated variables and a sharded batch.
 
-    It returns, for each sample, the likeliest class of each time step (B, T), the number of time
-    steps, and the CTC loss, both (B,).
+    It returns for each sample: the likeliest class of each time step (B, T), the number of time
+    steps (B,), the CTC loss (B,), and whether the label can be aligned with the image (B,). Where
+    it cannot, the loss is 0.
     """
 
     def eval_step(variables: Any, batch: Any) -> dict[str, jax.Array]:
         outputs: Any = model.apply(variables, batch["images"], batch["widths"])
         logits, lengths = outputs
-        losses, _ = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
-        return {"best_path": jnp.argmax(logits, -1), "lengths": lengths, "losses": losses}
+        losses, feasible = ctc_loss(logits, lengths, batch["label_ids"], batch["label_lengths"])
+        mask = feasible & batch["mask"]
+        return {
+            "best_path": jnp.argmax(logits, -1),
+            "lengths": lengths,
+            "losses": jnp.where(mask, losses, 0),
+            "mask": mask,
+        }
 
-    return parallel.pmap(eval_step)
+    return parallel.pmap(eval_step, devices)
 
 
 def evaluate(
@@ -73,6 +80,7 @@ def evaluate(
     alphabet: Alphabet,
     buckets: Sequence[int],
     batch_size: int,
+    devices: Devices = None,
 ) -> Evaluation:
     """Reads every sample of a split once, in a fixed order; unreadable images count as wrong.
 
@@ -83,55 +91,58 @@ def evaluate(
       alphabet: that of the model.
       buckets: widths to pad to.
       batch_size: over all devices.
+      devices: those that `eval_step` and `variables` are on.
     """
     start = time.monotonic()
-    texts = [""] * len(prepared)
+    texts: list[str | None] = [None] * len(prepared)
     metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
-        indices = batch["indices"][:count]
-        arrays = parallel.shard(device_arrays(batch))
+        indices, missing = batch["indices"][:count], batch["missing"][:count]
+        arrays = parallel.shard(device_arrays(batch), devices)
         outputs = parallel.gather(eval_step(variables, arrays))
         best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
         predictions = [
-            MISSING if missing else text
-            for text, missing in zip(
-                alphabet.decode_batch(best_path, lengths), batch["missing"][:count], strict=True
+            None if absent else text
+            for text, absent in zip(
+                alphabet.decode_batch(best_path, lengths), missing.tolist(), strict=True
             )
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
-        valid = np.arange(best_path.shape[1]) < lengths[:, None]
+        valid = (np.arange(best_path.shape[1]) < lengths[:, None]) & ~missing[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
-            [alphabet.normalize(prepared.split.labels[index]) for index in indices],
+            [prepared.labels[index] for index in indices],
             loss_sum=float(outputs["losses"][:count].sum()),
+            loss_count=int(outputs["mask"][:count].sum()),
             blanks=int(((best_path == BLANK) & valid).sum()),
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
-    of_parts = _of_parts(prepared.split, texts, alphabet)
-    read = zip(texts, map(alphabet.normalize, prepared.split.labels), strict=True)
-    confused = confusions(pair for pair in read if pair[0] != MISSING)
-    return Evaluation({**metrics.compute(), **of_parts, "seconds": seconds}, texts, confused)
+    read = zip(texts, prepared.labels, strict=True)
+    return Evaluation(
+        {**metrics.compute(), **_of_parts(prepared, texts), "seconds": seconds},
+        texts,
+        confusions((text, label) for text, label in read if text is not None),
+    )
 
 
-def _of_parts(split: Split, texts: Sequence[str], alphabet: Alphabet) -> dict[str, float]:
-    """Of a mixture, the metrics of each part on what was read; their names end with `/part`."""
-    read: dict[str, list[tuple[str, str]]] = {}
-    for part, text, label in zip(split.parts, texts, split.labels, strict=False):
-        read.setdefault(part, []).append((text, label))
-    metrics = {part: _metrics(pairs, alphabet) for part, pairs in read.items()}
+def _of_parts(prepared: PreparedSplit, texts: Sequence[str | None]) -> dict[str, float]:
+    """The metrics of each part of a mixture; their names end with `/part`."""
+    read: dict[str, tuple[list[str | None], list[str]]] = {}
+    for part, text, label in zip(prepared.split.parts, texts, prepared.labels, strict=False):
+        predictions, labels = read.setdefault(part, ([], []))
+        predictions.append(text)
+        labels.append(label)
+    metrics = {part: TextMetrics.from_texts(*pair).compute() for part, pair in read.items()}
     return {f"{key}/{part}": metrics[part][key] for key in OF_PARTS for part in metrics}
 
 
-def _metrics(pairs: Sequence[tuple[str, str]], alphabet: Alphabet) -> dict[str, float]:
-    """The metrics of texts that were read, each with its label."""
-    texts, labels = zip(*pairs, strict=True)
-    return TextMetrics.from_texts(texts, [alphabet.normalize(label) for label in labels]).compute()
-
-
 def score(
-    model_name: str | Path, directories: Sequence[Path], batch_size: int
+    model_name: str | Path,
+    directories: Sequence[Path],
+    batch_size: int,
+    devices: Devices = None,
 ) -> list[dict[str, Any]]:
     """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
 
@@ -143,25 +154,32 @@ def score(
       CheckpointError: nothing was saved, or it cannot be read.
       DataError: there is no such set, or it cannot be understood.
     """
-    parallel.check_batch_size(batch_size)
+    parallel.check_batch_size(batch_size, devices)
     model = TrainedModel.load(model_name)
-    eval_step, variables = make_eval_step(model.network), parallel.replicate(model.variables)
+    eval_step = make_eval_step(model.network, devices)
+    variables = parallel.replicate(model.variables, devices)
     rows: list[dict[str, Any]] = []
     for directory in directories:
-        prepared = load_benchmark(directory, model.alphabet, model.preprocessing)
+        prepared = load_benchmark(
+            directory, model.alphabet, model.preprocessing, model.space_to_depth
+        )
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
-        texts = evaluate(eval_step, variables, prepared, model.alphabet, buckets, batch_size).texts
-        pairs = list(zip(texts, prepared.split.labels, strict=True))
+        result = evaluate(
+            eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices
+        )
+        texts = result.texts
         for subset, belongs in SUBSETS.items():
-            chosen = [pair for pair in pairs if belongs(pair[1])]
-            if chosen and (subset == "all" or len(chosen) < len(pairs)):
-                metrics = _metrics(chosen, model.alphabet)
+            chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
+            if chosen and (subset == "all" or len(chosen) < len(texts)):
+                metrics = TextMetrics.from_texts(
+                    [texts[i] for i in chosen], [prepared.labels[i] for i in chosen]
+                ).compute()
                 kept = {key: metrics[key] for key in ("count", *SCORES)}
                 rows.append({"set": str(directory), "labels": subset, **kept})
     return rows
 
 
-def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
+def evaluate_workdir(config: Config, workdir: Path, devices: Devices = None) -> dict[str, Any]:
     """The metrics and `confusions` of a saved model on the test split of a config's data.
 
     Alphabet, preprocessing and network are the model's own; the config gives the data, the batch
@@ -173,18 +191,19 @@ def evaluate_workdir(config: Config, workdir: Path) -> dict[str, Any]:
       ConfigError, DataError: the data cannot be used.
     """
     check_config(config)
-    parallel.check_batch_size(config.batch_size)
+    parallel.check_batch_size(config.batch_size, devices)
     model = TrainedModel.load(workdir, config.eval.step)
-    prepared = load_test_split(config, model.alphabet, model.preprocessing)
+    prepared = load_test_split(config, model.alphabet, model.preprocessing, model.space_to_depth)
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
     result = evaluate(
-        make_eval_step(model.network),
-        parallel.replicate(model.variables),
+        make_eval_step(model.network, devices),
+        parallel.replicate(model.variables, devices),
         prepared,
         model.alphabet,
         choose_buckets(prepared.widths, config.data.buckets),
         config.batch_size,
+        devices,
     )
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {"step": model.step, **result.metrics, "confusions": commonest}

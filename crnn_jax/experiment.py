@@ -15,7 +15,7 @@ from crnn_jax.data.batching import TrainingPlan
 from crnn_jax.data.checks import Finding
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.prepared import PreparedSplit
-from crnn_jax.data.report import sizes_of_parts
+from crnn_jax.data.report import table_of_parts
 from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
@@ -23,6 +23,7 @@ from crnn_jax.fine_tuning import carry_over
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
+from crnn_jax.training.parallel import Devices
 from crnn_jax.training.state import (
     CONV_STACK,
     TrainState,
@@ -49,9 +50,10 @@ class Experiment:
     model: Any
     model_description: dict[str, Any]
     optimizer: optax.GradientTransformation
+    devices: Devices  # those that share each batch; None: all
 
     @classmethod
-    def build(cls, config: Config) -> Self:
+    def build(cls, config: Config, devices: Devices = None) -> Self:
         """Reads the data and builds the rest.
 
         Raises:
@@ -59,7 +61,7 @@ class Experiment:
         """
         check_config(config)
         augmentation = Augmentation.from_config(config.augment)
-        parallel.check_batch_size(config.batch_size)
+        parallel.check_batch_size(config.batch_size, devices)
         dataset = load_dataset(config)
         train = dataset.splits["train"]
         plan = TrainingPlan(
@@ -92,6 +94,7 @@ class Experiment:
             optimizer=make_optimizer(
                 schedule, config.optimizer.clip_norm, config.freeze == CONV_STACK
             ),
+            devices=devices,
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -125,7 +128,7 @@ class Experiment:
 
     @cached_property
     def _eval_step(self) -> EvalStep:
-        return make_eval_step(self.model)  # one, so that each width is compiled once
+        return make_eval_step(self.model, self.devices)  # one, so that each width is compiled once
 
     def evaluate(self, variables: Any, split: str) -> Evaluation:
         """Reads a split with replicated variables; see `crnn_jax.evaluate.evaluate`."""
@@ -136,6 +139,7 @@ class Experiment:
             self.alphabet,
             self.buckets,
             self.config.batch_size,
+            self.devices,
         )
 
     def summary(self) -> list[str]:
@@ -143,7 +147,7 @@ class Experiment:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return [
             f"images: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
-            *sizes_of_parts(self.splits),
+            *table_of_parts(self.splits),
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
             *(
                 f"warning: {finding.message}; the first: {finding.samples[0]}"

@@ -27,8 +27,8 @@ def carry_over(
 
     Of the heads these are the blank and the characters that the origin knows, wherever they stand
     in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
-    convolution stack as it was. Images may be 64 pixels high where the origin's were 32: each
-    2 x 2 pixels are then read as one was.
+    convolution stack as it was. Images may be twice as high as the origin's, with twice the space
+    to depth: each 2 x 2 pixels are then read as one was.
 
     Raises:
       CheckpointError: the origin has other shapes, or reads another kind of images.
@@ -37,7 +37,7 @@ def carry_over(
     classes = alphabet.classes_in(origin.alphabet)
     fresh = flatten(state.model)
     known = flatten(origin.variables)
-    if _twice_as_high(config, origin):
+    if _twice_as_fine(config, origin):
         known[FIRST_KERNEL] = finer_kernel(known[FIRST_KERNEL], config.data.channels)
     for path in {**fresh, **known}:
         part = path.split("/")[1]
@@ -51,7 +51,7 @@ def carry_over(
         if there != here:
             raise CheckpointError(
                 f"init_from={config.init_from} holds another model: {path} is {there} there and"
-                f" {here} here; set config.model and config.data.height to those of its manifest"
+                f" {here} here; set config.model to that of its manifest"
             )
         stays = classes < 0 if part in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
@@ -68,8 +68,10 @@ def carry_over(
     return state, carried
 
 
-def _twice_as_high(config: Config, origin: TrainedModel) -> bool:
-    return (origin.preprocessing.height, config.data.height) == (32, 64)
+def _twice_as_fine(config: Config, origin: TrainedModel) -> bool:
+    """Whether 2 x 2 pixels stand where the origin has one, as high a line in time steps."""
+    now = config.data.height, config.model.space_to_depth
+    return now == (2 * origin.preprocessing.height, 2 * origin.space_to_depth)
 
 
 def _compare_inputs(config: Config, origin: TrainedModel) -> None:
@@ -87,7 +89,7 @@ def _compare_inputs(config: Config, origin: TrainedModel) -> None:
             f" not {config.data.channels}; set --config.data.channels={preprocessing.channels}"
         )
     settings = origin.description["settings"]
-    height = preprocessing.height * (2 if _twice_as_high(config, origin) else 1)
+    height = preprocessing.height * (2 if _twice_as_fine(config, origin) else 1)
     for key, learned, asked in (
         ("data.height", height, config.data.height),
         ("data.width", preprocessing.width, config.data.width),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from crnn_jax import models
 from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
@@ -23,10 +24,11 @@ from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import check_same
+from crnn_jax.training.parallel import Devices
 from crnn_jax.training.state import TrainState, apply_if_finite, shortcut_weight_schedule
 from crnn_jax.training.throughput import Throughput
 from crnn_jax.training.workdir import exclusive
-from crnn_jax.training.writers import Writer, model_summary
+from crnn_jax.training.writers import Writer
 
 SHOWN_IMAGES = 24  # test images shown with what was read in them
 DESCRIBED = 10  # errors on the test images, the commonest
@@ -39,6 +41,7 @@ def make_train_step(
     seed: int,
     shortcut_weight: optax.Schedule = lambda step: 0.0,
     average: float = 0.0,
+    devices: Devices = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """A pmapped step: a replicated state and a sharded batch give the next state and metrics.
 
@@ -50,8 +53,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        # The same on all devices: what is random depends on a sample's place in the whole batch.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
         before = state.moved
 
         def loss_shares(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -66,12 +69,15 @@ def make_train_step(
             (logits, lengths), changed = outputs
             shortcut = changed.get("shortcut", {}).get("logits", ())
             of_heads = [
-                ctc_loss(head, lengths, batch["labels"], batch["label_lengths"])
+                ctc_loss(head, lengths, batch["label_ids"], batch["label_lengths"])
                 for head in (logits, *shortcut)
             ]
-            count = jax.lax.psum(of_heads[0][1].sum(), parallel.AXIS)
+            mask = of_heads[0][1] & batch["mask"]
+            count = jax.lax.psum(mask.sum(), parallel.AXIS)
             # This device's share of the global mean: the shares, and their gradients, add up.
-            shares = [losses.sum() / jnp.maximum(count, 1) for losses, _ in of_heads]
+            shares = [
+                jnp.where(mask, losses, 0).sum() / jnp.maximum(count, 1) for losses, _ in of_heads
+            ]
             mixed = shares[0]
             if shortcut:
                 weight = jnp.asarray(shortcut_weight(state.step))
@@ -98,11 +104,11 @@ def make_train_step(
         }
         return state, metrics
 
-    return parallel.pmap(train_step, donate_first=True)
+    return parallel.pmap(train_step, devices, donate_first=True)
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
-    """Trains as the config says, evaluates and saves along the way.
+def train_and_evaluate(config: Config, workdir: Path, devices: Devices = None) -> TrainState:
+    """Trains as the config says on the devices given, or on all; evaluates and saves on the way.
 
     A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
     from scratch. It ends with the best checkpoint's evaluation on the test split. SIGTERM and
@@ -115,7 +121,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
       ConfigError, DataError, CheckpointError: before the first step, if something does not fit.
       TrainingDiverged: too many steps in a row were not finite.
     """
-    experiment = Experiment.build(config)
+    experiment = Experiment.build(config, devices)
     plan, splits = experiment.plan, experiment.splits
     with (
         exclusive(workdir),
@@ -126,18 +132,19 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
         first_step = int(state.step)
         with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
             prep = experiment.preprocessing
-            width = max(experiment.buckets)
-            writer.say(model_summary(experiment.model, prep.height, width, prep.channels))
+            shape = (prep.height, max(experiment.buckets), prep.channels)
+            writer.say(models.summary(experiment.model, shape))
             for line in (*experiment.summary(), beginning):
                 writer.say(line)
-            state, ending = run(experiment, parallel.replicate(state), checkpoints, writer, stop)
+            state = parallel.replicate(state, devices)
+            state, ending = run(experiment, state, checkpoints, writer, stop)
             if stop.received is None:
                 like = state.model
                 best, variables = checkpoints.first_whole(
                     checkpoints.best_first(),
                     lambda step: (step, checkpoints.restore_model(step, like)),
                 )
-                variables = parallel.replicate(variables)
+                variables = parallel.replicate(variables, devices)
                 result = experiment.evaluate(variables, "test")
                 writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
                 show_images(writer, best, splits["test"], result)
@@ -180,7 +187,7 @@ def begin(
     why = f" (not {config.epochs}, for min_steps={config.min_steps})" if longer else ""
     return state, (
         f"{plan.epochs} epochs{why} of {plan.steps_per_epoch:,} steps"
-        f" on {parallel.description()}, {origin}"
+        f" on {parallel.description(experiment.devices)}, {origin}"
     )
 
 
@@ -203,6 +210,7 @@ def run(
         config.seed,
         shortcut_weight_schedule(config.optimizer, len(plan)),
         config.optimizer.average,
+        experiment.devices,
     )
     first_step = int(parallel.unreplicate(state.step))
     batches = training_batches(
@@ -234,7 +242,8 @@ def run(
             # Else the step before would be done while the clock stands still, in no time.
             jax.block_until_ready(previous)
         with throughput.paused() if width not in compiled else contextlib.nullcontext():
-            state, metrics = train_step(state, parallel.shard(device_arrays(batch)))
+            arrays = parallel.shard(device_arrays(batch), experiment.devices)
+            state, metrics = train_step(state, arrays)
         compiled.add(width)
         # Waiting for the step before keeps at most two under way, and its metrics are at hand.
         jax.block_until_ready(previous)
@@ -324,5 +333,5 @@ def show_images(writer: Writer, step: int, split: PreparedSplit, result: Evaluat
     first = range(min(SHOWN_IMAGES, len(split)))
     images = {i: image for i in first if (image := split.image(i)) is not None}
     if images:
-        texts, labels = ([of[i] for i in images] for of in (result.texts, split.split.labels))
-        writer.predictions(step, list(images.values()), texts, labels)
+        texts = [result.texts[i] or "" for i in images]
+        writer.predictions(step, list(images.values()), texts, [split.labels[i] for i in images])

@@ -1,10 +1,11 @@
-"""Compiles the training and evaluation steps for a TPU that is not there, and says what they cost.
+"""Compiles the training and evaluation steps for TPUs without having any, and shows their cost.
 
     pip install ".[tpu]"
     python scripts/compile_tpu.py --topology v5e:2x4 --per_device_batch 256
 
-Memory, arithmetic and bytes moved are the compiler's own account of one device's program; the
-roofline time is what the chip needs at least for either, whichever is longer.
+Memory, arithmetic and bytes moved are the compiler's estimates for the program of one device. The
+roofline time is the time that the chip needs at least: for the arithmetic or for the memory
+traffic, whichever is longer.
 """
 
 import argparse
@@ -13,8 +14,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # constants need a device that is there
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # which would wait for a cloud's answer
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # constants need an existing device
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # a query would wait for a cloud server
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,16 @@ from workload import Workload
 
 from crnn_jax.evaluate import make_eval_step
 from crnn_jax.train import make_train_step
-from crnn_jax.training import parallel
 
 CHIPS = {"v5e": (197e12, 819e9), "v6e": (918e12, 1640e9)}  # bf16 FLOP/s and bytes/s of HBM
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one device does in a step."""
+    """The cost of a step on one device."""
 
-    arguments: int  # bytes of HBM that hold state and batch
-    temporaries: int  # bytes of HBM besides
+    arguments: int  # bytes of HBM for state and batch
+    temporaries: int  # further bytes of HBM
     flop: float
     bytes_accessed: float
 
@@ -58,9 +58,14 @@ def cost(step: Any, *arguments: Any) -> Cost:
 
 
 def costs(topology: str, workload: Workload, settings: dict[str, Any]) -> dict[str, Cost]:
-    """The costs of the training and of the evaluation step; the workload's batch is a device's."""
+    """The costs of the training step and the evaluation step, by name.
+
+    Args:
+      topology: the TPUs, as libtpu names them.
+      workload: its batch is that of one device.
+      settings: of the network.
+    """
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
-    parallel.devices = lambda: list(devices)  # the steps are made for what this returns
 
     def on_each_device(tree: Any) -> Any:
         return jax.tree.map(
@@ -70,23 +75,22 @@ def costs(topology: str, workload: Workload, settings: dict[str, Any]) -> dict[s
     network = workload.network(**settings)
     state = on_each_device(jax.eval_shape(lambda: workload.state(network)))
     batch = on_each_device(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, workload.batch())))
-    return {
-        "train": cost(make_train_step(network, workload.optimizer(), 0), state, batch),
-        "eval": cost(make_eval_step(network), state.model, batch),
-    }
+    train_step = make_train_step(network, workload.optimizer(), 0, devices=devices)
+    eval_step = make_eval_step(network, devices)
+    return {"train": cost(train_step, state, batch), "eval": cost(eval_step, state.model, batch)}
 
 
 def main() -> None:
-    """Compiles both steps and prints a table, and a JSON object with --json."""
-    parser = argparse.ArgumentParser(description="What a step costs on a TPU.")
-    parser.add_argument("--topology", default="v5e:2x4", help="as libtpu names it")
+    """Compiles both steps and prints a table, with --json also a JSON object."""
+    parser = argparse.ArgumentParser(description="Shows what a step costs on a TPU.")
+    parser.add_argument("--topology", default="v5e:2x4", help="the TPUs, as libtpu names them")
     parser.add_argument("--per_device_batch", type=int, default=256)
     parser.add_argument("--model", default="crnn", help="crnn, crnn_half or crnn_small")
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="print a JSON object on the last line")
     arguments = parser.parse_args()
     workload = Workload(arguments.model, arguments.per_device_batch, arguments.width, channels=3)
-    # As in configs/captcha.py:paper, in bfloat16; without the shortcut, which is small.
+    # As in configs/captcha.py:paper, but in bfloat16 and without the shortcut, which costs little.
     settings = {"batch_norm": "all", "momentum": 0.95, "per_image": True, "dtype": "bfloat16"}
     result: dict[str, dict[str, float]] = {}
     table = Table(title=f"{arguments.model}, {workload.batch_size} a device, {arguments.topology}")

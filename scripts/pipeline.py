@@ -15,7 +15,9 @@ from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, training_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.models import num_time_steps
@@ -63,8 +65,10 @@ def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
         directory = Path(scratch)
         write_captchas(directory)
         split = folder(directory)["all"]
+        labels = Labels.encode(split.labels, Alphabet(LETTERS))
         for source, cache, epochs in (("cold files", 0, 1), ("cache", CACHE, CACHED_EPOCHS)):
-            prepared = PreparedSplit(split, Alphabet(LETTERS), Preprocessing(), cache, source)
+            reader = ImageReader(Preprocessing(), cache)
+            prepared = PreparedSplit(split, labels, reader, num_time_steps)
             buckets = choose_buckets(prepared.widths, BUCKETS)
             plan = TrainingPlan(prepared.widths, buckets, batch_size, epochs, SEED)
             forget(directory)

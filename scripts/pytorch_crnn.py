@@ -111,7 +111,7 @@ def training_step(
             logits = run(tensors["images"])
         log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
         steps = torch.full((len(logits),), logits.shape[1], dtype=torch.int32)
-        loss = ctc(log_probabilities, tensors["labels"], steps, tensors["label_lengths"])
+        loss = ctc(log_probabilities, tensors["label_ids"], steps, tensors["label_lengths"])
         loss.backward()
         optimizer.step()
         return loss.item()

@@ -44,10 +44,11 @@ class Workload:
         rng = np.random.default_rng(SEED)
         count = self.batch_size
         shape = (count, self.height, self.width, self.channels)
-        labels = rng.integers(1, len(LETTERS) + 1, (count, self.label_length))
+        label_ids = rng.integers(1, len(LETTERS) + 1, (count, self.label_length))
         return {
             "images": rng.integers(0, 256, shape, np.uint8),
             "widths": np.full(count, self.width, np.int32),
-            "labels": labels.astype(np.int32),
+            "label_ids": label_ids.astype(np.int32),
             "label_lengths": np.full(count, self.label_length, np.int32),
+            "mask": np.ones(count, bool),
         }

@@ -109,3 +109,56 @@ def bidirectional(hidden: int, name: str) -> nn.Module:
 
 def flax_cells(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}_{way}": flax_cell(way, params) for way in ("forward", "backward")}
+
+
+class PlainCRNN(nn.Module):
+    """The network of the paper as one would write it in Flax, for images of equal width."""
+
+    channels: Sequence[int]
+    hidden: int
+    classes: int
+    normalized: Sequence[int]
+    slope: float  # of the activation, below 0
+    depth: int = 1  # so many pixels each way become one
+    first_pool: bool = True
+    per_image: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = images.astype(jnp.float32) / 127.5 - 1
+        if self.per_image:
+            axes = (1, 2, 3)
+            x = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-4)
+        places = range(self.depth)
+        corners = [x[:, i :: self.depth, j :: self.depth] for i in places for j in places]
+        x = jnp.concatenate(corners, axis=-1)
+        for layer in range(1, 8):
+            size, padding = ((2, 2), "VALID") if layer == 7 else ((3, 3), "SAME")
+            x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
+            if layer in self.normalized:
+                x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
+            x = jnp.where(x > 0, x, self.slope * x)
+            if layer == 2 or (layer == 1 and self.first_pool):
+                x = max_pool(x, (2, 2), 0)
+            if layer in (4, 6):
+                x = max_pool(x, (2, 1), 1)
+        x = x.reshape(x.shape[0], x.shape[2], -1)
+        x = bidirectional(self.hidden, "bilstm1")(x)
+        x = nn.Dense(self.hidden, name="between")(x)
+        x = bidirectional(self.hidden, "bilstm2")(x)
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def plain_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of `PlainCRNN` that are those of a CRNN."""
+    params = variables["params"]
+    return {
+        "params": {
+            **params["conv_stack"],
+            **flax_cells("bilstm1", params["bilstm1"]),
+            **flax_cells("bilstm2", params["bilstm2"]),
+            "between": params["between"],
+            "head": params["head"],
+        },
+        "batch_stats": variables["batch_stats"]["conv_stack"],
+    }

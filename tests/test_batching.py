@@ -1,10 +1,11 @@
-"""Tests of which samples share a batch, in which order, and how they are padded and loaded."""
+"""Batches: which samples share one, in which order, and how they are padded and loaded."""
 
-import copy
 import dataclasses
+import hashlib
 import io
 import itertools
 import os
+import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, evaluation_batches, training_batches
 from crnn_jax.data.buckets import bucket_width, choose_buckets, padding_share
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.data.prepared import NOT_ALIGNABLE, Batch, PreparedSplit
-from crnn_jax.data.sources.split import Split
+from crnn_jax.data.labels import Labels
+from crnn_jax.data.prepared import Batch, PreparedSplit
+from crnn_jax.data.reader import ImageReader
+from crnn_jax.data.sources.split import ImageFacts, Split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.text.alphabet import Alphabet
 
@@ -28,7 +31,7 @@ WIDTHS = (9, 24, 25, 31, 33, 40, 41, 57, 64, 64, 90)
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Reads images from memory, in any process, and counts the readings of this one."""
+    """Reads images from memory, in any process, and counts the readings of this process."""
 
     images: tuple[bytes, ...]
     readings: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -39,7 +42,7 @@ class Read:
 
 
 def pixels(index: int) -> np.ndarray:
-    """The gray image (32, W) of a sample, unlike those of all others."""
+    """The gray image (32, W) of a sample; all samples have different ones."""
     return np.random.default_rng(index).integers(0, 256, (32, WIDTHS[index]), dtype=np.uint8)
 
 
@@ -49,7 +52,7 @@ def label(index: int) -> str:
 
 @pytest.fixture
 def split() -> Split:
-    """Images that need no resizing, so that what comes out is what went in."""
+    """Images that need no resizing, so they come out as they went in."""
     encoded = []
     for index in range(len(WIDTHS)):
         file = io.BytesIO()
@@ -62,10 +65,24 @@ def split() -> Split:
 GRAY = Preprocessing(channels=1)
 
 
+def time_steps(width: int) -> int:
+    """Of a network that halves widths twice."""
+    return width // 4
+
+
 def prepared(
-    split: Split, cache_bytes: int = 10**9, preprocessing: Preprocessing = GRAY
+    split: Split,
+    cache_bytes: int = 10**9,
+    preprocessing: Preprocessing = GRAY,
+    max_missing: float = 0.0,
 ) -> PreparedSplit:
-    return PreparedSplit(split, ALPHABET, preprocessing, cache_bytes, "test")
+    labels = Labels.encode(split.labels, ALPHABET)
+    reader = ImageReader(preprocessing, cache_bytes)
+    return PreparedSplit(split, labels, reader, time_steps, max_missing)
+
+
+def cached(images: PreparedSplit) -> dict[bytes, np.ndarray]:
+    return images._reader._cache
 
 
 def random_widths(count: int, seed: int = 0) -> np.ndarray:
@@ -85,7 +102,7 @@ def epochs_of(plan: TrainingPlan) -> list[list[np.ndarray]]:
 
 
 def assert_holds_samples(batch: Batch, indices: Sequence[int], width: int) -> None:
-    """The batch is, pixel by pixel, the samples at `indices` padded to `width`."""
+    """The batch has exactly the pixels of the samples at `indices`, padded to `width`."""
     assert batch["indices"].tolist() == list(indices)
     assert batch["images"].shape == (len(indices), 32, width, 1)
     assert batch["images"].dtype == np.uint8
@@ -94,9 +111,10 @@ def assert_holds_samples(batch: Batch, indices: Sequence[int], width: int) -> No
         expected[:, : WIDTHS[index]] = pixels(index)
         np.testing.assert_array_equal(batch["images"][row, :, :, 0], expected)
         assert batch["widths"][row] == WIDTHS[index]
-        text = [" abc".index(character) for character in label(index)]
-        assert batch["labels"][row].tolist() == text + [0] * (3 - len(text))
-        assert batch["label_lengths"][row] == len(text)
+        ids = [" abc".index(character) for character in label(index)]
+        assert batch["label_ids"][row].tolist() == ids + [0] * (3 - len(ids))
+        assert batch["label_lengths"][row] == len(ids)
+    assert batch["mask"].all()
 
 
 def assert_same_batches(actual: Sequence[Batch], expected: Sequence[Batch]) -> None:
@@ -137,10 +155,18 @@ def test_no_other_buckets_pad_less(count: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "expected"), [(8, 16), (16, 16), (17, 40), (40, 40), (41, 48), (100, 104)]
+    ("width", "expected"), [(8, 16), (16, 16), (17, 40), (40, 40), (41, 56), (100, 120)]
 )
 def test_bucket_width(width: int, expected: int) -> None:
     assert bucket_width(width, (40, 16)) == expected
+
+
+def test_images_wider_than_all_buckets_share_few_widths() -> None:
+    """Each width costs a compilation."""
+    padded = {width: bucket_width(width, (96, 256)) for width in range(257, 1025)}
+    assert len(set(padded.values())) <= 7
+    for width, bucket in padded.items():
+        assert bucket % 8 == 0 and width <= bucket < 1.25 * width + 8
 
 
 # --- the plan ---
@@ -158,7 +184,7 @@ def test_an_epoch_has_each_sample_at_most_once(count: int, batch_size: int) -> N
         assert len(set(used)) == len(used) == count - count % batch_size
 
 
-def test_batches_but_a_few_stay_within_a_bucket() -> None:
+def test_nearly_all_batches_are_from_one_bucket() -> None:
     widths = random_widths(500)
     buckets = choose_buckets(widths, 4)
     bounds = np.array([0, *buckets])
@@ -190,12 +216,12 @@ def test_epochs_differ_and_seeds_decide() -> None:
     assert [np.concatenate(batches).tolist() for batches in epochs_of(again)] == orders
     other = make_plan(widths, 6, epochs=4, seed=6)
     assert [np.concatenate(batches).tolist() for batches in epochs_of(other)] != orders
-    # Neighbors meet in other batches, not the same batches in another order.
+    # The batches themselves differ, not only their order.
     batches = [frozenset(batch.tolist()) for epoch in epochs_of(plan) for batch in epoch]
     assert len(set(batches)) == len(batches)
 
 
-def test_a_step_is_the_same_whatever_was_asked_before() -> None:
+def test_a_step_does_not_depend_on_the_steps_asked_for_before() -> None:
     widths = random_widths(45)
     plan = make_plan(widths, 4, epochs=3, seed=1)
     expected = [plan[step].tolist() for step in range(len(plan))]
@@ -203,13 +229,13 @@ def test_a_step_is_the_same_whatever_was_asked_before() -> None:
     shuffled = make_plan(widths, 4, epochs=3, seed=1)
     for step in steps:
         assert shuffled[step].tolist() == expected[step]
-    # Longer runs begin the same: going on with more epochs needs no replay.
+    # Longer runs begin the same way, so a run can be resumed with more epochs.
     longer = make_plan(widths, 4, epochs=5, seed=1)
     assert [longer[step].tolist() for step in range(len(plan))] == expected
 
 
 def test_the_order_of_a_seed_is_written_down() -> None:
-    """So that no change of the code makes a run go on with other images than it began with."""
+    """So that no change of the code makes a resumed run see other images."""
     plan = TrainingPlan(np.arange(10, 30, dtype=np.int32), (16, 32), 4, 2, seed=7)
     assert [plan[step].tolist() for step in range(len(plan))] == [
         *([15, 17, 10, 19], [7, 9, 8, 14], [5, 2, 4, 12], [0, 6, 1, 3], [16, 13, 18, 11]),
@@ -217,7 +243,7 @@ def test_the_order_of_a_seed_is_written_down() -> None:
     ]
 
 
-def test_chance_alone_leaves_samples_out() -> None:
+def test_the_samples_left_out_are_random() -> None:
     count, batch_size, epochs = 31, 16, 120
     plan = make_plan(np.sort(random_widths(count)), batch_size, epochs)
     used = np.bincount(np.concatenate([plan[step] for step in range(len(plan))]), minlength=count)
@@ -244,7 +270,7 @@ def test_a_batch_holds_its_samples(split: Split) -> None:
     assert images.widths.tolist() == list(WIDTHS)
     assert_holds_samples(images.batch(np.array([3, 0, 1]), (16, 32, 96)), [3, 0, 1], 32)
     assert_holds_samples(images.batch(np.array([1, 10]), (96, 16)), [1, 10], 96)
-    # Beyond all buckets: test images may be wider than those of training.
+    # Test images may be wider than all buckets.
     assert_holds_samples(images.batch(np.array([10]), (16, 32)), [10], 96)
 
 
@@ -259,20 +285,21 @@ def test_the_cache_changes_nothing_but_the_readings(
     size = height * channels * int(prepared(split, 0, preprocessing).widths.sum())
     indices = np.arange(len(WIDTHS))
     batches: list[Batch] = []
-    for cache_bytes, cached in [(0, 0), (size // 2, None), (size, len(WIDTHS))]:
+    for cache_bytes, entries in [(0, 0), (size // 2, None), (size, len(WIDTHS))]:
         split.read.readings.clear()
         images = prepared(split, cache_bytes, preprocessing)
+        reader, cache = images._reader, cached(images)
         assert split.read.readings == Counter(range(len(WIDTHS)))
-        kept = sum(map(np.size, images.cache.values()))
-        assert kept <= images.cached_bytes <= cache_bytes
-        # Only what is smaller than when prepared waits for its first use.
-        assert (kept < images.cached_bytes) == (height == 64 and bool(images.cache))
-        assert cached in (None, len(images.cache))
+        kept = sum(map(np.size, cache.values()))
+        assert kept <= reader.cached_bytes <= cache_bytes
+        # Only an image that was smaller before it was resized waits for its first use.
+        assert (kept < reader.cached_bytes) == (height == 64 and bool(cache))
+        assert entries in (None, len(cache))
         batches.append(images.batch(indices, (192,)))
-        # What was kept as it came in is resized by now.
-        assert images.cached_bytes == sum(map(np.size, images.cache.values()))
+        # All are resized by now.
+        assert reader.cached_bytes == sum(map(np.size, cache.values()))
         again = split.read.readings.total() - len(WIDTHS)
-        assert again == len(WIDTHS) - len(images.cache)
+        assert again == len(WIDTHS) - len(cache)
         batches.append(images.batch(indices, (192,)))
     assert_same_batches(batches[1:], [batches[0]] * 5)
 
@@ -282,37 +309,43 @@ def test_images_of_known_sizes_are_read_at_first_use(split: Split, height: int) 
     assert isinstance(split.read, Read)
     preprocessing = Preprocessing(height, channels=1, max_width=150)
     indices = np.arange(len(WIDTHS))
-    asked = prepared(split, 0, preprocessing)
-    expected = asked.batch(indices, (192,))
-    sized = dataclasses.replace(
-        split,
-        digests=tuple(asked.digests),
-        sizes=tuple((width, 32) for width in WIDTHS),
+    examined = prepared(split, 0, preprocessing)
+    expected = examined.batch(indices, (192,))
+    assert examined.split.facts == tuple(
+        ImageFacts(hashlib.blake2b(image, digest_size=16).digest(), (width, 32))
+        for image, width in zip(split.read.images, WIDTHS, strict=True)
     )
-    size = height * int(asked.widths.sum())
+    size = height * int(examined.widths.sum())
     for cache_bytes in (0, size // 2, size):
         split.read.readings.clear()
-        images = prepared(sized, cache_bytes, preprocessing)
+        images = prepared(examined.split, cache_bytes, preprocessing)
         assert not split.read.readings
-        for known in ("widths", "sizes", "labels", "label_lengths"):
-            np.testing.assert_array_equal(getattr(images, known), getattr(asked, known))
-        assert images.digests == asked.digests
-        assert images.cached_bytes <= cache_bytes
+        for known in ("widths", "mask", "label_ids", "label_lengths"):
+            np.testing.assert_array_equal(getattr(images, known), getattr(examined, known))
         for _ in range(2):
             assert_same_batches([images.batch(indices, (192,))], [expected])
-        assert images.cached_bytes == sum(map(np.size, images.cache.values()))
+        cache = cached(images)
+        assert images._reader.cached_bytes == sum(map(np.size, cache.values())) <= cache_bytes
         twice = {index for index, times in split.read.readings.items() if times == 2}
-        assert twice == set(range(len(WIDTHS))) - set(images.cache)
-        assert bool(images.cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
-    # Each worker process would fill a cache of its own.
-    copied = copy.copy(images)  # by what is pickled
+        assert len(twice) == len(WIDTHS) - len(cache)
+        assert bool(cache) == bool(cache_bytes) and bool(twice) == (cache_bytes < size)
+    # Otherwise each worker process would fill its own cache.
+    copied = pickle.loads(pickle.dumps(images))
     copied.batch(indices, (192,))
-    assert not copied.cache
+    assert not cached(copied)
+
+
+def test_equal_files_are_cached_once(split: Split) -> None:
+    twice = prepared(split.select([*range(len(WIDTHS)), 3, 3]))
+    assert len(cached(twice)) == len(WIDTHS)
+    assert twice._reader.cached_bytes == 32 * sum(WIDTHS)
+    batch = twice.batch(np.array([11, 3]), (40,))
+    np.testing.assert_array_equal(batch["images"][0], batch["images"][1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Damaged:
-    """Reads as another does, but for some images."""
+    """Reads like another, except that some images are empty files."""
 
     read: Callable[[int], bytes]
     places: tuple[int, ...]
@@ -325,35 +358,38 @@ def damaged(split: Split, *places: int) -> Split:
     return dataclasses.replace(split, read=Damaged(split.read, places))
 
 
-def test_damaged_images_are_noted(split: Split) -> None:
+def test_damaged_images_are_recorded(split: Split) -> None:
     broken = prepared(damaged(split, 4, 7))
     assert list(broken.failures) == [4, 7] and "4.png" in broken.failures[4]
-    assert (broken.widths[4], *broken.sizes[4], broken.digests[4]) == (8, 0, 0, b"")
-    assert broken.sizes[5].tolist() == [WIDTHS[5], 32]
+    assert broken.widths[4] == 8
     with pytest.raises(DataError, match=r"4\.png"):
         broken.batch(np.array([3, 4]), (96,))
 
 
-def test_black_images_stand_for_damaged_ones(split: Split) -> None:
+def test_damaged_images_become_black(split: Split) -> None:
     whole = prepared(split).batch(np.arange(6), (96,))
-    broken = PreparedSplit(
-        damaged(split, 4), ALPHABET, Preprocessing(channels=1), 0, "test", max_missing=0.5
-    ).batch(np.arange(6), (96,))
+    broken = prepared(damaged(split, 4), 0, max_missing=0.5).batch(np.arange(6), (96,))
     assert broken["missing"].tolist() == [False] * 4 + [True, False]
+    assert broken["mask"].tolist() == [True] * 4 + [False, True]
     assert not broken["images"][4].any() and broken["widths"][4] == 8
-    assert broken["label_lengths"][4] == NOT_ALIGNABLE
     rest = [0, 1, 2, 3, 5]
-    for key in ("images", "widths", "labels", "label_lengths"):
+    for key in ("images", "widths", "label_ids", "label_lengths"):
         np.testing.assert_array_equal(broken[key][rest], whole[key][rest])
 
 
-def test_labels_that_cannot_be_learned(split: Split) -> None:
-    """An unseen character, and a thousand characters, which would make all labels as long."""
-    labels = ("abx", "ab", "a" * 1000, "", "abcabcabc", *split.labels[5:])
+def test_labels_that_cannot_be_aligned_are_masked(split: Split) -> None:
+    """Unseen characters, and too few time steps: "aa" needs one more than it has characters."""
+    # The first images have 9, 24, 25, 31, 33 and 40 pixels: 2, 6, 6, 7, 8 and 10 time steps.
+    labels = ("abx", "abcabc", "a" * 1000, "aabb", "aabbab", "aaaaa", *split.labels[6:])
     images = prepared(dataclasses.replace(split, labels=labels))
-    assert images.label_lengths[:5].tolist() == [NOT_ALIGNABLE, 2, NOT_ALIGNABLE, 0, 9]
-    assert images.labels.shape == (len(WIDTHS), 9)
-    assert images.alignable.tolist() == [False, True, False] + [True] * 8
+    assert images.mask.tolist() == [False, True, False, True, True, True] + [True] * 5
+    assert images.label_lengths[:6].tolist() == [0, 6, 0, 4, 6, 5]
+    # The label of a thousand characters does not make all others as long.
+    assert images.label_ids.shape == (len(WIDTHS), 6)
+    assert images.unseen == {0: "x"}
+    tight = ("", "aabbcc", "aabcab", "aabbcc", "aabbcc", "aaaaaa", *split.labels[6:])
+    images = prepared(dataclasses.replace(split, labels=tight))
+    assert images.mask[:6].tolist() == [True, False, False, False, False, False]
 
 
 def test_a_selection_is_not_read_again(split: Split) -> None:
@@ -362,25 +398,27 @@ def test_a_selection_is_not_read_again(split: Split) -> None:
     split.read.readings.clear()
     chosen = images.select([5, 0, 2])
     assert chosen.split.names == ("5.png", "0.png", "2.png") and len(chosen) == 3
-    assert chosen.labels.shape == (3, 2)  # the longest of these
+    assert chosen.labels == (label(5), label(0), label(2))
+    assert chosen.label_ids.shape == (3, 2)  # the longest of these
     batch = chosen.batch(np.array([0, 2]), (96,))
     again = images.batch(np.array([5, 2]), (96,))
-    for key in ("images", "widths", "label_lengths"):
+    for key in ("images", "widths", "label_lengths", "mask"):
         np.testing.assert_array_equal(batch[key], again[key])
     assert not split.read.readings
-    noted = PreparedSplit(damaged(split, 2, 5), ALPHABET, Preprocessing(), 0, "test")
+    noted = prepared(damaged(dataclasses.replace(split, labels=("x",) * 11), 2, 5))
     assert list(noted.select([0, 5]).failures) == [1]
+    assert noted.select([5]).unseen == {0: "x"} and not noted.select([5]).mask.any()
 
 
 def test_padding_share() -> None:
-    # 10 of 16, 16 of 16, 30 of 40, and 41 of 48 beyond the buckets: 97 of 120.
-    assert padding_share(np.array([10, 16, 30, 41]), (16, 40)) == pytest.approx(1 - 97 / 120)
+    # 10 of 16, 16 of 16, 30 of 40, and 41 of 56 beyond the buckets: 97 of 128.
+    assert padding_share(np.array([10, 16, 30, 41]), (16, 40)) == pytest.approx(1 - 97 / 128)
 
 
 def test_preprocessing_decides_the_widths(split: Split) -> None:
-    squashed = PreparedSplit(split, ALPHABET, Preprocessing(channels=3, width=48), 0, "test")
-    assert set(squashed.widths) == {48}
-    assert squashed.batch(np.array([2, 7]), (48,))["images"].shape == (2, 32, 48, 3)
+    squeezed = prepared(split, 0, Preprocessing(channels=3, width=48))
+    assert set(squeezed.widths) == {48}
+    assert squeezed.batch(np.array([2, 7]), (48,))["images"].shape == (2, 32, 48, 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
@@ -393,9 +431,9 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
         indices = batch["indices"].tolist()
         assert len(indices) == batch_size
         assert 1 <= count <= batch_size
-        # What fills up are samples of the same batch, and so of its bucket.
+        # The repeated samples are from the same batch, hence from the same bucket.
         assert set(indices[count:]) <= set(indices[:count])
-        width = {24: 24, 40: 40, 64: 64, 96: 96}[batch["images"].shape[2]]
+        width = {24: 24, 40: 40, 64: 64, 104: 104}[batch["images"].shape[2]]
         assert_holds_samples(batch, indices, width)
         narrower = max(other for other in (0, *buckets) if other < width)
         assert all(narrower < WIDTHS[index] <= width for index in indices)
@@ -412,7 +450,7 @@ def test_evaluation_counts_each_sample_once(split: Split, batch_size: int) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
+def test_training_resumes_where_it_stopped(split: Split, workers: int) -> None:
     images = prepared(split)
     buckets = choose_buckets(images.widths, 2)
     plan = TrainingPlan(images.widths, buckets, 3, 3, seed=2)
@@ -427,7 +465,7 @@ def test_training_goes_on_where_it_stopped(split: Split, workers: int) -> None:
         assert not list(training_batches(images, plan, buckets, unchanged, len(plan), 0))
 
 
-def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
+def test_random_changes_resume_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
     noised = prepared(split)
     buckets = choose_buckets(noised.widths, 2)
     plan = TrainingPlan(noised.widths, buckets, 3, 3, seed=2)
@@ -437,7 +475,7 @@ def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split
     seen: dict[int, list[bytes]] = {}
     for batch in whole:
         plain = noised.batch(batch["indices"], buckets)
-        for key in ("widths", "labels", "label_lengths"):
+        for key in ("widths", "label_ids", "label_lengths"):
             np.testing.assert_array_equal(batch[key], plain[key])
         for index, image in zip(batch["indices"].tolist(), batch["images"], strict=True):
             width = WIDTHS[index]
@@ -447,7 +485,7 @@ def test_chance_changes_go_on_where_they_stopped_and_differ_between_epochs(split
     assert max(map(len, seen.values())) > 1
 
 
-def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
+def test_changes_start_at_their_share_of_the_run(split: Split) -> None:
     images = prepared(split)
     plan = TrainingPlan(images.widths, (96,), 3, 3, seed=2)
     assert len(plan) == 9
@@ -460,9 +498,9 @@ def test_changes_begin_at_their_share_of_the_run(split: Split) -> None:
 
 
 def vanishing(split: Split, places: tuple[int, ...], max_missing: float) -> PreparedSplit:
-    """Images that were there when they were first read, and are not any more."""
-    images = PreparedSplit(split, ALPHABET, Preprocessing(channels=1), 0, "test", max_missing)
-    images.split = damaged(split, *places)
+    """Images that were there when they were first read, but are gone now."""
+    images = prepared(split, 0, max_missing=max_missing)
+    images.split = damaged(images.split, *places)
     return images
 
 
@@ -480,13 +518,13 @@ def test_images_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
     batches = list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
     assert [batch["missing"].sum() for batch in batches] == [2, 2, 2]
     images = vanishing(split, (3, 8, 9), 0.2)
-    with pytest.raises(DataError, match=r"3 training images could not be read any more.*\.png"):
+    with pytest.raises(DataError, match=r"3 training images can no longer be read.*\.png"):
         list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Deadly:
-    """Kills the process that reads an image, unless it is the one that made this."""
+    """Kills the process that reads an image, unless it is the one that created this."""
 
     read: Callable[[int], bytes]
     parent: int
@@ -499,7 +537,7 @@ class Deadly:
 
 def test_a_worker_that_dies_is_an_error(split: Split) -> None:
     deadly = dataclasses.replace(split, read=Deadly(split.read, os.getpid()))
-    images = PreparedSplit(deadly, ALPHABET, Preprocessing(channels=1), 0, "test")
+    images = prepared(deadly, 0)
     plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
-    with pytest.raises(DataError, match=r"processes that make batches failed.*data\.workers=0"):
+    with pytest.raises(DataError, match=r"processes that load batches failed.*data\.workers=0"):
         list(training_batches(images, plan, (96,), Augmentation(), 0, 1))

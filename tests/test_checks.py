@@ -1,5 +1,6 @@
 """Data checks against a set with one of each defect planted, and what training does."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -9,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -19,6 +21,7 @@ from configs import captcha
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
+from crnn_jax.data.sources import folder
 from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_test_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.image_grids import augmentation_grid, sample_grid
@@ -104,7 +107,22 @@ def offenders(report: Report) -> dict[str, set[str]]:
 def test_a_clean_set_gives_no_alarm(clean: Path) -> None:
     report = check_dataset(config_for(clean))
     assert (report.findings, report.severity) == ([], "note")
-    assert report.lines()[-1] == "nothing is wrong with them"
+    assert report.lines()[-2:] == [
+        "nothing is wrong with these images",
+        "train on these images: python -m crnn_jax.main --config captcha"
+        f" --config.data.source=folder --config.data.dir={clean} --workdir runs/mine",
+    ]
+
+
+def test_no_training_is_suggested_before_errors_are_corrected(clean: Path) -> None:
+    moved = clean.rename(clean.parent / "a b")
+    add(moved, "test.tsv", "low.png", "226md", png(60, 7))
+    report = check_dataset(config_for(moved))
+    assert report.severity == "warning"
+    assert f"--config.data.dir='{moved}' --workdir" in report.lines()[-1]
+    add(moved, "test.tsv", "text.png", "226md", b"no image")
+    report = check_dataset(config_for(moved))
+    assert report.severity == "error" and "train on" not in "".join(report.lines())
 
 
 def test_every_planted_defect_is_found_and_nothing_else(clean: Path) -> None:
@@ -134,7 +152,7 @@ def test_the_report_names_what_a_person_needs(clean: Path) -> None:
     assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
     # Five equal characters need nine time steps: brute force for the least width that has them.
     # Of 40 x 50 px, 64 pixels high, it has 51.
-    least = next(width for width in itertools.count(8) if num_time_steps(width, 64) >= 9)
+    least = next(width for width in itertools.count(8) if num_time_steps(width, 2) >= 9)
     assert f"repeats.png '22222' of 5 characters needs {least} px and has 51" in text
     assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
     assert "it has 100000 x 1000 pixels" in text
@@ -212,6 +230,35 @@ def test_case_is_no_second_label_where_it_is_ignored(clean: Path) -> None:
     assert offenders(check_dataset(ignoring)) == {"duplicate": {"a.png", "b.png"}}
 
 
+def test_each_image_is_read_and_hashed_once_before_training(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test and validation images are drawn, images are compared, and all of them are cached."""
+    (clean / "test.tsv").unlink()
+    (clean / "train.tsv").rename(clean / "labels.tsv")
+    add(clean, "labels.tsv", "damaged.png", "226md", b"no image")
+    readings: Counter[str] = Counter()
+    read_file, blake2b = folder._Files.__call__, hashlib.blake2b
+
+    def reading(self: Any, index: int) -> bytes:
+        readings[self.paths[index].name] += 1
+        return read_file(self, index)
+
+    def hashing(data: bytes, **options: Any) -> Any:
+        readings["hashed"] += 1
+        return blake2b(data, **options)
+
+    monkeypatch.setattr(folder._Files, "__call__", reading)
+    monkeypatch.setattr(hashlib, "blake2b", hashing)
+    dataset = load_dataset(config_for(clean, **{"data.on_unreadable": "drop"}))
+    assert readings.pop("hashed") == 33
+    assert len(readings) == 33 and set(readings.values()) == {1}
+    for split in dataset.splits.values():
+        whole = [index for index in range(len(split)) if index not in split.failures]
+        split.batch(np.array(whole), dataset.buckets)
+    assert set(readings.values()) == {1}
+
+
 # Policies
 
 
@@ -249,12 +296,12 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     assert [finding.severity for finding in dataset.findings] == ["warning"]
     assert len(dataset.splits["test"]) == len(before.splits["test"]) + (file == "test.tsv")
     assert name not in dataset.splits["train"].split.names
-    learned = len(dataset.splits["train"]) + len(dataset.splits["validation"])
-    # A defect that chance put among the validation images stays there, and counts as wrong.
+    left = len(dataset.splits["train"]) + len(dataset.splits["validation"])
+    # A bad image that was drawn for the validation split stays there and counts as wrong.
     chosen = name in dataset.splits["validation"].split.names
-    assert learned == 32 + chosen
+    assert left == 32 + chosen
     if file == "test.tsv":
-        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing)
+        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing, 2)
         assert len(test) == 9
 
 
@@ -269,7 +316,7 @@ def test_a_new_character_in_the_test_set_is_a_warning(
     assert "they count as wrong" in finding.message and "'é' U+00E9 (1)" in finding.message
     assert "é" not in dataset.alphabet.characters
     assert dataset.splits["test"].split.labels[-1] == "2é"
-    test = load_test_split(config_for(clean), dataset.alphabet, dataset.preprocessing)
+    test = load_test_split(config_for(clean), dataset.alphabet, dataset.preprocessing, 2)
     assert len(test) == len(dataset.splits["test"]) == 9
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "new.png '2é'" in record.getMessage()
@@ -309,7 +356,7 @@ def test_labels_that_do_not_fit_are_not_learned_from(clean: Path) -> None:
     dataset = load_dataset(config_for(clean))
     train = dataset.splits["train"]
     assert not names & set(train.split.names)
-    assert train.labels.shape[1] == 5
+    assert train.mask.all() and train.label_ids.shape[1] == 5
     assert names == {
         name for name in names if any(name in s for f in dataset.findings for s in f.samples)
     }
@@ -337,7 +384,7 @@ def test_nothing_to_test_with(clean: Path) -> None:
         load_dataset(config_for(clean))
     known = Alphabet("2345678bcdefgmnpwxy")
     with pytest.raises(DataError, match="no test images"):
-        load_test_split(config_for(clean), known, Preprocessing())
+        load_test_split(config_for(clean), known, Preprocessing(), 1)
 
 
 def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
@@ -354,5 +401,5 @@ def test_a_set_to_score_is_read_whatever_its_label_file_is_called(
 ) -> None:
     Image.new("RGB", (64, 32), "white").save(tmp_path / "one.png")
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
-    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing())
+    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
     assert prepared.split.labels == ("abc",) and not prepared.failures

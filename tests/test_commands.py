@@ -226,7 +226,14 @@ def test_evaluating_and_reading_without_a_model(tmp_path: Path) -> None:
 
 def test_values_are_checked_together(tmp_path: Path) -> None:
     more = ("--config.data.height=48", "--config.optimizer.learning_rate=-1.0")
-    fails(tmp_path, IMAGES, "data.height=48", "set 32", "learning_rate=-1.0", more=more)
+    fails(
+        tmp_path,
+        IMAGES,
+        "data.height=48",
+        "set --config.data.height=64",
+        "learning_rate=-1.0",
+        more=more,
+    )
 
 
 def test_mistyped_key_is_refused(tmp_path: Path) -> None:

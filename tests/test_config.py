@@ -1,5 +1,6 @@
 """Tests of the recipes in configs/ and of what is refused in them."""
 
+import contextlib
 import importlib
 import re
 import sys
@@ -109,8 +110,10 @@ def test_every_field_has_a_comment(file: str, fields: int) -> None:
         ("optimizer.shortcut_end", 0.0, "share of the run"),
         ("model.dropout", -0.1, "0 or more, below 1"),
         ("model.dtype", "float16", "float32 or bfloat16"),
-        ("data.height", 31, "leaves 0 rows .* set 32"),
-        ("data.height", 48, "leaves 2 rows .* set 32"),
+        ("model.space_to_depth", 3, "1 or 2"),
+        ("data.height", 31, "leaves 0 rows .*space_to_depth=2; set --config.data.height=64"),
+        ("data.height", 32, "leaves 0 rows .*=2; set --config.model.space_to_depth=1"),
+        ("data.height", 96, "leaves 2 rows .*space_to_depth=2; set --config.data.height=64"),
         ("data.channels", 2, "1 .*3"),
         ("data.test_fraction", 0.0, "between 0 and 1"),
         ("data.test_fraction", 1.0, "between 0 and 1"),
@@ -187,9 +190,15 @@ def test_parts_that_can_be_used_and_overridden() -> None:
     assert parts_of(config.data)["drawn"]["variant"] == config.data.variant
 
 
-@pytest.mark.parametrize("height", [*range(32, 48), *range(64, 96)])
-def test_heights_that_leave_one_row(height: int) -> None:
-    check_config(changed(data__height=height))
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_heights_that_leave_one_row(space_to_depth: int) -> None:
+    """Those of the paper's network with space to depth by as much, by its arithmetic."""
+    fitting = set(range(32 * space_to_depth, 48 * space_to_depth))
+    for height in range(120):
+        config = changed(data__height=height, model__space_to_depth=space_to_depth)
+        refused = pytest.raises(ConfigError, match=rf"data\.height={height}: leaves")
+        with contextlib.nullcontext() if height in fitting else refused:
+            check_config(config)
 
 
 def test_several_problems_are_reported_together() -> None:

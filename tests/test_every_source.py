@@ -15,24 +15,26 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
+from one_device import evaluate, make_eval_step, make_train_step, replicate, shard
 from PIL import Image
 from tensorflow_datasets.core import registered
 
 from configs import captcha
 from crnn_jax.data.batching import evaluation_batches, training_batches
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources import load
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_test_split
 from crnn_jax.errors import DataError
-from crnn_jax.evaluate import evaluate, make_eval_step
 from crnn_jax.experiment import Experiment
+from crnn_jax.models import num_time_steps
 from crnn_jax.recognition import recognizer as recognition
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 from tests.test_sources import lmdb_samples
 from tests.test_sources import write_lmdb as write_database
@@ -47,6 +49,7 @@ def config_for(source: str, directory: Path, **data: object) -> ml_collections.C
     config.model.channels = (4, 8, 8, 8, 16, 16, 16)
     config.model.hidden = 16
     config.data.update(source=source, dir=str(directory), validation_fraction=0.2, buckets=1)
+    config.model.space_to_depth = 1
     config.data.update({"height": 32, **data})
     config.update(batch_size=8, epochs=1, min_steps=0)
     return config
@@ -58,7 +61,7 @@ class Steps:
     def __init__(self) -> None:
         self.experiment = Experiment.build(config_for("folder", CAPTCHAS))
         model, optimizer = self.experiment.model, self.experiment.optimizer
-        self.state = parallel.replicate(self.experiment.scratch())
+        self.state = replicate(self.experiment.scratch())
         self.train_step = make_train_step(model, optimizer, seed=0)
         self.eval_step = make_eval_step(model)
 
@@ -70,10 +73,8 @@ class Steps:
 
 
 @pytest.fixture(scope="module")
-def steps() -> Iterator[Steps]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
-        yield Steps()
+def steps() -> Steps:
+    return Steps()
 
 
 def samples(split: Split) -> Iterator[tuple[str, str, bytes]]:
@@ -221,7 +222,7 @@ def test_trains_a_step_and_evaluates(
     )
     # The step gives its first argument's memory away.
     state = jax.tree.map(jax.numpy.copy, steps.state)
-    after, metrics = steps.train_step(state, parallel.shard(device_arrays(batch)))
+    after, metrics = steps.train_step(state, shard(device_arrays(batch)))
     assert int(after.step[0]) == 1 and float(metrics["loss"][0]) > 0
     test = experiment.splits["test"]
     assert sorted(test.split.labels) == sorted(folder(CAPTCHAS)["test"].labels)
@@ -231,7 +232,7 @@ def test_trains_a_step_and_evaluates(
 
 def test_a_number_is_no_image(tmp_path: Path) -> None:
     named = write_tfds(tmp_path) | {"dir": str(tmp_path), "image_field": "length"}
-    with pytest.raises(DataError, match=r"'length' of real_captchas.* no image; set .*image_f"):
+    with pytest.raises(DataError, match=r"'length' of real_captchas.* not an image; set .*image_f"):
         load(named, 0)
 
 
@@ -242,9 +243,9 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
-        test = load_test_split(config, known.alphabet, known.preprocessing)
+        test = load_test_split(config, known.alphabet, known.preprocessing, 1)
         found = evaluate(steps.eval_step, variables, test, known.alphabet, (128,), 8)
-        return found.metrics, found.texts
+        return found.metrics, [text or "" for text in found.texts]
 
     _, texts = metrics_and_texts(source="folder", dir=str(CAPTCHAS))
     parts: dict[str, dict[str, object]] = {}
@@ -278,13 +279,15 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
-    test = load_test_split(config, known.alphabet, known.preprocessing)
+    test = load_test_split(config, known.alphabet, known.preprocessing, 1)
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
     # An unreadable image without a text is not right either, though nothing was read in it.
     assert metrics["exact_match"] * 11 == pytest.approx(before["exact_match"] * 8)
     assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
+    # None of the three has a loss, so they do not count in its mean.
+    assert metrics["loss"] == pytest.approx(before["loss"])
 
 
 def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) -> None:
@@ -295,7 +298,7 @@ def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) 
     (tmp_path / "data" / "test.tsv").write_text(labels, encoding="utf-8")
     known = steps.experiment
     config = config_for("folder", tmp_path / "data")
-    metrics = steps.evaluate(load_test_split(config, known.alphabet, known.preprocessing))
+    metrics = steps.evaluate(load_test_split(config, known.alphabet, known.preprocessing, 1))
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 
@@ -308,25 +311,38 @@ def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) 
             file.write(f"{index}.png\t{label}\n")
     split = folder(tmp_path / "data")["train"]
     known = steps.experiment
-    prepared = PreparedSplit(
-        split, known.alphabet, known.preprocessing, 0, "train", max_missing=0.5
-    )
+    labels = Labels.encode(split.labels, known.alphabet)
+    reader = ImageReader(known.preprocessing, 0)
+    prepared = PreparedSplit(split, labels, reader, num_time_steps, max_missing=0.5)
     vanished = tmp_path / "data" / split.names[3]
     vanished.unlink()
     batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))
     assert batch["missing"].tolist() == [False] * 3 + [True] + [False] * 4
-    state = jax.tree.map(jax.numpy.copy, steps.state)
-    state, metrics = steps.train_step(state, parallel.shard(device_arrays(batch)))
-    assert np.isfinite(metrics["loss"]).all() and np.isfinite(metrics["gradient_norm"]).all()
-    assert int(metrics["skipped_in_row"][0]) == 0
+    arrays = device_arrays(batch)
+
+    def metrics_of(arrays: dict[str, np.ndarray]) -> list[float]:
+        state = jax.tree.map(jax.numpy.copy, steps.state)
+        _, metrics = steps.train_step(state, shard(arrays))
+        assert int(metrics["skipped_in_row"][0]) == 0
+        return [float(metrics[key][0]) for key in ("loss", "gradient_norm")]
+
+    expected = metrics_of(arrays)
+    assert np.isfinite(expected).all()
+    # Labels that are masked out make no difference, even if they could be aligned.
+    others = arrays["label_lengths"].copy(), arrays["label_ids"].copy()
+    for array in others:
+        array[~batch["mask"]] = 1
+    changed = {**arrays, "label_lengths": others[0], "label_ids": others[1]}
+    assert metrics_of(changed) == expected
     # The empty label counts: nothing but blanks is what is to be written for it.
     losses = parallel.gather(
         steps.eval_step(
             steps.state.model,
-            parallel.shard(device_arrays(batch)),
+            shard(arrays),
         )
     )["losses"]
     assert ((losses > 0) == [True, True, True, False, True, False, False, True]).all()
+    assert batch["mask"].tolist() == [True, True, True, False, True, False, False, True]
 
 
 @pytest.mark.parametrize("invert", [False, True])

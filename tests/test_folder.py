@@ -88,13 +88,18 @@ def test_labels_file_is_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "place", "problem", "remedy"),
     [
-        ("0.png\ta\n1.png b\n", ":2", "no tab in '1.png b'", "write image, tab, text"),
-        ("/etc/passwd\ta\n", ":1", "'/etc/passwd' lies outside", "name it relative"),
-        ("x/../../0.png\ta\n", ":1", "'x/../../0.png' lies outside", "name it relative"),
-        ("0.png\ta\n1.png\tb\n0.png\tc\n", ":3", "'0.png' is listed already", "remove one line"),
-        ("0.png\ta\n./0.png\tc\n", ":2", "'./0.png' is listed already", "remove one line"),
-        (b"0.png\ta\n1.png\t\xe4\n", ":2", "not UTF-8", "save the file as UTF-8"),
-        (b"\xef\xbb\xbf0.png\ta\n\xe4", ":2", "not UTF-8", "save the file as UTF-8"),
+        ("0.png\ta\n1.png b\n", ":2", "there is no tab in '1.png b'", "write image, tab, text"),
+        ("/etc/passwd\ta\n", ":1", "'/etc/passwd' is outside", "name it relative"),
+        ("x/../../0.png\ta\n", ":1", "'x/../../0.png' is outside", "name it relative"),
+        (
+            "0.png\ta\n1.png\tb\n0.png\tc\n",
+            ":3",
+            "'0.png' is already listed",
+            "remove one of the lines",
+        ),
+        ("0.png\ta\n./0.png\tc\n", ":2", "'./0.png' is already listed", "remove one of the lines"),
+        (b"0.png\ta\n1.png\t\xe4\n", ":2", "this is not UTF-8", "save the file as UTF-8"),
+        (b"\xef\xbb\xbf0.png\ta\n\xe4", ":2", "this is not UTF-8", "save the file as UTF-8"),
         ("", "", "the label file is empty", "add lines"),
         ("\ufeff\n \n", "", "the label file is empty", "add lines"),
     ],
@@ -111,14 +116,16 @@ def test_unusable_lines(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_a_text_where_a_name_belongs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.tsv:1: cannot look .* too long\); mend the name"):
+    with pytest.raises(
+        DataError, match=r"train\.tsv:1: cannot look .* too long\); correct the name"
+    ):
         read_train(tmp_path, "中" * 100 + "\t0.png\n")
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder '.*nowhere'; check the path"):
         folder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no images, and none of the label files"):
+    with pytest.raises(DataError, match=r"no images and no label file; add"):
         folder(tmp_path)
     write(tmp_path, "0.png\ta\n", "train.tsv")
     assert list(folder(tmp_path)) == ["train"]
@@ -131,7 +138,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_a_missing_image_is_an_error_when_it_is_read(tmp_path: Path, name: str) -> None:
     split = read_train(tmp_path, f"0.png\ta\n{name}\tb\n")
     assert split.labels == ("a", "b") and split.read(0) == b"0.png"
-    with pytest.raises(DataError, match=r"cannot read image '.*restore it, or take it out"):
+    with pytest.raises(DataError, match=r"cannot read image '.*restore it, or remove it from"):
         split.read(1)
 
 
@@ -176,7 +183,7 @@ def test_csv_as_its_writer_writes_it(tmp_path: Path, header: tuple[str, ...]) ->
         ("0.png,a\n1.png,one, two\n", 2, "3 column(s) instead of 2; write image,text"),
         ("0.png\n", 1, "1 column(s) instead of 2"),
         ("text,file,more\na,0.png\n", 2, "2 column(s) instead of 3"),
-        ('0.png,a\n1.png,"b\n', 2, "no CSV"),
+        ('0.png,a\n1.png,"b\n', 2, "this is not CSV"),
     ],
 )
 def test_unusable_csv(tmp_path: Path, lines: str, line: int, problem: str) -> None:
@@ -197,11 +204,11 @@ def test_json_lines(tmp_path: Path, keys: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"file_name": "0.png"', "no JSON"),
-        ('["0.png", "a"]', "no image or no text"),
-        ('{"file_name": "0.png", "text": 5}', "no image or no text"),
-        ('{"file_name": "0.png", "words": null}', "no image or no text"),
-        ("[" * 100_000, "no JSON"),
+        ('{"file_name": "0.png"', "this is not JSON"),
+        ('["0.png", "a"]', "there is no image or no text"),
+        ('{"file_name": "0.png", "text": 5}', "there is no image or no text"),
+        ('{"file_name": "0.png", "words": null}', "there is no image or no text"),
+        ("[" * 100_000, "this is not JSON"),
     ],
 )
 def test_unusable_json_lines(tmp_path: Path, line: str, problem: str) -> None:

@@ -33,7 +33,6 @@ from crnn_jax.data.sources.lmdb_database import load_lmdb
 from crnn_jax.dataset import config_preprocessing
 from crnn_jax.errors import CrnnError
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training import parallel
 from crnn_jax.training.manifest import seal
 from crnn_jax.training.state import learning_rate_schedule, make_optimizer
 from tests.test_sources import write_lmdb
@@ -177,9 +176,8 @@ def changed(value: Any, rng: random.Random) -> Any:
     return rng.choice(STRANGE)
 
 
-def test_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifests(tmp_path: Path) -> None:
     """Bytes changed at random, and well-formed, well-sealed ones of a stranger."""
-    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
     rng = random.Random(2)
     shutil.copytree(DATA / "checkpoints" / "format2", tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "12" / "manifest" / "metadata"

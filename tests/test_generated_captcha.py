@@ -2,11 +2,15 @@
 
 import dataclasses
 import io
+import logging
+import multiprocessing
 import secrets
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import captcha.image
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,6 +73,50 @@ def test_built_once_is_reused(
     again = load_generated({"variant": "tiny", "dir": str(data_dir)})["test"]
     assert again.labels == splits["test"].labels
     assert again.read(0) == splits["test"].read(0)
+
+
+def count_together(barrier: Barrier, data_dir: str, counts: "multiprocessing.Queue[int]") -> None:
+    barrier.wait()
+    counts.put(len(load_generated({"variant": "tiny", "dir": data_dir})["train"]))
+
+
+def test_processes_that_start_together_draw_the_images_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, counts = context.Barrier(3), context.Queue()
+    arguments = (barrier, str(tmp_path), counts)
+    processes = [context.Process(target=count_together, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [counts.get() for _ in processes] == [256, 256, 256]
+    assert len(list(tmp_path.rglob("*.array_record*"))) == 2
+
+
+def test_a_process_that_waits_for_another_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one here is a lock that is released as soon as the line is written."""
+    other = filelock.FileLock(tmp_path / ".generated_captcha_tiny_1.0.0.lock")
+    other.acquire()
+
+    class Release(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other.release()
+
+    handler = Release()
+    logger = logging.getLogger("crnn_jax")
+    logger.addHandler(handler)
+    try:
+        assert len(load_generated({"variant": "tiny", "dir": str(tmp_path)})["train"]) == 256
+    finally:
+        logger.removeHandler(handler)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert (
+        line
+        == f"another process is preparing generated_captcha/tiny/1.0.0 in '{tmp_path}'; waiting"
+    )
 
 
 def test_seed_decides_the_image() -> None:
@@ -146,7 +194,7 @@ def test_as_many_images_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -
     test = splits["test"]
     assert [fewer["test"].read(i) for i in range(64)] == [test.read(i) for i in range(64)]
     for count in ("", "0", "-1", "1e6", "many"):
-        with pytest.raises(DataError, match=r"is no number of images; write tiny/100000"):
+        with pytest.raises(DataError, match=r"is not a number of images; write tiny/100000"):
             prepare(f"tiny/{count}", str(tmp_path))
 
 

@@ -4,6 +4,7 @@
 format, by the commit that brings it; what it wrote is never written again.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import jax
 import numpy as np
 import optax
 import pytest
+from networks import PlainCRNN, plain_variables, random_variables
 
 from crnn_jax import models
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.recognition.pretrained import write_pretrained
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training.checkpoint import Checkpoints
+from crnn_jax.training.manifest import check_same, read_manifest, seal
 from crnn_jax.training.state import TrainState, make_optimizer
 
 GOLDEN = Path(__file__).parent / "data" / "checkpoints"
@@ -69,9 +73,56 @@ def test_a_kept_model_reads(folder: Path) -> None:
     model = TrainedModel.load(folder)
     assert (model.step, model.alphabet, model.preprocessing) == (12, ALPHABET, PREPROCESSING)
     jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state(False).params)
-    images = np.zeros((1, 32, 64, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 64, 1), np.uint8)
     logits, _ = model.network.apply(model.variables, images, np.array([64]))
+    plain = PlainCRNN((2,) * 7, 2, ALPHABET.num_classes, normalized=range(1, 8), slope=0.0)
+    expected = plain.apply(plain_variables(model.variables), images)
     assert logits.shape == (1, 17, ALPHABET.num_classes)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+# The setting `space_to_depth` is younger than these formats; the height decided before.
+@pytest.mark.parametrize(
+    ("name", "height", "expected"),
+    [
+        ("crnn", 32, 1),
+        ("crnn", 64, 2),
+        ("crnn_small", 47, 1),
+        ("crnn_small", 95, 2),
+    ],
+)
+def test_a_model_without_space_to_depth_is_built_as_before(
+    name: str, height: int, expected: int, tmp_path: Path
+) -> None:
+    settings = {**MODEL["settings"], "space_to_depth": expected}
+    network = models.create(name, ALPHABET.num_classes, settings)
+    manifest = {
+        "step": 12,
+        **{key: value for key, value in MANIFEST.items() if key != "config"},
+        "preprocessing": Preprocessing(height, channels=1).to_dict(),
+        "model": {**MODEL, "name": name},
+    }
+    write_pretrained(tmp_path, manifest, random_variables(network, height=height))
+    model = TrainedModel.load(tmp_path)
+    assert model.network == network and model.space_to_depth == expected
+
+
+@pytest.mark.parametrize(("height", "expected"), [(32, 1), (64, 2)])
+def test_a_run_without_space_to_depth_goes_on(height: int, expected: int, tmp_path: Path) -> None:
+    settings = {"hidden": 2}
+    old, new = (
+        {
+            **MANIFEST,
+            "config": {"model": {"name": "crnn", **settings}},
+            "preprocessing": Preprocessing(height).to_dict(),
+            "model": {"name": "crnn", "settings": settings},
+            "arrays": {},
+        }
+        for settings in (settings, {**settings, "space_to_depth": expected})
+    )
+    path = tmp_path / "manifest"
+    path.write_text(json.dumps(seal(old)), encoding="utf-8")
+    check_same(tmp_path, read_manifest(path), json.loads(json.dumps(new)))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ def test_hand_computed_values() -> None:
         ["kitten", "ABC", "", "x", "中文"],
         ["sitting", "abc", "", "", "中国"],
         loss_sum=10.0,
+        loss_count=4,
         blanks=3,
         time_steps=12,
     )
     # edits 3, 3, 0, 1, 1; reference lengths 7, 3, 0, 0, 2; 1-NED 4/7, 0, 1, 0, 1/2
     assert metrics.compute() == pytest.approx(
         {
-            "loss": 2.0,
+            "loss": 2.5,
             "exact_match": 1 / 5,
             "exact_match_caseless": 2 / 5,
             "exact_match_alphanumeric": 2 / 5,
@@ -55,12 +56,26 @@ def test_caseless_match_is_unicodes() -> None:
     assert (metrics.exact, metrics.exact_caseless) == (0, 2)
 
 
+def test_a_missing_image_is_never_right_and_costs_all_its_characters() -> None:
+    missing = TextMetrics.from_texts([None, None, "ab"], ["abc", "", "ab"]).compute()
+    assert missing == {
+        "loss": 0,
+        **dict.fromkeys(("exact_match", "exact_match_caseless"), 1 / 3),
+        **dict.fromkeys(("exact_match_alphanumeric", "exact_match_confusable"), 1 / 3),
+        "cer": 3 / 5,
+        "one_minus_ned": 1 / 3,
+        "blank_fraction": 0,
+        "mean_predicted_length": 2 / 3,
+        "count": 3,
+    }
+
+
 def test_any_split_merges_to_the_whole_and_agrees_with_the_textbook() -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices("abé中", k=rng.randrange(7))) for _ in range(80)]
     predictions, references = texts[:40], texts[40:]
     whole = TextMetrics.from_texts(
-        predictions, references, loss_sum=20.0, blanks=40, time_steps=120
+        predictions, references, loss_sum=20.0, loss_count=40, blanks=40, time_steps=120
     )
     distances = list(map(edit_distance, predictions, references))
     longest = [max(map(len, pair)) for pair in zip(predictions, references, strict=True)]
@@ -75,6 +90,7 @@ def test_any_split_merges_to_the_whole_and_agrees_with_the_textbook() -> None:
                 predictions[start:stop],
                 references[start:stop],
                 loss_sum=0.5 * (stop - start),
+                loss_count=stop - start,
                 blanks=stop - start,
                 time_steps=3 * (stop - start),
             )

@@ -1,4 +1,4 @@
-"""Mixtures: their parts' images, in which proportion they are drawn, and what their names say."""
+"""Mixtures: the images of their parts, how often each part is drawn, and messages about parts."""
 
 import multiprocessing
 import shutil
@@ -33,7 +33,7 @@ def settings(**parts: dict[str, Any]) -> ml_collections.ConfigDict:
 # --- images ---
 
 
-def test_joined_splits_are_their_parts_one_after_the_other() -> None:
+def test_joined_splits_are_concatenated() -> None:
     real = folder(CAPTCHAS)
     joined = join({"a": real["test"], "b": real["train"].select([4, 2]), "c": real["test"]})
     assert len(joined) == 8 + 2 + 8
@@ -52,28 +52,28 @@ def test_joined_splits_are_their_parts_one_after_the_other() -> None:
 def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     real = folder(CAPTCHAS)
     write_lmdb(tmp_path / "whole", lmdb_samples(real["train"]))
-    write_lmdb(tmp_path / "learn" / "train", lmdb_samples(real["train"]))
+    write_lmdb(tmp_path / "training" / "train", lmdb_samples(real["train"]))
     lmdb = {"source": "lmdb", "dir": str(tmp_path / "whole")}
     parts = {
         "both": REAL,
         "whole": lmdb,
-        "learned": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
-        "learnt_too": REAL | {"test_fraction": 0.0},
-        "train_alone": {"source": "lmdb", "dir": str(tmp_path / "learn")},
-        "judge": lmdb | {"weight": 0.0},
-        "judge_too": REAL | {"weight": 0.0},
+        "trained": lmdb | {"test_fraction": 0.0, "validation_fraction": 0.0},
+        "trained_too": REAL | {"test_fraction": 0.0},
+        "train_alone": {"source": "lmdb", "dir": str(tmp_path / "training")},
+        "test_only": lmdb | {"weight": 0.0},
+        "test_too": REAL | {"weight": 0.0},
     }
     splits = load_splits(settings(**parts), 0)
     assert list(splits) == ["train", "validation", "test"]
     sizes = {name: dict(Counter(split.parts)) for name, split in splits.items()}
     # A quarter of 32 is 8.
     assert sizes == {
-        "train": {"both": 24, "whole": 18, "learned": 32, "learnt_too": 24, "train_alone": 24},
-        "validation": {"both": 8, "whole": 6, "learnt_too": 8, "train_alone": 8},
-        "test": {"both": 8, "whole": 8, "judge": 32, "judge_too": 8},
+        "train": {"both": 24, "whole": 18, "trained": 32, "trained_too": 24, "train_alone": 24},
+        "validation": {"both": 8, "whole": 6, "trained_too": 8, "train_alone": 8},
+        "test": {"both": 8, "whole": 8, "test_only": 32, "test_too": 8},
     }
-    assert load(settings(**parts), 0)["test"] == splits["test"]
-    # What is split off a part is what is split off it alone.
+    assert load(settings(**parts), 0)["test"].names == splits["test"].names
+    # The same images are drawn from a part as from its source alone.
     data = settings(**parts)
     data.update(REAL)
     alone = load_splits(data, 0)["validation"]
@@ -87,13 +87,11 @@ def test_each_part_is_split_by_its_own_settings(tmp_path: Path) -> None:
     ("part", "error", "message"),
     [
         ({"source": "folder", "dir": "/nowhere"}, DataError, r"no folder '/nowhere'; check"),
-        ({"source": "folder"}, ConfigError, r"needs its folder; set --config\.data\.dir=DIR"),
+        ({"source": "folder"}, ConfigError, r"needs a folder; set --config\.data\.dir=DIR"),
         ({"source": "web"}, ConfigError, r"unknown data source 'web'"),
     ],
 )
-def test_trouble_with_a_part_names_it(
-    part: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_errors_name_the_part(part: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=rf"^data\.parts\.odd: .*{message}"):
         load(settings(fine=REAL, odd=part), 0)
 
@@ -103,7 +101,9 @@ def test_a_part_for_which_nothing_is_left(tmp_path: Path) -> None:
         shutil.copytree(CAPTCHAS, tmp_path / name)
         (tmp_path / name / f"{'test' if name == 'train' else 'train'}.tsv").unlink()
         part = {"source": "folder", "dir": str(tmp_path / name), **left}
-        with pytest.raises(DataError, match=rf"parts\.odd: with a {next(iter(left))} of 0 there"):
+        with pytest.raises(
+            DataError, match=rf"parts\.odd: a {next(iter(left))} of 0 leaves no images"
+        ):
             load(settings(odd=part), 0)
 
 
@@ -122,16 +122,18 @@ def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
     config = config_for(real=REAL, other={"source": "folder", "dir": str(other)})
     report = check_dataset(config)
     assert report.alphabet.characters == "2345678Zbcdefgmnpwxy"  # of both
-    assert report.lines()[1:3] == [
-        "  other: 25 train, 8 validation, 8 test",
-        "  real: 24 train, 8 validation, 8 test",
+    assert [line.split() for line in report.lines()[1:4]] == [
+        ["part", "train", "validation", "test"],
+        ["other", "25", "8", "8"],
+        ["real", "24", "8", "8"],
     ]
+    assert not report.train_command
     findings = {finding.kind: finding for finding in report.findings}
     assert "other:lost.png" in findings["unreadable image"].samples[0]
     assert len(findings["two labels"].samples) == 32
     assert "other:images/" in findings["two labels"].samples[0]
     assert "real:images/" in findings["two labels"].samples[0]
-    with pytest.raises(DataError, match=r"other:lost\.png.*check_data --config \(that of the mix"):
+    with pytest.raises(DataError, match=r"other:lost\.png.*check_data with the same --config"):
         load_dataset(config)
     config.data.on_unreadable = "drop"
     train = load_dataset(config).splits["train"]
@@ -143,7 +145,7 @@ def test_the_data_checks_and_the_policies_see_all_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "missing"),
     [
-        ({"a": REAL | {"test_fraction": 0.0}}, "test images; .*test_fraction above 0"),
+        ({"a": REAL | {"test_fraction": 0.0}}, "test images; .*test_fraction of a part above 0"),
         ({"a": REAL | {"validation_fraction": 0.0}}, "validation images; .*validation_fraction"),
     ],
 )
@@ -158,7 +160,7 @@ def test_a_mixture_without_a_split(parts: dict[str, Any], missing: str) -> None:
 def mixed_plan(
     sizes: dict[str, int], weights: dict[str, float], batch_size: int, epochs: int, seed: int = 0
 ) -> tuple[TrainingPlan, np.ndarray]:
-    """A plan for images of random widths, and the part of each."""
+    """A plan for images of random widths, and the part of each image."""
     parts = [name for name, size in sizes.items() for _ in range(size)]
     widths = np.random.default_rng(1).integers(8, 400, len(parts)).astype(np.int32)
     buckets = choose_buckets(widths, 3)
@@ -182,16 +184,28 @@ def test_weights_are_the_shares_of_what_is_drawn() -> None:
             assert abs(counts[name] - 400 * weight / 4) <= 1.01
 
 
-def test_no_sample_comes_again_before_all_of_its_part_have_come() -> None:
-    # 40 samples an epoch, 20 of each: each of b comes twice, each of a twice in three epochs.
-    plan, parts = mixed_plan({"a": 30, "b": 10}, {"a": 1.0, "b": 1.0}, 4, 6)
-    for epoch in range(6):
-        times = Counter(drawn(plan, epoch, epoch + 1).tolist())
-        assert {times[index] for index in np.flatnonzero(parts == "b")} == {2}
+@pytest.mark.parametrize(
+    ("sizes", "weights", "batch_size"),
+    [
+        # 40 samples an epoch, 20 of each part: each of b twice, each of a twice in three epochs.
+        ({"a": 30, "b": 10}, {"a": 1.0, "b": 1.0}, 4),
+        # 16 of 31 samples an epoch. The 15 others are the first of the next one.
+        ({"a": 20, "b": 11}, {"a": 1.0, "b": 1.0}, 16),
+        ({"a": 20, "b": 11}, {"a": 1.0, "b": 3.0}, 16),
+        ({"a": 31}, {"a": 1.0}, 16),
+    ],
+)
+def test_a_part_is_used_up_before_it_starts_again(
+    sizes: dict[str, int], weights: dict[str, float], batch_size: int
+) -> None:
+    """At the end of each epoch no sample of a part is more than one use ahead of another."""
+    plan, parts = mixed_plan(sizes, weights, batch_size, 12)
+    for epoch in range(12):
         times = Counter(drawn(plan, 0, epoch + 1).tolist())
-        of_a = [times[index] for index in np.flatnonzero(parts == "a")]
-        assert sum(of_a) == 20 * (epoch + 1)
-        assert max(of_a) - min(of_a) == (0 if epoch in (2, 5) else 1)
+        assert sum(times.values()) == (epoch + 1) * plan.steps_per_epoch * batch_size
+        for name in sizes:
+            of_part = [times[index] for index in np.flatnonzero(parts == name)]
+            assert max(of_part) - min(of_part) <= 1
 
 
 def test_parts_share_batches_and_batches_share_a_bucket() -> None:
@@ -201,7 +215,7 @@ def test_parts_share_batches_and_batches_share_a_bucket() -> None:
     assert sum(len(set(plan.buckets[batch])) > 1 for batch in batches) < 3
 
 
-def test_a_mixed_step_is_the_same_whatever_was_asked_before() -> None:
+def test_a_mixed_step_does_not_depend_on_the_steps_asked_for_before() -> None:
     sizes, weights = {"a": 50, "b": 20}, {"a": 1.0, "b": 3.0}
     plan, _ = mixed_plan(sizes, weights, 4, 3, seed=5)
     expected = [plan[step].tolist() for step in range(len(plan))]
@@ -218,5 +232,5 @@ def test_parts_of_one_size_are_shuffled_apart() -> None:
         samples = drawn(plan, epoch, epoch + 1)
         places = np.argsort(samples)
         assert sorted(samples.tolist()) == list(range(128))
-        # In turns, a part's order would be the other's if both had the same shuffle.
+        # The parts take turns, so both would have the same order if they had the same shuffle.
         assert (np.argsort(places[:64]) != np.argsort(places[64:])).any()

@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from networks import (
     CLASSES,
     SMALL,
+    PlainCRNN,
     assert_trees_close,
-    bidirectional,
-    flax_cells,
     image,
     jit,
-    max_pool,
     normal,
     padded,
+    plain_variables,
     random_variables,
     small_model,
 )
@@ -53,7 +51,7 @@ def crnn_parameters(
 
 PAPER = (64, 128, 256, 256, 512, 512, 512)
 HALF = (32, 64, 128, 128, 256, 256, 256)
-FOLDED = (48, 64, 96, 96, 160, 160, 192)  # crnn_small; four pixels of three colors come in as one
+SMALLEST = (48, 64, 96, 96, 160, 160, 192)  # crnn_small, whose first layer sees 2 x 2 x 3 inputs
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ FOLDED = (48, 64, 96, 96, 160, 160, 192)  # crnn_small; four pixels of three col
             {"batch_norm": "all"},
             3,
             37,
-            crnn_parameters(FOLDED, 128, range(8), 12, 37),
+            crnn_parameters(SMALLEST, 128, range(8), 12, 37),
         ),
     ],
 )
@@ -97,20 +95,29 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
 
 
 # Every remainder that the strides could care about, and a sample of the rest up to 600.
-@pytest.mark.parametrize(("fold", "height"), [(False, 32), (True, 32), (False, 64), (True, 64)])
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("first_pool", [True, False])
 @pytest.mark.parametrize("widths", [range(8, 40), range(40, 601, 37)], ids=["narrow", "wide"])
-def test_time_steps_of_all_widths(widths: range, fold: bool, height: int) -> None:
-    stack = ConvStack((1,) * 7, "none", fold=fold)
+def test_time_steps_of_all_widths(widths: range, first_pool: bool, factor: int) -> None:
+    stack = ConvStack((1,) * 7, "none", space_to_depth=factor, first_pool=first_pool)
 
     def shape(width: int) -> tuple[int, ...]:
-        images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, 32 * factor, width, 1), jnp.float32)
         call = partial(stack.init_with_output, train=False)
         (features, _), _ = jax.eval_shape(call, jax.random.key(0), images, jnp.array([width]))
         return features.shape
 
-    steps = [width // {32: 4, 64: 8}[height] + 1 for width in widths]
+    steps = [width // (4 * factor) + 1 for width in widths]
     assert [shape(width) for width in widths] == [(1, 1, count, 1) for count in steps]
-    assert [num_time_steps(width, height) for width in widths] == steps
+    assert [num_time_steps(width, factor) for width in widths] == steps
+
+
+def test_the_height_alone_changes_no_space_to_depth() -> None:
+    images = jax.ShapeDtypeStruct((1, 64, 100, 1), jnp.float32)
+    stack = ConvStack((1,) * 7, "none")
+    call = partial(stack.init_with_output, train=False)
+    (features, _), _ = jax.eval_shape(call, jax.random.key(0), images, jnp.array([100]))
+    assert features.shape == (1, 3, 26, 1)
 
 
 # --- padding ---
@@ -121,7 +128,7 @@ NETWORKS = [
     {"batch_norm": "bgshih", "leaky": False, "per_image": False},
     {"batch_norm": "paper", "leaky": True, "per_image": False},
     {"batch_norm": "none", "leaky": False, "per_image": True},
-    {"batch_norm": "all", "leaky": False, "per_image": True, "fold": True},
+    {"batch_norm": "all", "leaky": False, "per_image": True, "first_pool": False},
 ]
 RAGGED = (8, 13, 26, 31, 37)
 
@@ -131,10 +138,10 @@ RAGGED = (8, 13, 26, 31, 37)
     ("settings", "place", "height"),
     [
         *zip(NETWORKS, (3, 1, 2, 0, 3), (32,) * 5, strict=True),
-        (NETWORKS[0], 1, 64),
-        (NETWORKS[4], 3, 70),
+        ({**NETWORKS[0], "space_to_depth": 2}, 1, 64),
+        ({**NETWORKS[4], "space_to_depth": 2}, 3, 70),
     ],
-    ids=["all-31", "bgshih-13", "paper-26", "none-8", "fold-31", "high-13", "fold-high-31"],
+    ids=["all-31", "bgshih-13", "paper-26", "none-8", "small-31", "high-13", "small-high-31"],
 )
 def test_an_image_has_the_same_logits_alone_and_padded(
     settings: Mapping[str, Any], place: int, height: int
@@ -157,7 +164,7 @@ def test_an_image_has_the_same_logits_alone_and_padded(
 
 
 # Those with the most to be spoilt by padding.
-@pytest.mark.parametrize("settings", [NETWORKS[0], NETWORKS[4]], ids=["all", "fold"])
+@pytest.mark.parametrize("settings", [NETWORKS[0], NETWORKS[4]], ids=["all", "small"])
 def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, Any]) -> None:
     model = small_model(**settings)
     variables = random_variables(model)
@@ -209,90 +216,46 @@ def test_scales_of_pixels(channels: int) -> None:
 # --- the whole network ---
 
 
-class PlainCRNN(nn.Module):
-    """The network of the paper as one would write it in Flax, for images of equal width."""
-
-    channels: Sequence[int]
-    hidden: int
-    classes: int
-    normalized: Sequence[int]
-    slope: float  # of the activation, below 0
-    fold: int  # of so many pixels each way one is made
-    first_pool: bool
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        x = images.astype(jnp.float32) / 127.5 - 1
-        places = range(self.fold)
-        corners = [x[:, i :: self.fold, j :: self.fold] for i in places for j in places]
-        x = jnp.concatenate(corners, axis=-1)
-        for layer in range(1, 8):
-            size, padding = ((2, 2), "VALID") if layer == 7 else ((3, 3), "SAME")
-            x = nn.Conv(self.channels[layer - 1], size, padding=padding, name=f"conv{layer}")(x)
-            if layer in self.normalized:
-                x = nn.BatchNorm(use_running_average=True, name=f"norm{layer}")(x)
-            x = jnp.where(x > 0, x, self.slope * x)
-            if layer == 2 or (layer == 1 and self.first_pool):
-                x = max_pool(x, (2, 2), 0)
-            if layer in (4, 6):
-                x = max_pool(x, (2, 1), 1)
-        x = x.reshape(x.shape[0], x.shape[2], -1)
-        x = bidirectional(self.hidden, "bilstm1")(x)
-        x = nn.Dense(self.hidden, name="between")(x)
-        x = bidirectional(self.hidden, "bilstm2")(x)
-        return nn.Dense(self.classes, name="head")(x)
-
-
 @pytest.mark.parametrize(
-    ("settings", "normalized", "slope", "height", "fold"),
+    ("settings", "normalized", "slope", "height", "depth"),
     [
         ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0, 32, 1),
         ({"batch_norm": "paper", "leaky": True}, (5, 6), 0.2, 32, 1),
-        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0, 32, 2),
-        ({"batch_norm": "bgshih"}, (3, 5, 7), 0.0, 64, 2),
-        ({"batch_norm": "paper", "fold": True}, (5, 6), 0.0, 64, 4),
+        ({"batch_norm": "paper", "first_pool": False}, (5, 6), 0.0, 32, 2),
+        ({"batch_norm": "bgshih", "space_to_depth": 2}, (3, 5, 7), 0.0, 64, 2),
+        ({"batch_norm": "paper", "space_to_depth": 2, "first_pool": False}, (5, 6), 0.0, 64, 4),
     ],
 )
 def test_the_network_is_that_of_the_paper(
-    settings: Mapping[str, Any], normalized: tuple[int, ...], slope: float, height: int, fold: int
+    settings: Mapping[str, Any], normalized: tuple[int, ...], slope: float, height: int, depth: int
 ) -> None:
     model = small_model(**settings)
     variables = random_variables(model, channels=3, height=height)
-    params = variables["params"]
-    first_pool = not settings.get("fold", False)
+    first_pool = settings.get("first_pool", True)
     plain = PlainCRNN(
-        SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, fold, first_pool
+        SMALL["channels"], SMALL["hidden"], CLASSES, normalized, slope, depth, first_pool
     )
-    plain_variables = {
-        "params": {
-            **params["conv_stack"],
-            **flax_cells("bilstm1", params["bilstm1"]),
-            **flax_cells("bilstm2", params["bilstm2"]),
-            "between": params["between"],
-            "head": params["head"],
-        },
-        "batch_stats": variables["batch_stats"]["conv_stack"],
-    }
     # The width in pixels is 42 at 32 rows, or what comes to as many at more.
     images = image(42 * height // 32, 3, height)
     images = np.stack([images, 255 - images])
     logits, lengths = jit(model.apply)(variables, images, np.full(2, images.shape[2]))
-    expected = jit(plain.apply)(plain_variables, images)
+    expected = jit(plain.apply)(plain_variables(variables), images)
     assert logits.shape == expected.shape == (2, 11, CLASSES)
     assert lengths.tolist() == [11, 11]
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_the_finer_kernel_reads_each_two_by_two_pixels_as_one(fold: bool) -> None:
-    model = small_model(fold=fold)
+@pytest.mark.parametrize("first_pool", [True, False])
+def test_the_finer_kernel_reads_each_two_by_two_pixels_as_one(first_pool: bool) -> None:
+    model = small_model(first_pool=first_pool)
+    finer_model = small_model(first_pool=first_pool, space_to_depth=2)
     variables = random_variables(model, channels=3)
     images = np.stack([image(42, 3), 255 - image(42, 3)])
     expected, _ = jit(model.apply)(variables, images, np.array([42, 42]))
     first = variables["params"]["conv_stack"]["conv1"]
     first["kernel"] = finer_kernel(np.asarray(first["kernel"]), 3)
     larger = images.repeat(2, axis=1).repeat(2, axis=2)
-    logits, _ = jit(model.apply)(variables, larger, np.array([84, 84]))
+    logits, _ = jit(finer_model.apply)(variables, larger, np.array([84, 84]))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -348,3 +311,15 @@ def test_the_registry_leaves_the_settings_alone() -> None:
     assert (model.num_classes, model.axis_name, model.hidden) == (CLASSES, "devices", 128)
     assert tuple(model.channels) == (2,) * 7
     assert model.dtype == jnp.bfloat16
+
+
+def test_the_summary_of_a_network() -> None:
+    model = models.create("crnn_half", 63, {"batch_norm": "bgshih"})
+    table = models.summary(model, (32, 100, 1))
+    total = crnn_parameters(HALF, 128, (3, 5, 7), 1, 63)
+    assert f"{total:,} (" in table
+    # Rows in the order of the forward pass, each with its output: 26 columns of 256 features.
+    places = [table.index(f"\n {name} ") for name in ("conv_stack", "bilstm1", "bilstm2", "head")]
+    assert places == sorted(places)
+    assert "float32[1,1,26,256]" in table and "float32[1,26,63]" in table
+    assert max(map(len, table.splitlines())) <= 100 and "\x1b" not in table

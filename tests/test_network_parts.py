@@ -16,6 +16,7 @@ from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.ops import pooling, winograd
 from crnn_jax.models.ops.batch_norm import MaskedBatchNorm
 from crnn_jax.models.ops.channels import spread_channels, sum_to_channels
+from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.models.ops.layers import Conv, Dense
 from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
 
@@ -261,6 +262,36 @@ def test_of_equals_the_first_takes_the_gradient_of_a_pool() -> None:
         max_pool_2x2, np.ones((1, 1, 1, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
     )
     assert gradient.ravel().tolist() == [1, 0, 0, 0]
+
+
+# --- dropout ---
+
+
+def test_dropout_on_four_devices_is_that_of_one() -> None:
+    x, rate, key = normal(8, 50, 40), 0.3, jax.random.key(7)
+    expected = Dropout(rate, deterministic=False).apply({}, x, rngs={"dropout": key})
+    dropped = np.asarray(expected) == 0
+    # Three of ten, in each sample, and not the same ones: the standard deviation is 0.01.
+    np.testing.assert_allclose(dropped.mean((1, 2)), rate, atol=0.05)
+    overlap = (dropped[:, None] & dropped[None]).mean((2, 3))
+    np.testing.assert_allclose(overlap[~np.eye(8, dtype=bool)], rate**2, atol=0.04)
+    np.testing.assert_allclose(expected, np.where(dropped, 0, x / (1 - rate)), rtol=1e-6)
+
+    layer = Dropout(rate, deterministic=False, axis_name="devices")
+    on_device = jax.pmap(
+        lambda x, key: layer.apply({}, x, rngs={"dropout": key}),
+        axis_name="devices",
+        in_axes=(0, None),
+        devices=jax.devices()[:4],
+    )
+    shards = on_device(x.reshape(4, 2, 50, 40), key)
+    np.testing.assert_allclose(np.asarray(shards).reshape(x.shape), expected, rtol=1e-6, atol=0)
+
+
+def test_dropout_that_drops_nothing_needs_no_key() -> None:
+    x = normal(2, 3)
+    for layer in (Dropout(0.3, deterministic=True), Dropout(0.0, deterministic=False)):
+        np.testing.assert_array_equal(layer.apply({}, x), x)
 
 
 # --- recurrence ---

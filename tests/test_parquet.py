@@ -1,6 +1,8 @@
 """Parquet files as pyarrow, which Hugging Face stores its sets with, writes them."""
 
 import multiprocessing
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +87,12 @@ def test_columns_of_other_kinds(tmp_path: Path, compression: str, kind: pyarrow.
     [
         ([{"photo": b"x", "text": "a"}], ConfigError, r"no column 'image'; .*image_field to one"),
         ([{"image": b"x", "label": "a"}], ConfigError, r"no column 'text'; .*one of image, label"),
-        ([{"image": b"x", "text": 7}], ConfigError, r"'text' of .* is no text; .*text_field"),
-        ([{"image": b"x", "text": b"a"}], ConfigError, r"'text' of .* is no text"),
+        ([{"image": b"x", "text": 7}], ConfigError, r"'text' of .* is not a text; .*text_field"),
+        ([{"image": b"x", "text": b"a"}], ConfigError, r"'text' of .* is not a text"),
         (
             [{"image": b"x", "text": "a"}] * 99_999,
             DataError,
-            r"says that it has 99,999 images in",
+            r"claims to have 99,999 images in",
         ),
     ],
 )
@@ -101,6 +103,38 @@ def test_files_that_cannot_be_used(
     with pytest.raises(error, match=message) as caught:
         load(settings(tmp_path), 0)
     assert "test.parquet" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_each_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order the images are read, and by worker processes not at all."""
+    real = folder(CAPTCHAS)["train"]
+    write(tmp_path / "test.parquet", rows_of(real), row_group_size=4)
+    split = load(settings(tmp_path), 0)["test"]
+    decoded: list[int] = []
+    values = parquet._values
+
+    def counting(file: Any, group: int, column: str) -> Any:
+        decoded.append(group)
+        return values(file, group, column)
+
+    monkeypatch.setattr(parquet, "_values", counting)
+    order = np.random.default_rng(0).choice(len(split), 200).tolist()
+    assert [split.read(index) for index in order] == [real.read(index) for index in order]
+    assert sorted(decoded) == list(range(8))
+    again = pickle.loads(pickle.dumps(split.read))
+    assert [again(index) for index in order] == [real.read(index) for index in order]
+    assert len(decoded) == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that is always full")
+def test_no_room_to_unpack(tmp_path: Path) -> None:
+    write(tmp_path / "test.parquet", rows_of(folder(CAPTCHAS)["test"]))
+    split = load(settings(tmp_path), 0)["test"]
+    images: Any = split.read
+    with Path("/dev/full").open("w+b", buffering=0) as full:
+        images._file = full
+        with pytest.raises(DataError, match=r"unpack .*No space left on device.*set TMPDIR"):
+            split.read(0)
 
 
 @pytest.mark.parametrize("image", ["a.png", 3, None, {"path": "/etc/passwd"}, {"bytes": None}, [1]])
@@ -145,7 +179,6 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
         else:
             data = data[: rng.integers(len(whole))]
         file.write_bytes(data)
-        parquet._Group.images.cache_clear()
         try:
             split = load(settings(tmp_path), 0)["test"]
             assert all(isinstance(split.read(index), bytes) for index in range(len(split)))
@@ -156,9 +189,9 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.parquet files in the folder"):
+    with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
         load(settings(tmp_path), 0)
-    with pytest.raises(DataError, match=r"no \.parquet files in the folder"):
+    with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
         load(settings(tmp_path / "nowhere"), 0)
     schema = pyarrow.schema({"image": pyarrow.binary(), "text": pyarrow.string()})
     pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "test.parquet")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from crnn_jax.data.sources import SOURCES, lmdb_database, load, load_splits
 from crnn_jax.data.sources.folder import folder
-from crnn_jax.data.sources.split import Split, random_split
+from crnn_jax.data.sources.split import ImageFacts, Split, join, random_split, with_digests
 from crnn_jax.errors import ConfigError, DataError
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
@@ -41,7 +41,7 @@ def settings(source: str, directory: Path | str, **more: object) -> dict[str, ob
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.29, 0.5, 0.93])
-def test_hold_out_hits_the_fraction_and_loses_nothing(fraction: float) -> None:
+def test_a_random_split_hits_the_fraction_and_loses_nothing(fraction: float) -> None:
     split = split_of(*(str(index) for index in range(100)))
     rest, chosen = random_split(split, fraction, 3)
     assert len(chosen) == round(100 * fraction)
@@ -51,15 +51,19 @@ def test_hold_out_hits_the_fraction_and_loses_nothing(fraction: float) -> None:
         assert [part.read(i).decode() for i in range(len(part))] == list(part.labels)
 
 
-def test_equal_texts_stay_together() -> None:
-    texts = ("caf\u00e9", "cafe\u0301", *"aaaabbbccddefgh")
+def test_equal_labels_stay_together(tmp_path: Path) -> None:
+    labels = ("caf\u00e9", "cafe\u0301", *"aaaabbbccddefgh")
+    for index in range(len(labels)):
+        (tmp_path / f"{index}.png").write_bytes(str(index).encode())
+    lines = "".join(f"{index}.png\t{label}\n" for index, label in enumerate(labels))
+    (tmp_path / "labels.tsv").write_text(lines, encoding="utf-8")
+    split = folder(tmp_path)["all"]
     for seed in range(50):
-        rest, chosen = random_split(split_of(*texts), 0.3, seed)
-        sides = [
-            {unicodedata.normalize("NFC", label) for label in s.labels} for s in (rest, chosen)
-        ]
-        assert not sides[0] & sides[1]
-        assert Counter(rest.labels + chosen.labels) == Counter(texts)
+        rest, chosen = random_split(split, 0.3, seed)
+        assert not set(rest.labels) & set(chosen.labels)
+        assert Counter(rest.labels + chosen.labels) == Counter(
+            unicodedata.normalize("NFC", label) for label in labels
+        )
         assert len(chosen) in (5, 6)  # of 17: 5.1 wanted
 
 
@@ -79,7 +83,9 @@ def test_the_seed_decides() -> None:
 
 def test_too_few_texts() -> None:
     for texts, fraction in (("aaaa", 0.6), ("abc", 0.1), ("ab", 0.9), ("", 0.5)):
-        with pytest.raises(DataError, match=rf"{len(texts)} images .* {fraction}; add images"):
+        with pytest.raises(
+            DataError, match=rf"fraction of {fraction} cannot .* {len(texts)} images .*; add images"
+        ):
             random_split(split_of(*texts), fraction, 0)
     rest, chosen = random_split(split_of(*"aaaa"), 0, 0)
     assert (len(rest), len(chosen)) == (4, 0)
@@ -122,23 +128,32 @@ def test_equal_images_stay_together() -> None:
 # Builders, databases and the registry
 
 
-def test_digests_and_sizes_that_a_source_has_taken_spare_reading(tmp_path: Path) -> None:
-    def read(index: int) -> bytes:
-        raise AssertionError("the image is read once more")
+def no_reading(index: int) -> bytes:
+    raise AssertionError("the image is read once more")
 
+
+def test_known_images_are_not_read_again(tmp_path: Path) -> None:
     generated = load(settings("generated", tmp_path, variant="tiny"), 0)["test"]
     images = [generated.read(index) for index in range(len(generated))]
-    assert list(generated.digests) == [
-        hashlib.blake2b(image, digest_size=16).digest() for image in images
-    ]
-    assert list(generated.sizes) == [Image.open(io.BytesIO(image)).size for image in images]
-    missing = dataclasses.replace(generated, read=read)
-    rest, chosen = random_split(missing, 0.25, 0)
-    again = random_split(dataclasses.replace(generated, digests=()), 0.25, 0)
+    assert generated.facts == tuple(
+        ImageFacts(
+            hashlib.blake2b(image, digest_size=16).digest(), Image.open(io.BytesIO(image)).size
+        )
+        for image in images
+    )
+    rest, chosen = random_split(dataclasses.replace(generated, read=no_reading), 0.25, 0)
+    again = random_split(dataclasses.replace(generated, facts=()), 0.25, 0)
     assert [part.names for part in (rest, chosen)] == [part.names for part in again]
     place = generated.names.index(chosen.names[3])
-    assert chosen.digests[3] == generated.digests[place]
-    assert chosen.sizes[3] == generated.sizes[place]
+    assert chosen.facts[3] == generated.facts[place]
+
+
+def test_joining_keeps_what_is_known() -> None:
+    known = with_digests(split_of("a", "b"))
+    joined = join({"known": known, "new": split_of("c")})
+    assert joined.facts == (*known.facts, None)
+    assert with_digests(dataclasses.replace(known, read=no_reading)).facts == known.facts
+    assert with_digests(joined).facts == (*known.facts, known.facts[0])
 
 
 def test_generated_captchas(tmp_path: Path) -> None:
@@ -164,7 +179,7 @@ def test_generated_captchas(tmp_path: Path) -> None:
             ConfigError, match=rf"no feature 'words'; set .*{field} to .*image, text"
         ):
             load(named | {field: "words"}, 0)
-    with pytest.raises(DataError, match=r"'image' .* no text; set .*text_field"):
+    with pytest.raises(DataError, match=r"'image' .* not a text; set .*text_field"):
         load(named | {"text_field": "image"}, 0)
     with pytest.raises(DataError, match=r"cannot open the data set 'no_such_set'.*data.variant"):
         load(named | {"variant": "no_such_set"}, 0)
@@ -234,7 +249,7 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
     both = {n: t for part in split.values() for n, t in zip(part.names, part.labels, strict=True)}
     assert both == {"image-000000001": "\xe9", "image-000000002": " b ", "image-000000003": ""}
     part = next(part for part in split.values() if "image-000000002" in part.names)
-    with pytest.raises(DataError, match=r"no image-000000002, though num-samples counts it"):
+    with pytest.raises(DataError, match=r"no image-000000002, although num-samples counts it"):
         part.read(part.names.index("image-000000002"))
     for name, broken, message in (
         ("latin", {b"num-samples": b"1", b"label-000000001": b"\xe4"}, "not UTF-8"),
@@ -248,7 +263,7 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
     (tmp_path / "torn" / "data.mdb").write_bytes(b"no database at all" * 999)
     with pytest.raises(DataError, match="cannot read the LMDB database"):
         load(settings("lmdb", tmp_path / "torn"), 0)
-    with pytest.raises(DataError, match="is no LMDB database"):
+    with pytest.raises(DataError, match="is not an LMDB database"):
         load(settings("lmdb", tmp_path), 0)
 
 
@@ -261,6 +276,23 @@ def test_a_folder_needs_neither_tfds_nor_jax() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CAPTCHAS.parents[2])
 
 
+@pytest.mark.parametrize(
+    ("source", "package", "file"),
+    [("lmdb", "lmdb", "data.mdb"), ("parquet", "pyarrow.parquet", "train.parquet")],
+)
+def test_a_source_without_its_package_names_the_extra(
+    source: str, package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    data = settings(source, tmp_path, image_field="image", text_field="text")
+    message = f"package {package.split('.')[0]} is not installed; install it with pip install"
+    with pytest.raises(ConfigError, match=rf'{message} "crnn_jax\[{source}\]"$'):
+        load(data, 0)
+    # Other sources do without it.
+    assert load(settings("folder", CAPTCHAS), 0)
+
+
 def test_validation_comes_from_the_training_images() -> None:
     splits = load_splits(settings("folder", CAPTCHAS, validation_fraction=0.25), 0)
     assert {name: len(split) for name, split in splits.items()} == {
@@ -269,12 +301,16 @@ def test_validation_comes_from_the_training_images() -> None:
         "test": 8,
     }
     assert splits["test"] == folder(CAPTCHAS)["test"]
+    assert list(load_splits(settings("folder", CAPTCHAS, validation_fraction=0.0), 0)) == [
+        "train",
+        "test",
+    ]
 
 
 def test_unknown_or_incomplete_sources(tmp_path: Path) -> None:
     assert list(SOURCES) == ["folder", "generated", "lmdb", "parquet", "tfds"]
     with pytest.raises(
-        ConfigError, match=r"unknown data source 'web'; choose from folder, gen.*mix"
+        ConfigError, match=r"unknown data source 'web'; choose one of folder, gen.*mix"
     ):
         load(settings("web", ""), 0)
     for source in ("folder", "lmdb", "parquet"):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from networks import SMALL
+from one_device import make_train_step, replicate, shard
 from PIL import Image
 
 from crnn_jax import models
@@ -14,10 +15,11 @@ from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan, training_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 from crnn_jax.training.state import TrainState, make_optimizer
 
@@ -49,8 +51,9 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> list[Epoch]:
         for index in range(OF_EACH_WIDTH):
             pixels = rng.integers(0, 256, (32, width), np.uint8)
             Image.fromarray(pixels).save(images / f"abc_{width}_{index}.png")
-    alphabet = Alphabet("abcd")
-    prepared = PreparedSplit(folder(images)["all"], alphabet, Preprocessing(), 1 << 30, "")
+    split, reader = folder(images)["all"], ImageReader(Preprocessing(), 1 << 30)
+    labels = Labels.encode(split.labels, Alphabet("abcd"))
+    prepared = PreparedSplit(split, labels, reader, models.num_time_steps)
     buckets = choose_buckets(prepared.widths, len(WIDTHS))
     plan = TrainingPlan(prepared.widths, buckets, BATCH_SIZE, EPOCHS, seed=0)
 
@@ -62,28 +65,26 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> list[Epoch]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     seen: list[Epoch] = []
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
-        model, optimizer = (
-            models.create("crnn", 5, SMALL, parallel.AXIS),
-            make_optimizer(lambda _: 1e-3, 0, False),
-        )
-        step = make_train_step(model, optimizer, seed=0)
-        state = parallel.replicate(TrainState.create(model, optimizer, (32, 48, 3), 0))
-        batches = training_batches(prepared, plan, buckets, Augmentation(), 0, workers=0)
-        widths: set[int] = set()
-        compilations.clear()
-        for count, batch in enumerate(batches, start=1):
-            widths.add(batch["images"].shape[2])
-            state, metrics = step(state, parallel.shard(device_arrays(batch)))
-            if count % plan.steps_per_epoch == 0:
-                jax.block_until_ready((state, metrics))
-                if not seen:
-                    tracemalloc.start()
-                arrays, allocated = len(jax.live_arrays()), tracemalloc.get_traced_memory()[0]
-                seen.append(Epoch(widths, len(compilations), arrays, allocated))
-                compilations.clear()
-                widths = set()
+    model, optimizer = (
+        models.create("crnn", 5, SMALL, parallel.AXIS),
+        make_optimizer(lambda _: 1e-3, 0, False),
+    )
+    step = make_train_step(model, optimizer, seed=0)
+    state = replicate(TrainState.create(model, optimizer, (32, 48, 3), 0))
+    batches = training_batches(prepared, plan, buckets, Augmentation(), 0, workers=0)
+    widths: set[int] = set()
+    compilations.clear()
+    for count, batch in enumerate(batches, start=1):
+        widths.add(batch["images"].shape[2])
+        state, metrics = step(state, shard(device_arrays(batch)))
+        if count % plan.steps_per_epoch == 0:
+            jax.block_until_ready((state, metrics))
+            if not seen:
+                tracemalloc.start()
+            arrays, allocated = len(jax.live_arrays()), tracemalloc.get_traced_memory()[0]
+            seen.append(Epoch(widths, len(compilations), arrays, allocated))
+            compilations.clear()
+            widths = set()
     tracemalloc.stop()
     return seen
 

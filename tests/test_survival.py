@@ -22,7 +22,6 @@ import pytest
 from crnn_jax import train
 from crnn_jax.errors import CheckpointError, ConfigError
 from crnn_jax.evaluate import evaluate_workdir
-from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
@@ -258,26 +257,20 @@ def test_a_read_only_workdir_is_one_line(request: pytest.FixtureRequest) -> None
 # Training
 
 
-def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:count])
+FOUR = jax.local_devices()[:4]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, TrainState]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
     """A run on four devices and its end."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        devices(monkeypatch, 4)
-        workdir = tmp_path_factory.mktemp("trained")
-        yield workdir, train.train_and_evaluate(small_config(epochs=2), workdir)
+    workdir = tmp_path_factory.mktemp("trained")
+    return workdir, train.train_and_evaluate(small_config(epochs=2), workdir, FOUR)
 
 
-def test_saved_on_four_devices_evaluated_on_one_and_eight(
-    trained: tuple[Path, TrainState], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saved_on_four_devices_evaluated_on_one_and_eight(trained: tuple[Path, TrainState]) -> None:
     results = []
     for count in (1, 4, 8):
-        devices(monkeypatch, count)
-        result = evaluate_workdir(small_config(), trained[0])
+        result = evaluate_workdir(small_config(), trained[0], jax.local_devices()[:count])
         del result["seconds"]
         results.append(result)
     first, *others = (result.pop("confusions") for result in results)
@@ -309,7 +302,6 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     """From the second epoch on no file can become larger than 100 kB."""
     import resource
 
-    devices(monkeypatch, 4)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(step: int) -> None:
@@ -321,14 +313,14 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
         try:
             # A metric, an image or the checkpoint, whichever comes first to the limit.
             with pytest.raises((CheckpointError, ConfigError), match="start the same command") as e:
-                train.train_and_evaluate(small_config(epochs=2), tmp_path)
+                train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
     began: list[int] = []
     before_each_step(monkeypatch, began.append)
-    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
     assert began == [0, 1, 2]  # of the six steps, the first three were not taken again
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
 
@@ -337,7 +329,6 @@ def test_a_clock_that_jumps_changes_nothing(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step the clock is put forward a week, or back."""
-    devices(monkeypatch, 4)
     now, week, jumps = time.time, 7 * 24 * 3600, [0]
 
     def jump(step: int) -> None:
@@ -345,7 +336,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
     before_each_step(monkeypatch, jump)
     monkeypatch.setattr(time, "time", lambda: now() + jumps[-1])
-    state = train.train_and_evaluate(small_config(epochs=2), tmp_path)
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(jumps) == 7 and all(0 <= line["seconds"] < PATIENCE for line in lines)
@@ -380,14 +371,12 @@ def test_a_workdir_that_vanishes_is_one_line(
 )
 def test_a_changed_config_is_refused_by_name(
     trained: tuple[Path, TrainState],
-    monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, object],
     message: str,
 ) -> None:
-    devices(monkeypatch, 4)
     before = sorted(path.name for path in (trained[0] / "checkpoints").rglob("*"))
     with pytest.raises(CheckpointError, match=rf"{message}.*; choose another --workdir, or go"):
-        train.train_and_evaluate(small_config(epochs=2, **changes), trained[0])
+        train.train_and_evaluate(small_config(epochs=2, **changes), trained[0], FOUR)
     assert sorted(path.name for path in (trained[0] / "checkpoints").rglob("*")) == before
 
 

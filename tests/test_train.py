@@ -17,21 +17,32 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from one_device import (
+    evaluate,
+    evaluate_workdir,
+    make_eval_step,
+    make_train_step,
+    replicate,
+    shard,
+    train_and_evaluate,
+)
 
 from configs import captcha
-from crnn_jax import models
+from crnn_jax import models, train
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
+from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
-from crnn_jax.evaluate import Evaluation, evaluate, evaluate_workdir, make_eval_step
+from crnn_jax.evaluate import Evaluation
 from crnn_jax.experiment import Experiment
 from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
+from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.train import make_train_step, train_and_evaluate
 from crnn_jax.training import parallel
 from crnn_jax.training.state import (
     TrainState,
@@ -53,32 +64,18 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.model.channels = CHANNELS
     config.model.hidden = 16
     config.data.update(source="folder", dir=str(IMAGES), validation_fraction=0.2, buckets=1)
-    config.data.height = 32  # a quarter of the pixels
+    config.data.height, config.model.space_to_depth = 32, 1  # a quarter of the pixels
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
     config.optimizer.average = 0.5  # so that the model is not what the optimizer moves
     config.update_from_flattened_dict(changes)
     return config
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight devices on two cores are slow; only the tests that are about them use them."""
-    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
     """A run of `small_config` on one device: its workdir, which nobody writes to, and its end."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
-        workdir = tmp_path_factory.mktemp("whole")
-        return workdir, train_and_evaluate(small_config(), workdir)
-
-
-@pytest.fixture
-def eight_devices(one_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "devices", jax.local_devices)
-    assert len(parallel.devices()) == 8
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train_and_evaluate(small_config(), workdir)
 
 
 def assert_equal(first: TrainState, second: TrainState) -> None:
@@ -262,28 +259,38 @@ def test_more_epochs_go_on_where_a_finished_run_ended(tmp_path: Path) -> None:
 def random_batch(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     widths = rng.integers(20, 48, size).astype(np.int32)
     lengths = rng.integers(1, 5, size).astype(np.int32)
-    labels = rng.integers(1, 6, (size, 4)).astype(np.int32)
-    labels[np.arange(4) >= lengths[:, None]] = 0
-    images = rng.integers(0, 256, (size, 32, 48, 1), dtype=np.uint8)
-    return {"images": images, "widths": widths, "labels": labels, "label_lengths": lengths}
+    label_ids = rng.integers(1, 6, (size, 4)).astype(np.int32)
+    label_ids[np.arange(4) >= lengths[:, None]] = 0
+    return {
+        "images": rng.integers(0, 256, (size, 32, 48, 1), dtype=np.uint8),
+        "widths": widths,
+        "label_ids": label_ids,
+        "label_lengths": lengths,
+        "mask": np.ones(size, bool),
+    }
 
 
-@pytest.mark.usefixtures("eight_devices")
 def test_eight_devices_agree_with_one() -> None:
-    """Loss, gradients of both heads, and statistics; many widths, one label that cannot fit."""
+    """Loss, gradients of both heads, and statistics, with dropout.
+
+    The images have many widths, and one label does not fit.
+    """
     batch = random_batch(np.random.default_rng(0), 16)
-    batch["labels"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
+    batch["label_ids"][3], batch["label_lengths"][3], batch["widths"][3] = 1, 4, 20
     settings: dict[str, Any] = {"channels": CHANNELS, "hidden": 16, "shortcut": True}
-    model = CRNN(6, **settings, batch_norm="all", axis_name=parallel.AXIS)
+    settings |= {"batch_norm": "all", "dropout": 0.3}
+    model = CRNN(6, **settings, axis_name=parallel.AXIS)
     # With plain descent the parameters' change is the gradient.
     optimizer = optax.sgd(1.0)
     start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
-    step = make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
+    assert jax.local_device_count() == 8
+    step = train.make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
     state, metrics = step(parallel.replicate(start), parallel.shard(batch))
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
 
-    single = CRNN(6, **settings, batch_norm="all")
+    single = CRNN(6, **settings)
+    key = jax.random.fold_in(jax.random.key(0), start.step)
 
     def loss(params: Any) -> tuple[jax.Array, object]:
         variables = {"params": params, "batch_stats": start.batch_stats}
@@ -292,16 +299,17 @@ def test_eight_devices_agree_with_one() -> None:
             batch["images"],
             batch["widths"],
             train=True,
+            rngs={"dropout": key},
             mutable=["batch_stats", "intermediates"],
-            capture_intermediates=lambda module, _: module.name == "conv_stack",
+            capture_intermediates=lambda module, _: isinstance(module, Dropout),
         )
-        columns = changed["intermediates"]["conv_stack"]["__call__"][0][0][:, 0]
+        columns = changed["intermediates"]["Dropout_0"]["__call__"][0]
         shortcut = nn.Conv(6, (3,)).apply({"params": params["shortcut_head"]}, columns)
         steps = (jnp.arange(logits.shape[1])[None] >= lengths[:, None]).astype(jnp.float32)
         letters = (np.arange(4)[None] >= batch["label_lengths"][:, None]).astype(np.float32)
 
         def mean(logits: Any) -> jax.Array:
-            losses = optax.ctc_loss(logits, steps, batch["labels"], letters)
+            losses = optax.ctc_loss(logits, steps, batch["label_ids"], letters)
             return jnp.where(np.arange(16) != 3, losses, 0).sum() / 15
 
         return 0.7 * mean(logits) + 0.3 * mean(shortcut), (mean(logits), changed["batch_stats"])
@@ -328,7 +336,7 @@ def test_the_model_is_the_moving_average_of_what_the_optimizer_moves() -> None:
     model = CRNN(6, channels=CHANNELS, hidden=16, batch_norm="all", axis_name=parallel.AXIS)
     optimizer = optax.adam(1e-2)
     plain, averaged = (
-        parallel.replicate(TrainState.create(model, optimizer, (32, 48, 1), 0, averaged))
+        replicate(TrainState.create(model, optimizer, (32, 48, 1), 0, averaged))
         for averaged in (False, True)
     )
     step, averaging = (
@@ -340,7 +348,7 @@ def test_the_model_is_the_moving_average_of_what_the_optimizer_moves() -> None:
     rest = np.prod(decays)
     expected = jax.tree.map(lambda x: rest * x.astype(np.float64), start)
     for t in range(14):
-        batch = parallel.shard(random_batch(rng, 8))
+        batch = shard(random_batch(rng, 8))
         plain, averaged = step(plain, batch)[0], averaging(averaged, batch)[0]
         jax.tree.map(np.testing.assert_array_equal, averaged.raw, plain.model)
         weight = (1 - decays[t]) * np.prod(decays[t + 1 :])
@@ -361,8 +369,8 @@ def test_a_model_without_statistics_begins_an_average() -> None:
     begun = state.beginning_with({"params": state.params})  # as arrays by path, which lack it
     assert jax.tree.structure(begun) == jax.tree.structure(state)
     step = make_train_step(model, optimizer, seed=0, average=0.5)
-    batch = parallel.shard(random_batch(np.random.default_rng(0), 8))
-    after, _ = step(parallel.replicate(begun), batch)
+    batch = shard(random_batch(np.random.default_rng(0), 8))
+    after, _ = step(replicate(begun), batch)
     assert differs(after.raw, after.model)
 
 
@@ -375,7 +383,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count() -> None:
     broken = {**start.params, "head": {**head, "bias": head["bias"].at[0].set(jnp.nan)}}
     start = start.replace(params=broken)
     step = make_train_step(model, optimizer, seed=0)
-    state, metrics = step(parallel.replicate(start), parallel.shard(batch))
+    state, metrics = step(replicate(start), shard(batch))
     assert not np.isfinite(metrics["loss"]).any()
     state = parallel.unreplicate(state)
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (1, 1, 1)
@@ -525,7 +533,7 @@ def test_images_unlike_those_of_the_origin_are_told_of(
     assert not caplog.records
     carry(**{"data.height": 40, "data.width": 96, "model.per_image": False})
     assert [
-        re.findall(r"learned with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
+        re.findall(r"trained with (\S+), so with (\S+)", r.getMessage())[0] for r in caplog.records
     ] == [
         ("data.height=32", "40"),
         ("data.width=0", "96"),
@@ -539,13 +547,14 @@ def test_images_twice_as_high_are_read_as_before(
     whole: tuple[Path, TrainState], caplog: pytest.LogCaptureFixture
 ) -> None:
     origin = TrainedModel.load(whole[0])
-    config = small_config(init_from=str(whole[0]), **{"data.height": 64})
+    config = small_config(init_from=str(whole[0]), **{"data.height": 64, "model.space_to_depth": 2})
     experiment = Experiment.build(config)
     state, _ = experiment.initial_state()
     assert not [record for record in caplog.records if "init_from" in record.getMessage()]
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 60, 3), np.uint8)
     model: Any = experiment.model
-    expected, _ = model.apply(origin.variables, image, np.array([60]))
+    reads: Any = origin.network
+    expected, _ = reads.apply(origin.variables, image, np.array([60]))
     variables = state.model
     larger = image.repeat(2, axis=1).repeat(2, axis=2)
     logits, _ = model.apply(variables, larger, np.array([120]))
@@ -563,10 +572,9 @@ def test_a_model_of_another_shape_cannot_be_carried_over(
         train_and_evaluate(config, tmp_path / "other")
 
 
-@pytest.mark.usefixtures("eight_devices")
 def test_a_batch_that_does_not_divide_names_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"batch_size=12 .* 8 devices.*batch_size=8"):
-        train_and_evaluate(small_config(batch_size=12), tmp_path)
+        train.train_and_evaluate(small_config(batch_size=12), tmp_path)
 
 
 def test_pace_leaves_compiling_and_evaluating_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -663,17 +671,21 @@ def test_thirty_two_real_captchas_are_learned_by_heart() -> None:
     """All 32 of the images kept with the tests are read after 200 steps on them."""
     config = small_config(batch_size=32, epochs=200)
     # So that it does not hang on the seed: with any of three, all were read after 180 steps.
-    config.model.update(channels=(16, 32, 48, 48, 64, 64, 64), hidden=64, momentum=0.9, fold=True)
+    config.model.update(
+        channels=(16, 32, 48, 48, 64, 64, 64), hidden=64, momentum=0.9, first_pool=False
+    )
     split = folder(IMAGES)["train"]
     alphabet = Alphabet.from_labels(split.labels)
-    prepared = PreparedSplit(split, alphabet, Preprocessing(), 10**8, "train")
+    labels = Labels.encode(split.labels, alphabet)
+    reader = ImageReader(Preprocessing(), 10**8)
+    prepared = PreparedSplit(split, labels, reader, models.num_time_steps)
     settings = config.model.to_dict()
     model = models.create(settings.pop("name"), alphabet.num_classes, settings, parallel.AXIS)
     optimizer = make_optimizer(optax.constant_schedule(3e-3), 5.0, freeze_conv_stack=False)
-    state = parallel.replicate(TrainState.create(model, optimizer, (32, 128, 3), seed=0))
+    state = replicate(TrainState.create(model, optimizer, (32, 128, 3), seed=0))
     step = make_train_step(model, optimizer, seed=0)
     batch = prepared.batch(np.arange(32), [128])
-    arrays = parallel.shard(device_arrays(batch))
+    arrays = shard(device_arrays(batch))
     for _ in range(200):
         state, _ = jax.block_until_ready(step(state, arrays))
     variables = state.model

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from crnn_jax.training.writers import Writer, model_summary
+from crnn_jax.training.writers import Writer
 
 EVALUATION = {
     "count": 2000,
@@ -202,32 +200,3 @@ def test_a_terminal_has_a_live_line_below_the_others(
     assert "step 11/1000  loss 0.25" in shown and "3 step(s) skipped, not finite" in shown
     assert shown.index("said") < shown.rindex("step 11/1000")
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
-
-
-class Block(nn.Module):
-    """Two layers."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(6, name="after")(nn.Dense(5, name="before")(x))
-
-
-class Small(nn.Module):
-    """A layer, then a block."""
-
-    @nn.compact
-    def __call__(self, images: jax.Array, widths: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Conv(4, (3, 3), name="zebra")(images.astype(float)))
-        return Block(name="block")(x.mean(1))
-
-
-def test_model_summary_counts_in_calling_order() -> None:
-    lines = [line.split() for line in model_summary(Small(), 8, 10, 3).splitlines()]
-    assert lines == [
-        ["layer", "output", "parameters"],
-        ["zebra", "8", "x", "10", "x", "4", "112"],
-        ["block", "10", "x", "6", "61"],
-        ["before", "10", "x", "5", "25"],
-        ["after", "10", "x", "6", "36"],
-        ["total", "173"],
-    ]

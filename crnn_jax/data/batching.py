@@ -1,4 +1,4 @@
-"""Which samples share a batch, in which order; batches loaded by grain ahead of time."""
+"""Batches: which samples share one, in which order, and how they are loaded ahead of time."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +13,27 @@ from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.prepared import Batch, PreparedSplit
 from crnn_jax.errors import ConfigError, DataError
 
-# Threads that read ahead enter an epoch together; one deals it out, which takes a while. Here, as
-# plans go to worker processes, and locks cannot.
-_DEALING = threading.Lock()
+# Held while the batches of an epoch are planned, which takes a while: the threads that load ahead
+# reach a new epoch together. It is global because plans are pickled and locks cannot be.
+_PLANNING = threading.Lock()
 
 
 class TrainingPlan:
-    """Which samples make the batch of each step: a pure function of seed and step.
+    """The samples of each training step, as a pure function of the seed and the step.
 
-    Nothing of the shuffle has to be saved: a run that goes on at step N asks for the batches from
-    N on. Each epoch is one global shuffle, dealt into buckets by width; a bucket gives a batch
-    when it has enough, and what is left in the buckets at the end makes mixed batches. Every
-    epoch has `len(widths) // batch_size` batches and no sample twice; those left out are the last
-    of the shuffle, so that chance alone chooses them, not their width.
+    A run that is resumed at step N asks for the steps from N on; no state of the shuffle has to be
+    saved.
 
-    Of a mixture each part is shuffled by itself, again and again, and by their weights the parts
-    take turns in the epoch's shuffle: a part may be gone through in less than an epoch or in
-    several, but none of its samples comes a second time before all have come once.
+    Each epoch is one shuffle of all samples. They are sorted into buckets by width in that order,
+    and a bucket becomes a batch as soon as it is full. The samples that are left in the buckets at
+    the end of the epoch form batches of mixed widths. An epoch has `N // batch_size` batches and no
+    sample twice. The last `N % batch_size` samples of the shuffle are left out, so whether a sample
+    is left out does not depend on its width.
+
+    In a mixture each part has an endless sequence of shuffles of its own, and the samples of an
+    epoch are taken from these sequences in proportion to the weights. An epoch can use a part less
+    than once or several times. The next epoch continues where the last one ended, so at the end of
+    any epoch all samples of a part have been used equally often, give or take one.
     """
 
     def __init__(
@@ -42,24 +46,24 @@ class TrainingPlan:
         parts: Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Plans `epochs` epochs of N samples.
+        """Plans `epochs` epochs of N samples each.
 
         Args:
-          widths: (N,) of the prepared images in pixels.
-          buckets: widths that batches are padded to.
+          widths: (N,) widths of the prepared images in pixels.
+          buckets: the widths that batches are padded to.
           batch_size: samples in a step, over all devices.
-          epochs: how often N samples are drawn.
+          epochs: the number of epochs.
           seed: decides the order.
-          parts: of a mixture, the part of each sample (N,).
-          weights: and the weights of the parts, which must be above 0.
+          parts: the part that each of the N samples belongs to; empty without a mixture.
+          weights: the weight of each part, above 0.
 
         Raises:
-          ConfigError: there are fewer samples than a batch holds.
+          ConfigError: there are fewer samples than a batch needs.
         """
         if len(widths) < batch_size:
             raise ConfigError(
-                f"batch_size={batch_size} is more than the {len(widths)} training images;"
-                f" set --config.batch_size={len(widths)} or less"
+                f"batch_size={batch_size} is more than the {len(widths)} training images; set"
+                f" --config.batch_size={len(widths)} or less"
             )
         self.buckets = np.array([bucket_width(int(width), buckets) for width in widths])
         self.batch_size = batch_size
@@ -70,7 +74,7 @@ class TrainingPlan:
         present = list(dict.fromkeys(names.tolist()))
         shuffles = [
             grain.MapDataset.source(np.flatnonzero(names == name).tolist())
-            # The seed grows by one with each shuffle of a part: so far apart they never meet.
+            # Each shuffle of a part adds one to the seed; parts start 65,536 seeds apart.
             .seed((seed + (place << 16)) % 2**32)
             .shuffle()
             .repeat(None, reseed_each_epoch=True)
@@ -79,16 +83,20 @@ class TrainingPlan:
         self._order: Any = grain.MapDataset.mix(
             shuffles, [weights[name] if weights else 1.0 for name in present]
         )
-        # The last two epochs asked for, as threads that read ahead enter the next one early.
+        # Samples from the start of one epoch to the start of the next. Without a mixture that is
+        # the whole shuffle. In a mixture nothing may be skipped, or some samples would be used
+        # twice before others are used once.
+        self._stride = self.steps_per_epoch * batch_size if parts else len(widths)
+        # The batches of the last two epochs asked for: loading ahead enters the next one early.
         self._recent: dict[int, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs
 
     def __getitem__(self, step: int) -> np.ndarray:
-        """Places (B,) in the training split of the samples of a step, counted from 0."""
+        """Returns the indices (B,) of the samples of a step, counted from 0."""
         epoch, batch = divmod(int(step), self.steps_per_epoch)
-        with _DEALING:
+        with _PLANNING:
             batches = self._recent.get(epoch)
             if batches is None:
                 batches = self._batches_of_epoch(epoch)
@@ -98,7 +106,7 @@ class TrainingPlan:
     def _batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
         waiting: dict[int, list[int]] = {int(bucket): [] for bucket in np.unique(self.buckets)}
         batches: list[np.ndarray] = []
-        first = epoch * len(self.buckets)
+        first = epoch * self._stride
         for position in range(first, first + self.steps_per_epoch * self.batch_size):
             index = self._order[position]
             queue = waiting[int(self.buckets[index])]
@@ -108,7 +116,7 @@ class TrainingPlan:
                 queue.clear()
         rest = [index for _, queue in sorted(waiting.items()) for index in queue]
         batches += list(np.array(rest, int).reshape(-1, self.batch_size))
-        # The mixed batches come anywhere, not always last.
+        # Shuffled, so that the batches of mixed widths do not always come last.
         order = np.random.default_rng((self.seed, epoch)).permutation(len(batches))
         return [batches[i] for i in order]
 
@@ -121,13 +129,21 @@ def training_batches(
     first_step: int,
     workers: int,
 ) -> Iterator[Batch]:
-    """The batches of all steps from `first_step` on, made ahead of time.
+    """Yields the batches of all steps from `first_step` on, which are loaded ahead of time.
 
-    With `workers` 0 threads of this process make them; else so many processes do. Chance in a
-    image's changes is a function of seed, step and image, so a run that goes on sees the same.
+    The random changes to an image are a function of the seed, the step and the image, so a resumed
+    run sees the same ones.
+
+    Args:
+        prepared: the training split.
+        plan: the samples of each step.
+        buckets: the widths that batches are padded to.
+        augmentation: the random changes.
+        first_step: counted from 0.
+        workers: the number of processes that load batches; 0 uses threads of this process.
 
     Raises:
-        DataError: more than `prepared.max_missing` of the images could not be read any more, or a
+        DataError: more than `prepared.max_missing` of the images can no longer be read, or a
             process died.
     """
 
@@ -145,7 +161,7 @@ def training_batches(
     )
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own; a notebook parses none
+            flags.FLAGS.mark_as_parsed()  # grain reads a flag of its own; notebooks parse none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     batches, seen, missing = iter(dataset), 0, 0
     while True:
@@ -157,17 +173,17 @@ def training_batches(
             if not workers:
                 raise
             raise DataError(
-                f"one of the {workers} processes that make batches failed: "
-                f"{' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
+                f"one of the {workers} processes that load batches failed:"
+                f" {' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
             ) from error
         seen += len(batch["indices"])
         missing += int(batch["missing"].sum())
-        # Of an epoch at least, so that the first few images do not decide.
+        # The share is that of an epoch at least, so that the first few images do not decide.
         if missing > prepared.max_missing * max(seen, len(prepared)):
             last = prepared.split.names[batch["indices"][batch["missing"]][-1]]
             raise DataError(
-                f"{missing} training images could not be read any more, the last of them {last!r};"
-                " is their folder still there? The same command goes on from the last checkpoint"
+                f"{missing} training images can no longer be read, the last one is {last!r}; check"
+                " that their folder is there, and start the same command again to resume"
             )
         yield batch
 
@@ -175,9 +191,9 @@ def training_batches(
 def evaluation_batches(
     prepared: PreparedSplit, buckets: Sequence[int], batch_size: int
 ) -> Iterator[tuple[Batch, int]]:
-    """Every sample once, by width: batches, and how many of each batch's samples count.
+    """Yields every sample once, ordered by width: batches, and how many of their samples count.
 
-    A bucket's last batch is filled up with repetitions, so that shapes stay few.
+    The last batch of a bucket is filled up with repeated samples, so that there are few shapes.
     """
     by_bucket: dict[int, list[int]] = {}
     for index in np.argsort(prepared.widths, kind="stable"):

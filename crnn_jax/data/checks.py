@@ -2,38 +2,39 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from crnn_jax.data.images import MIN_WIDTH, Preprocessing
+import numpy as np
+
+from crnn_jax.data.images import MIN_WIDTH
+from crnn_jax.data.labels import Labels, TimeSteps
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.sources.split import Split
-from crnn_jax.text.alphabet import Alphabet, min_time_steps
+from crnn_jax.text.alphabet import min_time_steps
 
 Severity: TypeAlias = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
 EMPTY, UNSEEN, UNREADABLE = "empty label", "unseen character", "unreadable image"
-NAMED = 10  # characters that a message names
-MIN_HEIGHT = 8  # pixels; letters of fewer can hardly be told apart
-NARROWEST = 2  # pixels; what is narrower holds no letter
-
-TimeSteps: TypeAlias = Callable[[int, int], int]
-"""Width and height of a prepared image in pixels -> time steps that the network has for it."""
+NAMED = 10  # characters that a message lists
+MIN_HEIGHT = 8  # pixels; lower letters can hardly be told apart
+NARROWEST = 2  # pixels; a narrower image has no letter
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble in one split (or between two) and all the samples that have it.
+    """One kind of problem in one split (or between two), with all samples that have it.
 
     Attributes:
         kind: two or three words.
-        severity: error: training cannot do; warning: it can, to your loss; note: good to know.
-        split: its name, or two with a comma.
-        message: what is wrong and what can be done, in a line.
-        samples: the offenders, each with what is wrong about it.
-        places: splits and places of the offenders, for showing their images.
+        severity: error: training is impossible; warning: it is possible, but results may suffer;
+            note: nothing has to be done.
+        split: its name, or two names with a comma.
+        message: what is wrong and what can be done about it, in one line.
+        samples: the samples, each with what is wrong with it.
+        places: the split and the index of each sample, for showing the images.
     """
 
     kind: str
@@ -44,21 +45,19 @@ class Finding:
     places: tuple[tuple[str, int], ...]
 
 
-def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[Finding]:
-    """What the labels alone show: those that are empty, and characters the alphabet lacks."""
+def label_findings(splits: Mapping[str, Split], labels: Mapping[str, Labels]) -> Iterator[Finding]:
+    """Yields what is wrong with the labels alone: empty ones, and unseen characters."""
     for name, split in splits.items():
-        empty = [index for index, label in enumerate(split.labels) if not label]
+        empty = [index for index, label in enumerate(labels[name].texts) if not label]
         yield from _finding(
             EMPTY,
             "error",
             name,
-            f"{len(empty)} {name} label(s) are empty; write the text, or set "
-            "--config.data.on_empty_label=drop to leave such images out of training",
+            f"{len(empty)} {name} label(s) are empty; write the text, or set"
+            " --config.data.on_empty_label=drop to train without these images",
             {index: split.names[index] for index in empty},
         )
-        unseen = {
-            i: found for i, label in enumerate(split.labels) if (found := alphabet.unseen(label))
-        }
+        unseen = labels[name].unseen
         counts = Counter(itertools.chain.from_iterable(unseen.values()))
         characters = ", ".join(
             f"{character!r} U+{ord(character):04X} ({count})"
@@ -66,10 +65,10 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
         )
         characters += f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
         remedy = (
-            "they count as wrong, unless you add the characters with --config.alphabet.characters"
-            if name == "test"  # which is no part of what is learned
-            else "correct them, add the characters with --config.alphabet.characters, or set "
-            "--config.data.on_unseen=drop to train without such labels"
+            "they count as wrong unless you add the characters with --config.alphabet.characters"
+            if name == "test"  # nothing is trained on it
+            else "correct them, add the characters with --config.alphabet.characters, or set"
+            " --config.data.on_unseen=drop to train without these images"
         )
         yield from _finding(
             UNSEEN,
@@ -81,105 +80,98 @@ def label_findings(splits: Mapping[str, Split], alphabet: Alphabet) -> Iterator[
         )
 
 
-def image_findings(
-    splits: Mapping[str, PreparedSplit],
-    alphabet: Alphabet,
-    preprocessing: Preprocessing,
-    time_steps: TimeSteps,
-) -> Iterator[Finding]:
-    """What the images show, alone, against their labels, and against each other."""
+def image_findings(splits: Mapping[str, PreparedSplit], time_steps: TimeSteps) -> Iterator[Finding]:
+    """Yields what is wrong with the images: alone, with their labels, and with each other."""
     for name, split in splits.items():
+        names = split.split.names
         yield from _finding(
             UNREADABLE,
             "error",
             name,
-            f"{len(split.failures)} {name} image(s) cannot be read; restore them, or set "
-            "--config.data.on_unreadable=drop to train without them and count them as wrong",
-            split.failures,
+            f"{len(split.failures)} {name} image(s) cannot be read; restore them, or set"
+            " --config.data.on_unreadable=drop to train without them and to count them as wrong in"
+            " evaluation",
+            {
+                # Most reasons name the image, but not the part of a mixture that it belongs to.
+                index: reason if names[index] in reason else f"{names[index]}: {reason}"
+                for index, reason in split.failures.items()
+            },
         )
-        yield from _too_long(name, split, alphabet, time_steps)
-        yield from _odd_sizes(name, split, preprocessing)
-    yield from _equal_images(splits, alphabet)
+        yield from _too_long(name, split, time_steps)
+        yield from _odd_sizes(name, split)
+    yield from _equal_images(splits)
 
 
-def too_long(split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps) -> dict[int, int]:
-    """Places of labels that cannot be aligned with their images: the time steps they need."""
-    # By code points, as characters the alphabet lacks have no class.
-    needed = (
-        min_time_steps([ord(character) for character in alphabet.normalize(label)])
-        for label in split.split.labels
-    )
-    return {
-        index: steps
-        for index, (steps, width) in enumerate(zip(needed, split.widths, strict=True))
-        if steps > time_steps(int(width), split.preprocessing.height)
-    }
-
-
-def _too_long(
-    name: str, split: PreparedSplit, alphabet: Alphabet, time_steps: TimeSteps
-) -> Iterator[Finding]:
-    def least_width(steps: int) -> int:
-        height = split.preprocessing.height
+def _too_long(name: str, split: PreparedSplit, time_steps: TimeSteps) -> Iterator[Finding]:
+    def least_width(label: str) -> int:
+        needed = min_time_steps([ord(character) for character in label])
         widths = itertools.count(MIN_WIDTH)
-        return next(width for width in widths if time_steps(width, height) >= steps)
+        return next(width for width in widths if time_steps(width) >= needed)
 
-    labels, names = split.split.labels, split.split.names
-    samples = {
-        index: f"{names[index]} {_short(labels[index])} of {len(labels[index])} characters needs "
-        f"{least_width(needed)} px and has {split.widths[index]}"
-        for index, needed in too_long(split, alphabet, time_steps).items()
-        if index not in split.failures
-    }
+    samples: dict[int, str] = {}
+    for index in np.flatnonzero(~split.mask).tolist():
+        if index in split.unseen or index in split.failures:
+            continue
+        label = split.split.labels[index]
+        samples[index] = (
+            f"{split.split.names[index]} {_short(label)} of {len(label)} characters needs"
+            f" {least_width(split.labels[index])} px and has {split.widths[index]}"
+        )
     yield from _finding(
         "label too long",
         "warning",
         name,
-        f"{len(samples)} {name} label(s) are too long for the time steps of their images and "
-        "cannot be learned or read; are they the labels of these images?",
+        f"{len(samples)} {name} label(s) are too long for the time steps of their images and cannot"
+        " be read; are they the labels of these images?",
         samples,
     )
 
 
-def _odd_sizes(name: str, split: PreparedSplit, preprocessing: Preprocessing) -> Iterator[Finding]:
-    squashed: dict[int, str] = {}
+def _odd_sizes(name: str, split: PreparedSplit) -> Iterator[Finding]:
+    preprocessing = split.preprocessing
+    squeezed: dict[int, str] = {}
     small: dict[int, str] = {}
-    for index, (width, height) in enumerate(split.sizes.tolist()):
+    for index, fact in enumerate(split.split.facts):
         if index in split.failures:
             continue
+        assert fact and fact.size
+        width, height = fact.size
         size = f"{split.split.names[index]}, {width} x {height} px"
         wide = round(width * preprocessing.height / height) > preprocessing.max_width
         if wide and not preprocessing.width:
-            squashed[index] = size
+            squeezed[index] = size
         if height < MIN_HEIGHT or width < NARROWEST:
             small[index] = size
     yield from _finding(
         "very wide image",
         "warning",
         name,
-        f"{len(squashed)} {name} image(s) are so wide that they are squashed to "
-        f"{preprocessing.max_width} px; cut them, or set --config.data.max_width",
-        squashed,
+        f"{len(squeezed)} {name} image(s) are so wide that they are squeezed to"
+        f" {preprocessing.max_width} px; cut them, or set --config.data.max_width",
+        squeezed,
     )
     yield from _finding(
         "very small image",
         "warning",
         name,
-        f"{len(small)} {name} image(s) are less than {MIN_HEIGHT} px high or {NARROWEST} px "
-        "wide; can you read them yourself?",
+        f"{len(small)} {name} image(s) are less than {MIN_HEIGHT} px high or {NARROWEST} px wide;"
+        " can you read them yourself?",
         small,
     )
 
 
-def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> Iterator[Finding]:
-    holders: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for name, split in splits.items():
-        for index, digest in enumerate(split.digests):
-            if index not in split.failures:
-                holders[digest].append((name, index))
-    groups = [places for places in holders.values() if len(places) > 1]
+Place: TypeAlias = tuple[str, int]  # a split and an index
 
-    def show(places: Iterable[tuple[str, int]], with_labels: bool) -> str:
+
+def _equal_images(splits: Mapping[str, PreparedSplit]) -> Iterator[Finding]:
+    places_of: defaultdict[bytes, list[Place]] = defaultdict(list)
+    for name, split in splits.items():
+        for index, fact in enumerate(split.split.facts):
+            if fact and not fact.failure:
+                places_of[fact.digest].append((name, index))
+    groups = [places for places in places_of.values() if len(places) > 1]
+
+    def show(places: Iterable[Place], with_labels: bool) -> str:
         return " = ".join(
             f"{name}: {splits[name].split.names[index]}"
             + (f" {splits[name].split.labels[index]!r}" if with_labels else "")
@@ -187,11 +179,7 @@ def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> It
         )
 
     def found(
-        kind: str,
-        severity: Severity,
-        split: str,
-        message: str,
-        chosen: Sequence[list[tuple[str, int]]],
+        kind: str, severity: Severity, split: str, message: str, chosen: Sequence[list[Place]]
     ) -> Iterator[Finding]:
         if chosen:
             yield Finding(
@@ -203,21 +191,22 @@ def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> It
                 tuple(itertools.chain.from_iterable(chosen)),
             )
 
-    def texts(places: Iterable[tuple[str, int]]) -> set[str]:
-        return {alphabet.normalize(splits[name].split.labels[index]) for name, index in places}
-
     yield from found(
         "two labels",
         "warning",
         ", ".join(splits),
-        "stand under different labels, byte for byte the same; correct the wrong ones",
-        [places for places in groups if len(texts(places)) > 1],
+        "appear several times with different labels; correct the wrong labels",
+        [
+            places
+            for places in groups
+            if len({splits[name].labels[index] for name, index in places}) > 1
+        ],
     )
     yield from found(
         "in train and test",
         "warning",
         "train, test",
-        "of the test set are among the training images; take them out of one of them",
+        "of the test set are training images, too; remove them from one of the two",
         [
             places
             for places in groups
@@ -230,7 +219,7 @@ def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> It
             "duplicate",
             "note",
             name,
-            f"of {name} are there more than once",
+            f"of {name} appear several times",
             [places for places in chosen if len(places) > 1],
         )
 
@@ -238,7 +227,7 @@ def _equal_images(splits: Mapping[str, PreparedSplit], alphabet: Alphabet) -> It
 def _finding(
     kind: str, severity: Severity, split: str, message: str, samples: Mapping[int, str]
 ) -> Iterator[Finding]:
-    """The finding, if there are samples: by their place in the split, what is wrong with them."""
+    """Yields the finding if there are samples: index in the split -> what is wrong with it."""
     if samples:
         places = tuple((split, index) for index in samples)
         yield Finding(kind, severity, split, message, tuple(samples.values()), places)

@@ -1,5 +1,6 @@
-"""The report of the data checks, in lines for a person and as JSON for a program."""
+"""The report of the data checks, as lines for people and as JSON for programs."""
 
+import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,32 +8,43 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from crnn_jax.data.buckets import padding_share
 from crnn_jax.data.checks import SEVERITIES, Finding, Severity
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.text.alphabet import Alphabet
 
-SHOWN = 5  # offenders that a finding names to people; JSON has them all
+SHOWN = 5  # samples listed for each finding; JSON has all of them
 
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, the worst first, and metrics on the images of each split."""
+    """What the data checks found.
+
+    Attributes:
+        findings: the worst first.
+        splits: all splits of the data.
+        alphabet: the alphabet that training would use.
+        buckets: the widths that training would pad to.
+        train_command: the command that trains on this data; empty if there is none to suggest.
+    """
 
     findings: Sequence[Finding]
     splits: Mapping[str, PreparedSplit]
     alphabet: Alphabet
     buckets: Sequence[int]
+    train_command: str = ""
 
     @property
     def severity(self) -> Severity:
-        """That of the worst finding; a note if there is none."""
+        """The severity of the worst finding; "note" if there are none."""
         worst = max((SEVERITIES.index(one.severity) for one in self.findings), default=0)
         return SEVERITIES[worst]
 
     def lines(self) -> list[str]:
-        """The report for a person."""
+        """Returns the report for people."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         lengths = np.array([length for split in self.splits.values() for length in _lengths(split)])
         widths = np.concatenate([split.widths for split in self.splits.values()])
@@ -40,11 +52,11 @@ class Report:
         rarest = ", ".join(f"{character!r} {count:,}" for character, count in characters[:-6:-1])
         lines = [
             f"images: {sizes}",
-            *sizes_of_parts(self.splits),
+            *table_of_parts(self.splits),
             f"labels:   {_spread(lengths)} characters",
-            f"widths:   {_spread(widths)} px, at the height of the network",
-            f"buckets:  {', '.join(map(str, self.buckets))} px; {100 * self._padding():.1f} % of "
-            "what is computed is padding",
+            f"widths:   {_spread(widths)} px after resizing",
+            f"buckets:  {', '.join(map(str, self.buckets))} px; {100 * self._padding():.1f} % of"
+            " each batch is padding",
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
             f"          rarest: {rarest}",
         ]
@@ -52,11 +64,15 @@ class Report:
             lines.append(f"{finding.severity}: {finding.kind}: {finding.message}")
             lines += [f"    {sample}" for sample in finding.samples[:SHOWN]]
             if len(finding.samples) > SHOWN:
-                lines.append(f"    and {len(finding.samples) - SHOWN:,} more (--json names them)")
-        return lines if self.findings else [*lines, "nothing is wrong with them"]
+                lines.append(f"    and {len(finding.samples) - SHOWN:,} more (--json lists them)")
+        if not self.findings:
+            lines.append("nothing is wrong with these images")
+        if self.train_command and self.severity != "error":
+            lines.append(f"train on these images: {self.train_command}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in JSON types, with all offenders and full distributions."""
+        """Returns the report in JSON types, with all samples and full distributions."""
         return {
             "severity": self.severity,
             "findings": [
@@ -78,29 +94,33 @@ class Report:
         }
 
     def _characters(self) -> Counter[str]:
-        labels = (label for split in self.splits.values() for label in split.split.labels)
-        return Counter(
-            character for label in labels for character in self.alphabet.normalize(label)
-        )
+        labels = itertools.chain.from_iterable(split.labels for split in self.splits.values())
+        return Counter(itertools.chain.from_iterable(labels))
 
     def _padding(self) -> float:
         widths = np.concatenate([split.widths for split in self.splits.values()])
         return float(padding_share(widths, self.buckets))
 
 
-def sizes_of_parts(splits: Mapping[str, PreparedSplit]) -> list[str]:
-    """A line for each part of a mixture: how many images each split has of it."""
+def table_of_parts(splits: Mapping[str, PreparedSplit]) -> list[str]:
+    """Returns the lines of a table: how many images each split has of each part of a mixture."""
     counts = {name: Counter(split.split.parts) for name, split in splits.items()}
     parts = sorted(set(itertools.chain.from_iterable(counts.values())))
-    return [
-        f"  {part}: "
-        + ", ".join(f"{count[part]:,} {name}" for name, count in counts.items() if count[part])
-        for part in parts
-    ]
+    if not parts:
+        return []
+    table = Table("part", box=None, pad_edge=False)
+    for name in counts:
+        table.add_column(name, justify="right")
+    for part in parts:
+        table.add_row(part, *(f"{count[part]:,}" for count in counts.values()))
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return [f"  {line.rstrip()}" for line in capture.get().splitlines()]
 
 
 def _lengths(split: PreparedSplit) -> list[int]:
-    return [len(label) for label in split.split.labels]
+    return [len(label) for label in split.labels]
 
 
 def _counts(values: Sequence[int]) -> dict[str, int]:
@@ -109,4 +129,4 @@ def _counts(values: Sequence[int]) -> dict[str, int]:
 
 def _spread(values: np.ndarray) -> str:
     low, middle, high = values.min(), int(np.median(values)), values.max()
-    return f"{low}" if low == high else f"{low} to {high}, half of them up to {middle}"
+    return f"{low}" if low == high else f"{low} to {high}, median {middle}"

@@ -1,4 +1,4 @@
-"""Bidirectional LSTM layers over padded sequences."""
+"""Bidirectional LSTM layers for padded sequences."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from flax import linen as nn
 
 from crnn_jax.models.ops.layers import Dense
 
-SHUT = -1e9  # of a gate before its sigmoid, which then is 0 exactly
+CLOSED = -1e9  # the value before the sigmoid of a gate that is exactly 0
 
 
 class ProjectedLSTMCell(nn.RNNCellBase):
-    """An LSTM cell whose input products were computed before the scan.
+    """An LSTM cell whose inputs were multiplied by their weights before the scan.
 
-    `nn.OptimizedLSTMCell` multiplies the input inside the scan, one small product for each time
-    step. One product over all the time steps ahead of the scan costs the same arithmetic in one
-    large matrix product; the scan keeps the recurrent product alone. The equations are those of
-    Hochreiter and Schmidhuber 1997 with forget gates (Gers et al. 2000), no peepholes; gates in
+    `nn.OptimizedLSTMCell` multiplies the input inside the scan, in one small product for each time
+    step. One large product over all time steps before the scan is the same arithmetic and runs
+    faster; only the recurrent product stays in the scan. The equations are those of Hochreiter and
+    Schmidhuber 1997 with the forget gate of Gers et al. 2000 and no peepholes. The gates are in
     the order input, forget, cell, output.
     """
 
@@ -28,11 +28,11 @@ class ProjectedLSTMCell(nn.RNNCellBase):
     def __call__(
         self, carry: tuple[jax.Array, jax.Array], projected: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        """One time step.
+        """Advances by one time step.
 
         Args:
-          carry: cell and hidden state, each (B, hidden).
-          projected: input products with the bias, (B, 4 * hidden).
+          carry: cell state and hidden state, each (B, hidden).
+          projected: the input multiplied by its weights, with the bias added, (B, 4 * hidden).
 
         Returns:
           The new carry, and the hidden state (B, hidden).
@@ -44,8 +44,8 @@ class ProjectedLSTMCell(nn.RNNCellBase):
             kernel_init=nn.initializers.orthogonal(),
             dtype=self.dtype,
             name="recurrent",
-        )(hidden)
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        )(hidden)  # (B, 4 * hidden)
+        i, f, g, o = jnp.split(gates, 4, axis=-1)  # each (B, hidden)
         cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * nn.tanh(g)
         hidden = nn.sigmoid(o) * nn.tanh(cell)
         return (cell, hidden), hidden
@@ -61,16 +61,16 @@ class ProjectedLSTMCell(nn.RNNCellBase):
 
     @property
     def num_feature_axes(self) -> int:
-        """Of the projected input, after the batch axis."""
+        """Axes of the projected input after the batch axis."""
         return 1
 
 
 class BiLSTM(nn.Module):
-    """A bidirectional LSTM layer; the backward direction starts at each sequence's true end.
+    """A bidirectional LSTM layer whose backward direction starts at the end of each sequence.
 
-    Behind that end its input gates are shut, so that its states stay the zeros that it starts with.
-    Turning each sequence round by its length instead, as `nn.RNN` does with `seq_lengths`, gathers
-    all that was projected, and takes more bytes on a TPU.
+    The backward direction reads the padding first. There its input gates are closed, so its states
+    remain the zeros that it starts from. `nn.RNN` with `seq_lengths` instead reverses each
+    sequence by its own length, which gathers all projected inputs and moves more bytes on a TPU.
     """
 
     hidden: int
@@ -78,21 +78,23 @@ class BiLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Maps sequences (B, T, D) with true lengths (B,) to (B, T, 2 * hidden)."""
+        """Maps sequences (B, T, D) of the lengths (B,) to (B, T, 2 * hidden)."""
 
         def direction(name: str, reverse: bool) -> jax.Array:
+            # (B, T, D) -> (B, T, 4 * hidden)
             projected = Dense(4 * self.hidden, dtype=self.dtype, name=f"{name}_input")(x)
             if reverse:
-                projected = jnp.where(shut, SHUT, projected)
+                projected = jnp.where(closed, CLOSED, projected)
             rnn = nn.RNN(
                 ProjectedLSTMCell(self.hidden, self.dtype, name=name),
                 reverse=reverse,
                 keep_order=reverse,
                 name=f"{name}_rnn",
             )
-            outputs: Any = rnn(projected)
+            outputs: Any = rnn(projected)  # (B, T, hidden)
             return outputs
 
-        behind = jnp.arange(x.shape[1])[None, :, None] >= lengths[:, None, None]
-        shut = behind & (jnp.arange(4 * self.hidden) < self.hidden)[None, None]
+        padding = jnp.arange(x.shape[1])[None, :, None] >= lengths[:, None, None]  # (B, T, 1)
+        input_gates = jnp.arange(4 * self.hidden) < self.hidden  # (4 * hidden,)
+        closed = padding & input_gates[None, None]  # (B, T, 4 * hidden)
         return jnp.concatenate([direction("forward", False), direction("backward", True)], axis=-1)

@@ -1,4 +1,4 @@
-"""The CRNN: convolution stack, two bidirectional LSTMs, and logits for CTC."""
+"""The CRNN: a convolution stack, two bidirectional LSTMs, and logits for CTC."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,22 @@ from flax import linen as nn
 
 from crnn_jax.models.bilstm import BiLSTM
 from crnn_jax.models.conv_stack import PAPER_CHANNELS, ConvStack, width_mask
+from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.models.ops.layers import Conv, Dense
 
 
 def normalize_images(images: jax.Array, mask: jax.Array, per_image: bool) -> jax.Array:
-    """uint8 images (B, H, W, C) as floats, zero where the mask (B, 1, W, 1) is false.
+    """Scales uint8 images (B, H, W, C) to floats, zero where the mask (B, 1, W, 1) is false.
 
-    Fixed: [0, 255] becomes [-1, 1]. Per image: zero mean and unit variance over the valid part of
-    each image, which makes faint print as strong as bold.
+    By default [0, 255] becomes [-1, 1]. With `per_image` the valid pixels of each image get zero
+    mean and unit variance, which makes faint print as strong as bold print.
     """
     x = images.astype(jnp.float32) / 127.5 - 1.0
     if per_image:
         count = mask.sum((1, 2, 3), keepdims=True) * (x.shape[1] * x.shape[3])
         mean = jnp.where(mask, x, 0).sum((1, 2, 3), keepdims=True) / count
         var = jnp.where(mask, jnp.square(x - mean), 0).sum((1, 2, 3), keepdims=True) / count
-        # The floor keeps the noise of an almost blank image from filling the range.
+        # The constant keeps the noise of an almost blank image from being scaled to full range.
         x = (x - mean) * jax.lax.rsqrt(var + 1e-4)
     return jnp.where(mask, x, 0)
 
@@ -30,19 +31,33 @@ def normalize_images(images: jax.Array, mask: jax.Array, per_image: bool) -> jax
 class CRNN(nn.Module):
     """Convolutional recurrent network (Shi, Bai, Yao 2015, arXiv:1507.05717, section 2).
 
-    ConvStack - map to sequence - BiLSTM(hidden) - Dense(hidden) - BiLSTM(hidden) -
-    Dense(num_classes). Class 0 is CTC's blank.
+    The paper has three parts: convolutional layers extract a sequence of features (section 2.1),
+    recurrent layers label it (2.2), and a transcription layer turns the labels of the time steps
+    into text (2.3). This module has the first two. The CTC loss of the third is in
+    `training/losses.py`, its decoding in `text/alphabet.py`. Class 0 is the blank of CTC.
 
-    With `shortcut` a second head reads the column features before the LSTMs when training, and
-    sows its logits (B, T, K) as `logits` in the collection `shortcut` (Retsinas et al. 2022,
-    arXiv:2404.11339, "CTC shortcut", whose loss is added there with weight 0.1).
+    Attributes:
+      num_classes: K, the characters and the blank.
+      channels: the features of each convolution.
+      hidden: units of each LSTM in each direction.
+      batch_norm, space_to_depth, first_pool, leaky, momentum: see `ConvStack`.
+      dropout: the share of the column features that is dropped in training.
+      per_image: see `normalize_images`.
+      freeze_conv_stack: the convolution stack keeps its running statistics, and uses them in
+        training too. The optimizer has to keep its parameters.
+      shortcut: in training a second head reads the column features before the LSTMs. It sows its
+        logits (B, T, K) as `logits` in the collection `shortcut`. This is the CTC shortcut of
+        Retsinas et al. 2022, arXiv:2404.11339, who add its loss with the weight 0.1.
+      dtype: of the activations; float32 if None. Parameters and logits are always float32.
+      axis_name: the pmapped axis over which a batch is split.
     """
 
     num_classes: int
     channels: Sequence[int] = PAPER_CHANNELS
     hidden: int = 256
     batch_norm: str = "bgshih"
-    fold: bool = False
+    space_to_depth: int = 1
+    first_pool: bool = True
     leaky: bool = False
     momentum: float = 0.99
     dropout: float = 0.0
@@ -56,35 +71,43 @@ class CRNN(nn.Module):
     def __call__(
         self, images: jax.Array, widths: jax.Array, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """Scores every character at every time step.
+        """Scores every class at every time step.
 
         Args:
-          images: (B, H, W, C) uint8; H of 32 to 47 or 64 to 95 (see ConvStack).
-          widths: (B,) true widths in pixels; what lies to the right of them counts for nothing.
-          train: use the batch's own statistics in normalization, and move the running ones.
+          images: (B, H, W, C) uint8, with H // space_to_depth from 32 to 47.
+          widths: (B,) in pixels; what lies to the right of an image's width has no effect.
+          train: normalize by the statistics of the batch and update the running ones; drop out.
 
         Returns:
-          Logits (B, T, K) in float32 with T = num_time_steps(W, H), and the valid time steps (B,).
+          Logits (B, T, K) in float32 with T = num_time_steps(W, space_to_depth), and the valid
+          time steps (B,).
         """
+        # (B, H, W, C), floats.
         x = normalize_images(images, width_mask(widths, images.shape[2]), self.per_image)
+        # Section 2.1, feature sequence extraction: (B, 1, T, D).
         x, lengths = ConvStack(
-            self.channels,
-            self.batch_norm,
-            self.fold,
-            self.leaky,
-            self.momentum,
-            self.dtype,
-            self.axis_name,
+            channels=self.channels,
+            batch_norm=self.batch_norm,
+            space_to_depth=self.space_to_depth,
+            first_pool=self.first_pool,
+            leaky=self.leaky,
+            momentum=self.momentum,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
             name="conv_stack",
         )(x.astype(self.dtype or jnp.float32), widths, train and not self.freeze_conv_stack)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x[:, 0])
+        # Map to sequence: each column is a time step, (B, T, D).
+        x = Dropout(self.dropout, not train, self.axis_name)(x[:, 0])
         if self.shortcut and (train or self.is_initializing()):
-            # As a Dense layer it takes 210 steps to leave the blank-only plateau, so 150.
+            # As a Dense layer it leaves the blank-only plateau after 210 steps, so after 150.
             logits = Conv(self.num_classes, (3,), dtype=jnp.float32, name="shortcut_head")(x)
             if train:
                 self.sow("shortcut", "logits", logits)
+        # Section 2.2, sequence labeling: (B, T, 2 * hidden). As in the PyTorch ports of the paper,
+        # a projection to `hidden` features is between the two layers.
         x = BiLSTM(self.hidden, self.dtype, name="bilstm1")(x, lengths)
         x = Dense(self.hidden, dtype=self.dtype, name="between")(x)
         x = BiLSTM(self.hidden, self.dtype, name="bilstm2")(x, lengths)
+        # What section 2.3, transcription, starts from: (B, T, K).
         logits = Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
         return logits, lengths

@@ -52,6 +52,11 @@ class TrainedModel:
     config: Mapping[str, Any]
     name: str = "model"
 
+    @property
+    def space_to_depth(self) -> int:
+        """The setting of this name, which `num_time_steps` takes."""
+        return self.description["settings"]["space_to_depth"]
+
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:
         """Restores a checkpoint of a workdir, or a pretrained model.
@@ -68,7 +73,7 @@ class TrainedModel:
         """
         enable_compilation_cache()
         set_cpu_flags()
-        parallel.devices()  # raises a clear error if JAX has none
+        parallel.local_devices()  # raises a clear error if JAX has none
         folder = find_model(model)
         if is_pretrained(folder):
             return cls._load_pretrained(folder, step)

@@ -133,6 +133,13 @@ class Alphabet:
         """Return the distinct characters of `text` that the alphabet lacks, in their order."""
         return "".join(dict.fromkeys(c for c in self.normalize(text) if c not in self._index))
 
+    def classes(self, text: str) -> np.ndarray:
+        """Return the class index of each character of a normalized text, `(L,)` int32.
+
+        It is -1 for characters that the alphabet lacks.
+        """
+        return np.array([self._index.get(character, -1) for character in text], np.int32)
+
     def encode(self, text: str, name: str = "") -> np.ndarray:
         """Return the class indices of `text`, `(L,)` int32.
 

@@ -6,7 +6,7 @@ import optax
 
 
 def ctc_loss(
-    logits: jax.Array, lengths: jax.Array, labels: jax.Array, label_lengths: jax.Array
+    logits: jax.Array, lengths: jax.Array, label_ids: jax.Array, label_lengths: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each label, in nats (Graves et al. 2006, section 4.1).
 
@@ -17,15 +17,15 @@ def ctc_loss(
     Args:
       logits: (B, T, K); class 0 is the blank.
       lengths: (B,) valid time steps; logits behind them count for nothing.
-      labels: (B, L) class indices in [1, K), zero-padded.
+      label_ids: (B, L) class indices in [1, K), zero-padded.
       label_lengths: (B,) characters in each label; an empty label is all blanks.
 
     Returns:
       Losses (B,) in float32, and booleans (B,), true where the label fits the time steps. Where
       it does not, the loss and its gradient are zero, whatever the logits.
     """
-    letter = jnp.arange(labels.shape[1])[None, :] < label_lengths[:, None]
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & letter[:, 1:]).sum(1)
+    letter = jnp.arange(label_ids.shape[1])[None, :] < label_lengths[:, None]
+    repeats = ((label_ids[:, 1:] == label_ids[:, :-1]) & letter[:, 1:]).sum(1)
     feasible = lengths >= label_lengths + repeats
 
     # Masked going in as well as coming out: zero times an infinite gradient would be NaN.
@@ -34,7 +34,7 @@ def ctc_loss(
     losses = optax.ctc_loss(
         jnp.where(step[..., None], logits.astype(jnp.float32), 0.0),
         1.0 - step.astype(jnp.float32),
-        labels,
+        label_ids,
         1.0 - letter.astype(jnp.float32),
         blank_id=0,
     )

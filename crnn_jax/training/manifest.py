@@ -97,6 +97,7 @@ def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> d
     for key in (*parts, *(("arrays",) if manifest["format"] > 1 else ())):
         if not isinstance(manifest.get(key), dict):
             raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
+    _add_space_to_depth(manifest)
     return manifest
 
 
@@ -154,6 +155,19 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
             " the same set, it was trained on most of them; evaluate it with the old settings",
             difference,
         )
+
+
+def _add_space_to_depth(manifest: dict[str, Any]) -> None:
+    """Adds `space_to_depth` to the settings of a model that was saved before there was one.
+
+    It was then a matter of the height: 2 from 64 pixels on. The network crnn_small does a further
+    space to depth of its own, then as now.
+    """
+    height = manifest["preprocessing"].get("height")
+    factor = 2 if isinstance(height, int) and height >= 64 else 1
+    for holder, key in ((manifest["model"], "settings"), (manifest.get("config"), "model")):
+        if isinstance(holder, dict) and isinstance(settings := holder.get(key), dict):
+            settings.setdefault("space_to_depth", factor)
 
 
 def _in_part(key: str) -> str:

@@ -5,16 +5,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax import traverse_util
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -194,42 +190,3 @@ def _forget_after(path: Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
-
-
-def model_summary(model: nn.Module, height: int, width: int, channels: int) -> str:
-    """A table of a model's layers, their outputs for one image, and their parameters.
-
-    Args:
-      model: called with images (1, height, width, channels) and widths (1,).
-      height: of the image, in pixels.
-      width: of the image, in pixels.
-      channels: 1 for gray, 3 for color.
-    """
-    outputs: dict[tuple[str, ...], str] = {}
-
-    def record(
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        path = context.module.path
-        outputs.setdefault(path, "")  # on the way in, so that a block precedes its layers
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            outputs[path] = " x ".join(map(str, jax.tree.leaves(output)[0].shape[1:]))
-        return output
-
-    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
-    widths = jax.ShapeDtypeStruct((1,), jnp.int32)
-    with nn.intercept_methods(record):
-        variables = jax.eval_shape(model.init, jax.random.key(0), images, widths)
-    parameters: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
-
-    rows = [("layer", "output", "parameters")]
-    for path, output in [*outputs.items(), ((), "")][1:]:
-        count = sum(leaf.size for key, leaf in parameters.items() if key[: len(path)] == path)
-        if count and len(path) <= 2:
-            name = "  " * (len(path) - 1) + path[-1] if path else "total"
-            rows.append((name, output, f"{count:,}"))
-    return "\n".join(f"{name:<22}{output:<18}{count:>12}" for name, output, count in rows)

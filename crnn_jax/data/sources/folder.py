@@ -1,4 +1,4 @@
-"""Folders of images; their texts are in label files, or in names of files or sub-folders."""
+"""Folders of images. The labels are in label files, or in the names of files or sub-folders."""
 
 import errno
 import stat
@@ -16,46 +16,48 @@ _IMAGES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 
 
 def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
-    """Read the folder `settings["dir"]`; see `folder`.
+    """Reads the folder `settings["dir"]`, see `folder`.
 
     Raises:
         ConfigError: no folder is set.
         DataError: as `folder`.
     """
     if not settings["dir"]:
-        raise ConfigError("the data source 'folder' needs its folder; set --config.data.dir=DIR")
+        raise ConfigError("the data source 'folder' needs a folder; set --config.data.dir=DIR")
     return folder(Path(settings["dir"]))
 
 
 def folder(directory: Path) -> dict[str, Split]:
-    """Read 'train' and 'test', one of them alone, or 'all' from a folder of images.
+    """Reads 'train' and 'test', one of them alone, or 'all' from a folder of images.
 
     'train' and 'test' come from the label files `train.tsv` and `test.tsv`, or else from the
-    sub-folders `train/` and `test/`. A folder with neither, and each of those sub-folders, has
+    sub-folders `train/` and `test/`. Such a sub-folder, and a folder with none of these, has
 
     - a label file `labels.tsv`, or else
-    - its texts in the names of its images (those of `images/` included): `text.png` or
-      `text_anything.png`; and of images that lie deeper, in the name of their sub-folder.
+    - its labels in file names: `text.png` or `text_anything.png`, also in `images/`. For images in
+      other sub-folders, the label is the name of the sub-folder.
 
-    Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. Images in them are named
-    relative to the folder or to its `images/`. An image that is missing is an error once it is
-    read.
+    Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. They name images relative to the
+    folder or to its `images/`. A missing image is an error when it is read.
 
     Raises:
-        DataError: the folder or a label file is missing or closed to us, or a line is unusable.
+        DataError: the folder or a label file is missing or may not be read, or a line of a label
+            file cannot be used.
     """
     try:
         if not directory.is_dir():
             raise DataError(f"there is no folder {str(directory)!r}; check the path")
-        parts = {name: part for name in ("train", "test") if (part := _part(directory, name))}
-        return parts or {"all": _whole(directory)}
+        splits = {name: split for name in ("train", "test") if (split := _named(directory, name))}
+        return splits or {"all": _whole(directory)}
     except OSError as error:
         raise DataError(
-            f"cannot look into {str(error.filename)!r} ({error.strerror}); check its rights"
+            f"cannot read the folder {str(error.filename)!r} ({error.strerror}); check its"
+            " permissions"
         ) from error
 
 
-def _part(directory: Path, name: str) -> Split | None:
+def _named(directory: Path, name: str) -> Split | None:
+    """The split 'train' or 'test', if the folder has it."""
     file = _label_file(directory, name)
     if file:
         return _from_rows(directory, file)
@@ -79,15 +81,15 @@ def _label_file(directory: Path, name: str) -> Path | None:
 
 
 def _from_rows(directory: Path, file: Path) -> Split:
-    places: dict[Path, str] = {}  # image -> the place that lists it
+    places: dict[Path, str] = {}  # image -> the line that lists it
     names: list[str] = []
     labels: list[str] = []
     for row in read_rows(file):
         path = _find(directory, row)
         if path in places:
             raise DataError(
-                f"{row.place}: image {row.name!r} is listed already at {places[path]}; "
-                "remove one line"
+                f"{row.place}: image {row.name!r} is already listed at {places[path]}; remove one"
+                " of the lines"
             )
         places[path] = row.place
         names.append(row.name)
@@ -101,8 +103,8 @@ def _find(directory: Path, row: Row) -> Path:
     inside = Path(row.name)
     if inside.anchor or ".." in inside.parts:  # on Windows also `C:name` and `\\name`
         raise DataError(
-            f"{row.place}: image {row.name!r} lies outside the folder; "
-            "move it there and name it relative to the folder"
+            f"{row.place}: image {row.name!r} is outside the folder; move it there, and name it"
+            " relative to the folder"
         )
     path = directory / inside
     try:
@@ -110,14 +112,14 @@ def _find(directory: Path, row: Row) -> Path:
             return other
     except OSError as error:
         raise DataError(
-            f"{row.place}: cannot look for image {row.name!r} ({error.strerror}); mend the"
-            " name, or its folder's rights"
+            f"{row.place}: cannot look for image {row.name!r} ({error.strerror}); correct the"
+            " name, or the permissions of its folder"
         ) from error
     return path
 
 
 def _is_file(path: Path) -> bool:
-    """As `Path.is_file` up to Python 3.13; later ones hide closed folders and names too long."""
+    """Path.is_file as it was until Python 3.13; later versions hide errors of permission."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except ValueError:  # a null character
@@ -132,13 +134,13 @@ def _from_names(directory: Path) -> Split:
     paths = sorted(_images(directory))
     if not paths:
         raise DataError(
-            f"the folder {str(directory)!r} has no images, and none of the label files "
-            "train.tsv and labels.tsv; add one with lines of image, tab, text"
+            f"the folder {str(directory)!r} has no images and no label file; add a labels.tsv with"
+            " lines of image, tab, text"
         )
     inside = [path.relative_to(directory) for path in paths]
     return Split(
         names=tuple(path.as_posix() for path in inside),
-        labels=tuple(nfc(_text(path)) for path in inside),
+        labels=tuple(nfc(_label(path)) for path in inside),
         read=_Files(tuple(paths)),
     )
 
@@ -150,8 +152,8 @@ def _images(directory: Path) -> Iterable[Path]:
             yield path
 
 
-def _text(path: Path) -> str:
-    """The text that the place of an image, relative to its folder, says it has."""
+def _label(path: Path) -> str:
+    """The label in the name of an image, or of its sub-folder; `path` is relative to the folder."""
     if path.parts[:-1] in ((), ("images",)):
         return path.stem.split("_")[0]
     return path.parts[-2]
@@ -168,6 +170,6 @@ class _Files:
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
             reason = error.strerror if isinstance(error, OSError) else error
             raise DataError(
-                f"cannot read image {str(path)!r} ({reason}); "
-                "restore it, or take it out of the label file"
+                f"cannot read image {str(path)!r} ({reason}); restore it, or remove it from the"
+                " label file"
             ) from error

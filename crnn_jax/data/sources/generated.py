@@ -1,4 +1,4 @@
-"""Captchas and rendered text that are drawn at first use."""
+"""Generated captchas and rendered text, which are drawn at first use."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 from crnn_jax.data.sources.split import Split
-from crnn_jax.data.sources.tfds_builder import read_split
+from crnn_jax.data.sources.tfds_builder import prepare_once, read_split
 from crnn_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def load_generated(settings: Mapping[str, Any]) -> dict[str, Split]:
-    """Return 'train' and 'test' of `settings["variant"]`, drawn where not yet stored.
+    """Returns 'train' and 'test' of `settings["variant"]`; draws the images if they are not stored.
 
-    `settings["dir"]` is where TFDS stores data sets; '' is its own default.
+    `settings["dir"]` is the folder where TFDS stores data sets; '' is TFDS's default.
 
     Raises:
-        ConfigError: what is needed to draw it is not installed.
-        DataError: there is no such variant, or drawing failed.
+        ConfigError: a package that draws the images is not installed.
+        DataError: there is no such variant, or its images cannot be drawn or stored.
     """
     builder = prepare(settings["variant"], settings["dir"])
     return {
@@ -30,15 +30,15 @@ def load_generated(settings: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
-    """The builder of a variant, its images drawn first where `data_dir` does not hold them yet.
+    """Returns the builder of a variant after drawing its images, unless `data_dir` has them.
 
-    `words/1000000` is the variant `words` with so many training images.
+    `words/1000000` is the variant `words` with that number of training images.
 
     Raises:
-        ConfigError: what is needed to draw it is not installed.
+        ConfigError: a package that draws the images is not installed.
         DataError: there is no such variant, or its images cannot be drawn or stored.
     """
-    # Here, as importing tensorflow_datasets takes seconds that other sources need not pay.
+    # Imported here because tensorflow_datasets takes seconds, which other sources do not need.
     from crnn_jax.data.synthetic.captcha import GeneratedCaptcha
     from crnn_jax.data.synthetic.rendered_text import RenderedText
 
@@ -54,26 +54,29 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
             f" of {', '.join(variants)}"
         )
     kind, known = variants[name]
-    # By its name, as TFDS takes the copy of a known one, in a worker process, for another.
+    # By name: in a worker process TFDS does not recognize the copy of a known configuration.
     config = name
     if slash:
         if not (count.isdecimal() and int(count)):
             raise DataError(
-                f"data.variant={variant!r}: {count!r} is no number of images; write {name}/100000"
+                f"data.variant={variant!r}: {count!r} is not a number of images; write"
+                f" {name}/100000"
             )
         config = dataclasses.replace(known, name=f"{name}_{int(count)}", num_train=int(count))
-    builder = kind(config=config, data_dir=data_dir or None, file_format="array_record")
+
+    def make() -> "DatasetBuilder":
+        return kind(config=config, data_dir=data_dir or None, file_format="array_record")
+
     try:
-        builder.download_and_prepare()
+        return prepare_once(make)
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker drawing images died: if your script calls this at top level, "
-            'move the call under `if __name__ == "__main__":`'
+            "a worker process that draws images died; if your script calls this at top level,"
+            ' move the call under `if __name__ == "__main__":`'
         ) from error
-    except (OSError, RuntimeError) as error:  # a full disk is either
+    except (OSError, RuntimeError) as error:  # a full disk raises either
         raise DataError(
-            f"the images {variant!r} cannot be stored in {str(builder.data_path)!r}"
-            f" ({' '.join(str(error).split())}); make room there, or name another folder with"
+            f"the images {variant!r} cannot be stored in {str(make().data_path)!r}"
+            f" ({' '.join(str(error).split())}); make room there, or choose another folder with"
             " --config.data.dir"
         ) from error
-    return builder

@@ -1,4 +1,4 @@
-"""Label files: which image has which text, in lines of .tsv, .csv or .jsonl."""
+"""Label files: lines of images and their texts, as .tsv, .csv or .jsonl."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ _LABELS = ("text", "label", "transcription", "words", "word")
 
 @dataclass(frozen=True)
 class Row:
-    """An image and its text as a label file has them.
+    """An image and its label, as written in a label file.
 
     Attributes:
         place: `file:line`, for messages.
-        name: the image's path, as written.
-        label: the text to the letter, spaces included; may be empty.
+        name: the path of the image.
+        label: the text, with all its spaces; it may be empty.
     """
 
     place: str
@@ -29,15 +29,15 @@ class Row:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Yield the images and texts of a UTF-8 label file, by its ending.
+    """Yields the rows of a UTF-8 label file. Its ending tells the format.
 
-    - `.tsv`: lines of image, tab, text; the text is all after the first tab.
-    - `.csv`: two columns, texts with commas in quotes. If the first line names columns, such as
-      `file_name` and `text`, those two count, wherever they stand.
-    - `.jsonl`: a JSON object a line, with such names as keys.
+    - `.tsv`: lines of image, tab, text. The text is everything after the first tab.
+    - `.csv`: two columns, image and text; texts with commas are quoted. The first line may name the
+      columns, such as `file_name` and `text`. They can then be in any order, and among others.
+    - `.jsonl`: a JSON object on each line, with the same names as keys.
 
     Raises:
-        DataError: the file cannot be read or is not UTF-8, or a line is unusable.
+        DataError: the file cannot be read or is not UTF-8, or a line cannot be used.
     """
     return ENDINGS[file.suffix](file, _decode(file))
 
@@ -46,14 +46,14 @@ def _tsv(file: Path, text: str) -> Iterator[Row]:
     for place, line in _lines(file, text):
         name, tab, label = line.partition("\t")
         if not tab:
-            raise DataError(f"{place}: no tab in {line!r}; write image, tab, text")
+            raise DataError(f"{place}: there is no tab in {line!r}; write image, tab, text")
         yield Row(place, name, label)
 
 
 def _csv(file: Path, text: str) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: tuple[int, int] | None = None  # those of image and text
-    width = 2  # columns that each line has
+    columns: tuple[int, int] | None = None  # of image and text
+    width = 2  # columns of each line
     while True:
         place = f"{file}:{reader.line_num + 1}"
         try:
@@ -61,7 +61,7 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{place}: no CSV ({error}); write image,text") from error
+            raise DataError(f"{place}: this is not CSV ({error}); write image,text") from error
         if not cells:
             continue
         if columns is None:
@@ -73,8 +73,8 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
             columns = 0, 1
         if len(cells) != width:
             raise DataError(
-                f"{place}: {len(cells)} column(s) instead of {width}; write image,text, and a "
-                'text with commas in quotes: a.png,"one, two"'
+                f"{place}: {len(cells)} column(s) instead of {width}; write image,text, and quote"
+                ' texts with commas: a.png,"one, two"'
             )
         yield Row(place, cells[columns[0]], cells[columns[1]])
 
@@ -84,19 +84,22 @@ def _jsonl(file: Path, text: str) -> Iterator[Row]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: no JSON ({error}); write an object a line") from error
+            raise DataError(
+                f"{place}: this is not JSON ({error}); write one object on each line"
+            ) from error
         if isinstance(entry, dict):
             name, label = _pick(entry, _NAMES), _pick(entry, _LABELS)
             if name and label and isinstance(entry[name], str) and isinstance(entry[label], str):
                 yield Row(place, entry[name], entry[label])
                 continue
         raise DataError(
-            f'{place}: no image or no text in {line!r}; write {{"file_name": ..., "text": ...}}'
+            f"{place}: there is no image or no text in {line!r}; write"
+            ' {"file_name": ..., "text": ...}'
         )
 
 
 ENDINGS = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}
-"""Ending of a label file -> function of (file, content)."""
+"""Ending of a label file -> function that reads it, given its path and content."""
 
 
 def _pick(keys: list[str] | dict[str, object], wanted: tuple[str, ...]) -> str | None:
@@ -108,19 +111,19 @@ def _decode(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(
-            f"cannot read the label file {str(file)!r} ({error.strerror}); check its rights"
+            f"cannot read the label file {str(file)!r} ({error.strerror}); check its permissions"
         ) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # error.object, as the position does not count a byte-order mark.
+        # In error.object, as the position does not count a byte-order mark.
         number = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{file}:{number}: not UTF-8; save the file as UTF-8") from error
+        raise DataError(f"{file}:{number}: this is not UTF-8; save the file as UTF-8") from error
 
 
 def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
-    """Yield (file:line, content) of the lines that are not blank."""
-    # Not splitlines(): it would also break texts at form feeds and Unicode's line separators.
+    """Yields (file:line, content) of the lines that are not blank."""
+    # splitlines() would also break texts at form feeds and Unicode's line separators.
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if line.strip(" "):

@@ -1,41 +1,42 @@
-"""LMDB databases as the scene-text community ships its sets."""
+"""LMDB databases in the layout of the scene-text community."""
 
+import contextlib
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmdb
-
+from crnn_jax.data.extras import import_extra
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, DataError
 
 
 def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
-    """Read 'train' and 'test', one of them alone, or 'all' from the databases in `settings["dir"]`.
+    """Reads 'train' and 'test', one of them alone, or 'all' from databases in `settings["dir"]`.
 
-    'train' and 'test' are databases in folders of these names; 'all' is a database in the folder
-    itself. A database has the keys `num-samples`, and `image-%09d` and `label-%09d` from 1 on, as
-    MJSynth, SynthText and the benchmarks are passed on. Texts are read now, images on demand.
+    'train' and 'test' are databases in sub-folders of these names; 'all' is a database in the
+    folder itself. A database has the key `num-samples`, and `image-%09d` and `label-%09d` counted
+    from 1. MJSynth, SynthText and the benchmarks are distributed in this layout. The texts are read
+    now, the images on demand.
 
     Raises:
-        ConfigError: no folder is set.
-        DataError: there is no such database, or it lacks `num-samples`, or a text is not UTF-8.
+        ConfigError: no folder is set, or the package lmdb is not installed.
+        DataError: there is no such database, `num-samples` is missing, or a text is not UTF-8.
     """
     if not settings["dir"]:
-        raise ConfigError("the data source 'lmdb' needs its folder; set --config.data.dir=DIR")
+        raise ConfigError("the data source 'lmdb' needs a folder; set --config.data.dir=DIR")
     directory = Path(settings["dir"])
     if _is_database(directory):
         return {"all": _open(directory)}
-    parts = {name: directory / name for name in ("train", "test") if _is_database(directory / name)}
-    if not parts:
+    found = {name: directory / name for name in ("train", "test") if _is_database(directory / name)}
+    if not found:
         raise DataError(
-            f"{str(directory)!r} is no LMDB database (it has no data.mdb) and holds none called "
-            "train or test; check the path"
+            f"{str(directory)!r} is not an LMDB database (it has no data.mdb), and it has no"
+            " databases in train/ or test/; check the path"
         )
-    return {name: _open(path) for name, path in parts.items()}
+    return {name: _open(path) for name, path in found.items()}
 
 
 def _is_database(directory: Path) -> bool:
@@ -43,20 +44,16 @@ def _is_database(directory: Path) -> bool:
 
 
 def _open(directory: Path) -> Split:
-    try:
-        environment = _environment(directory)
-        entries = environment.stat()["entries"]
-        with environment.begin() as transaction:
-            count = int(transaction.get(b"num-samples") or -1)
-            if count > entries:
-                raise ValueError(f"num-samples says {count:,} where there are {entries:,} entries")
-            texts = [transaction.get(b"label-%09d" % (i + 1)) or b"" for i in range(count)]
-    except (lmdb.Error, ValueError) as error:
-        raise DataError(f"cannot read the LMDB database {str(directory)!r}: {error}") from error
+    with _transaction(directory) as transaction:
+        entries = _environment(directory).stat()["entries"]
+        count = int(transaction.get(b"num-samples") or -1)
+        if count > entries:
+            raise ValueError(f"num-samples is {count:,}, but there are {entries:,} entries")
+        texts = [transaction.get(b"label-%09d" % (i + 1)) or b"" for i in range(count)]
     if count < 1:
         raise DataError(
-            f"the LMDB database {str(directory)!r} has no images under the key num-samples; "
-            "scene-text sets have num-samples, image-000000001, label-000000001 ..."
+            f"the LMDB database {str(directory)!r} has no images under the key num-samples;"
+            " scene-text sets have num-samples, image-000000001, label-000000001 ..."
         )
     names = tuple(f"image-{index + 1:09d}" for index in range(count))
     labels: list[str] = []
@@ -70,25 +67,39 @@ def _open(directory: Path) -> Split:
     return Split(names, tuple(labels), _Images(directory))
 
 
+@contextlib.contextmanager
+def _transaction(directory: Path) -> Iterator[Any]:
+    """A transaction that reads; what is wrong with the database is raised as a DataError."""
+    lmdb = import_extra("lmdb", "lmdb")
+    try:
+        with _environment(directory).begin() as transaction:
+            yield transaction
+    except (lmdb.Error, ValueError) as error:
+        raise DataError(f"cannot read the LMDB database {str(directory)!r}: {error}") from error
+
+
 _opening = threading.Lock()
 
 
 def _environment(directory: Path) -> Any:
-    """The open database: one in each process, as LMDB asks, whichever thread is the first."""
+    """The open database. LMDB allows one per process, whichever thread opens it."""
     with _opening:
         return _opened(directory)
 
 
 @functools.cache
 def _opened(directory: Path) -> Any:
-    # Nobody writes: no locks, so that a read-only disk will do. Images are read in random order.
+    import lmdb
+
+    # Nothing is written, so no lock is needed, and the disk may be read-only. There is no reading
+    # ahead because images are read in random order.
     environment = lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
-    # LMDB maps the file into memory: to touch a page behind its end would kill the process.
+    # LMDB maps the file into memory. Touching a page beyond its end would kill the process.
     size = (directory / "data.mdb").stat().st_size
     whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if size < whole:
         environment.close()
-        raise lmdb.CorruptedError(f"it is cut off, {size:,} of {whole:,} bytes are there")
+        raise lmdb.CorruptedError(f"the file is cut off after {size:,} of {whole:,} bytes")
     return environment
 
 
@@ -98,14 +109,11 @@ class _Images:
 
     def __call__(self, index: int) -> bytes:
         name = f"image-{index + 1:09d}"
-        try:
-            with _environment(self.directory).begin() as transaction:
-                image = transaction.get(name.encode())
-        except lmdb.Error as error:
-            raise DataError(f"cannot read {name} of {str(self.directory)!r}: {error}") from error
+        with _transaction(self.directory) as transaction:
+            image = transaction.get(name.encode())
         if image is None:
             raise DataError(
-                f"the LMDB database {str(self.directory)!r} has no {name}, though num-samples "
-                "counts it; make the database anew, or leave it out"
+                f"the LMDB database {str(self.directory)!r} has no {name}, although num-samples"
+                " counts it; create the database again, or leave it out"
             )
         return image

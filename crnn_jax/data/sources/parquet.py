@@ -1,45 +1,50 @@
-"""Parquet files as Hugging Face stores its sets of images."""
+"""Parquet files of images in the layout of Hugging Face."""
 
 import bisect
 import contextlib
-import functools
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from crnn_jax.data.extras import import_extra
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, CrnnError, DataError
 
 MAX_GROUP_BYTES = 1 << 30
-"""Of the images in a row group, which is read as a whole; Hugging Face's have some 100 MB."""
-_ROWS = 64  # decoded in one go, so that a file whose sizes lie is noticed early
-_CACHED = 4  # row groups: one for each thread that reads ahead
+"""The largest column of a row group; those of Hugging Face have about 100 MB."""
+_ROWS = 64  # decoded at a time
+_BUFFER = 1 << 20  # bytes of a file read at a time; by default a whole column of a row group
 
 
 def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
-    """Read 'train' and 'test', 'test' alone, or 'all' from the Parquet files in `settings["dir"]`.
+    """Reads 'train' and 'test', 'test' alone, or 'all' from the Parquet files in `settings["dir"]`.
 
-    The file's name begins with that of its split (`train-00000-of-00002.parquet`), or its folder
-    has it (`test/0000.parquet`); other files count only if there are none of these. Where there is
-    no 'test', what there is is 'all'. `image_field` and `text_field` are the names of the columns.
-    Images are bytes, or `{bytes, path}`, of which the path is not looked at. Texts are read now,
+    A file belongs to the split that its name begins with (`train-00000-of-00002.parquet`) or that
+    its folder is named after (`test/0000.parquet`). Other files are used only if there are none of
+    these. Without 'test', the files are 'all'. `image_field` and `text_field` name the columns.
+    Images are bytes, or `{bytes, path}`, of which the path is ignored. The texts are read now, the
     images on demand.
 
     Raises:
-        ConfigError: no folder is set, or there are no such columns.
+        ConfigError: no folder is set, a column is missing, or pyarrow is not installed.
         DataError: there are no such files, or one cannot be read.
     """
     if not settings["dir"]:
-        raise ConfigError("the data source 'parquet' needs its folder; set --config.data.dir=DIR")
+        raise ConfigError("the data source 'parquet' needs a folder; set --config.data.dir=DIR")
     directory = Path(settings["dir"])
     files: dict[str, list[Path]] = {"train": [], "test": [], "all": []}
     for file in sorted(directory.rglob("*.parquet")):
         names = (re.split(r"[-_.]", file.name)[0], file.parent.name)
         files[next((name for name in names if name in ("train", "test")), "all")].append(file)
     if not any(files.values()):
-        raise DataError(f"there are no .parquet files in the folder {str(directory)!r}; check it")
+        raise DataError(f"the folder {str(directory)!r} has no .parquet files; check the path")
     if not files["test"]:
         return {"all": _read(directory, files["train"] or files["all"], settings)}
     found = (name for name in ("train", "test") if files[name])
@@ -49,7 +54,6 @@ def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
 def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Split:
     image, text = settings["image_field"], settings["text_field"]
     groups: list[_Group] = []
-    starts: list[int] = []
     names: list[str] = []
     labels: list[str] = []
     for path in files:
@@ -57,96 +61,147 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
             for field, setting in ((image, "image_field"), (text, "text_field")):
                 if field not in file.schema_arrow.names:
                     raise ConfigError(
-                        f"{path} has no column {field!r}; set --config.data.{setting} to one of "
-                        f"{', '.join(file.schema_arrow.names)}"
+                        f"{path} has no column {field!r}; set --config.data.{setting} to one of"
+                        f" {', '.join(file.schema_arrow.names)}"
                     )
             rows, size = file.metadata.num_rows, path.stat().st_size
             if rows > size:
-                raise ValueError(f"it says that it has {rows:,} images in {size:,} bytes")
+                raise ValueError(f"it claims to have {rows:,} images in {size:,} bytes")
             names += [f"{path.relative_to(directory).as_posix()}:{row}" for row in range(rows)]
             for number in range(file.num_row_groups):
-                texts = _values(file, number, text)
-                if not all(isinstance(value, str | None) for value in texts):
-                    raise ConfigError(
-                        f"the column {text!r} of {path} is no text; set --config.data.text_field to"
-                        " the one that is"
-                    )
-                groups.append(_Group(path, number, image))
-                starts.append(len(labels))
-                labels += [nfc(value or "") for value in texts]
+                groups.append(_Group(path, number, image, start=len(labels)))
+                for value in _values(file, number, text):
+                    if not isinstance(value, str | None):
+                        raise ConfigError(
+                            f"the column {text!r} of {path} is not a text; set"
+                            " --config.data.text_field to the column that is"
+                        )
+                    labels.append(nfc(value or ""))
             if len(names) != len(labels):
-                raise ValueError(f"it says that it has {rows:,} texts, which is not so")
+                raise ValueError(f"it claims to have {rows:,} texts, but has fewer or more")
     if not names:
         raise DataError(f"the Parquet file {str(files[0])!r} has no rows; leave it out")
-    return Split(tuple(names), tuple(labels), _Images(tuple(groups), tuple(starts)))
+    return Split(tuple(names), tuple(labels), _Images(groups, len(names)))
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The open file; what goes wrong with it is a DataError."""
-    import pyarrow.parquet
-
+    """The open file; what is wrong with it is raised as a DataError."""
+    parquet = import_extra("pyarrow.parquet", "parquet")
     try:
-        # Not mapped into memory: a file that is cut off meanwhile would kill the process.
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Not mapped into memory: truncating a mapped file would kill the process.
+        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             yield file
     except CrnnError:
         raise
-    except Exception as error:  # there is hardly one that damaged files do not raise
+    except Exception as error:  # damaged files raise nearly any of them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"cannot read the Parquet file {str(path)!r}: {reason[:200]}; get it anew, or leave it"
-            " out"
+            f"cannot read the Parquet file {str(path)!r}: {reason[:200]}; download it again, or"
+            " leave it out"
         ) from error
 
 
-def _values(file: Any, group: int, column: str) -> list[Any]:
-    """The texts of a row group, or its images; what is neither is left as it is."""
-    values: list[Any] = []
+def _values(file: Any, group: int, column: str) -> Iterator[Any]:
+    """The texts of a row group, or its images; values of other types are left as they are."""
     size = 0
     for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column]):
-        found = [
+        values = [
             row["bytes"] if isinstance(row, dict) and "bytes" in row else row
             for row in batch.column(0).to_pylist()
         ]
-        # Equal values may share their bytes in the batch, but not in the list.
-        size += max(batch.nbytes, sum(len(one) for one in found if isinstance(one, str | bytes)))
-        values += found
+        # A dictionary stores equal values once, so a small file can hold a very large column.
+        size += max(batch.nbytes, sum(len(one) for one in values if isinstance(one, str | bytes)))
         if size > MAX_GROUP_BYTES:
             raise ValueError(
-                f"{column} has more than {MAX_GROUP_BYTES:,} bytes in row group {group}; write it"
-                " with a smaller row_group_size"
+                f"{column} has more than {MAX_GROUP_BYTES:,} bytes in row group {group}; write the"
+                " file with a smaller row_group_size"
             )
-    return values
+        yield from values
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The images of a row group, the least that Parquet can read at a time."""
+    """The images of a row group."""
 
     path: Path
     number: int
     column: str
-
-    @functools.lru_cache(_CACHED)  # noqa: B019, as it is a value, and so few are kept
-    def images(self) -> list[Any]:
-        with _open(self.path) as file:
-            return _values(file, self.number, self.column)
+    start: int  # index of its first image
 
 
-@dataclass(frozen=True)
 class _Images:
-    groups: tuple[_Group, ...]
-    starts: tuple[int, ...]  # the first row of each group
+    """Reads images by index.
+
+    Parquet can only decode a row group from its beginning, and training reads images in random
+    order. Therefore each row group is decoded once, a few rows at a time, when the first of its
+    images is read. All its images are then copied to a temporary file, which is deleted when this
+    object is, and read from there.
+    """
+
+    def __init__(self, groups: Sequence[_Group], count: int) -> None:
+        self._groups = groups
+        self._starts = [group.start for group in groups]
+        self._failures: dict[int, str] = {}  # row group -> why it cannot be decoded
+        self._unpacked: set[int] = set()  # row groups
+        self._offsets = np.zeros(count, np.int64)  # in the temporary file
+        self._sizes = np.full(count, -1)  # bytes; -1 for rows without an image
+        file = tempfile.NamedTemporaryFile(prefix="crnn_jax_", suffix=".images")  # noqa: SIM115
+        weakref.finalize(self, file.close)
+        self._file: Any = file
+        self._lock = threading.Lock()
 
     def __call__(self, index: int) -> bytes:
-        place = bisect.bisect_right(self.starts, index) - 1
-        group, row = self.groups[place], index - self.starts[place]
-        image = next(iter(group.images()[row : row + 1]), None)
-        if not isinstance(image, bytes):
+        place = bisect.bisect_right(self._starts, index) - 1
+        group = self._groups[place]
+        with self._lock:
+            self._unpack(place)
+            if place in self._failures:
+                raise DataError(self._failures[place])
+            if self._sizes[index] < 0:
+                raise DataError(
+                    f"row {index - group.start} of row group {group.number} of {str(group.path)!r}"
+                    f" has no image bytes in the column {group.column!r}; set"
+                    " --config.data.image_field, or write the file with its images in it"
+                )
+            self._file.seek(self._offsets[index])
+            return self._file.read(self._sizes[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes read the temporary file of this one, so everything has to be in it.
+        with self._lock:
+            for place in range(len(self._groups)):
+                self._unpack(place)
+            self._file.flush()
+        return {**self.__dict__, "_file": self._file.name, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        file = Path(state["_file"]).open("rb")  # noqa: SIM115
+        weakref.finalize(self, file.close)
+        self.__dict__ = {**state, "_file": file, "_lock": threading.Lock()}
+
+    def _unpack(self, place: int) -> None:
+        if place in self._unpacked:
+            return
+        self._unpacked.add(place)
+        group = self._groups[place]
+        end = (*self._starts, len(self._sizes))[place + 1]
+        try:
+            offset = self._file.seek(0, 2)
+            with _open(group.path) as file:
+                images = _values(file, group.number, group.column)
+                for index, image in zip(range(group.start, end), images, strict=False):
+                    if isinstance(image, bytes):
+                        self._offsets[index], self._sizes[index] = offset, len(image)
+                        offset += self._write(image)
+        except DataError as error:
+            self._failures[place] = str(error)
+
+    def _write(self, image: bytes) -> int:
+        try:
+            return self._file.write(image)
+        except OSError as error:
             raise DataError(
-                f"row {row} of row group {group.number} of {str(group.path)!r} has no bytes of a "
-                f"image in its column {group.column!r}; set --config.data.image_field, or write "
-                "the file with the images in it"
-            )
-        return image
+                f"cannot unpack a Parquet file to {self._file.name!r} ({error.strerror}); make room"
+                " there, or set TMPDIR to a folder with room for all its images"
+            ) from error

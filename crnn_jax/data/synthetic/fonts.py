@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from PIL import ImageFont
 
-from crnn_jax.errors import ConfigError
+from crnn_jax.data.extras import import_extra, missing
 
 FAMILIES = (
     # Sans serif, from wide to narrow, and rounded.
@@ -40,7 +40,7 @@ CHINESE = ("NotoSansSC-Regular.otf", "NotoSerifSC-Regular.otf")
 
 WEIGHTS = (200, 400, 700, 900)
 
-REMEDY = 'pip install ".[render]"'
+EXTRA = "render"  # which installs all these packages
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,11 @@ def latin_families() -> tuple[Family, ...]:
     Raises:
         ConfigError: a package is not installed.
     """
-    try:
-        import fontpkg
-    except ImportError as error:
-        raise missing("fontpkg") from error
-    installed = fontpkg.families()
+    installed = import_extra("fontpkg", EXTRA).families()
     families: list[Family] = []
     for name in FAMILIES:
         if name not in installed:
-            raise missing(f"fontpkg-{name}")
+            raise missing(f"fontpkg-{name}", EXTRA)
         absent = string.ascii_lowercase if name in CAPITALS else ""
         faces = [
             Face(
@@ -97,27 +93,16 @@ def chinese_families() -> tuple[Family, ...]:
     Raises:
         ConfigError: their package is not installed.
     """
-    try:
-        folder = importlib.resources.files("pylopdf_fonts_zh_cn")
-    except ImportError as error:
-        raise missing("pylopdf-fonts-zh-cn") from error
+    folder = importlib.resources.files(import_extra("pylopdf_fonts_zh_cn", EXTRA))
     paths = [Path(str(folder / name)) for name in CHINESE]
     return tuple((Face(path, None, _characters(path)),) for path in paths)
-
-
-def missing(package: str) -> ConfigError:
-    """The error of a package that is not installed."""
-    return ConfigError(f"rendered text needs the package {package}; install all it needs: {REMEDY}")
 
 
 @functools.cache
 def _characters(path: Path) -> frozenset[str]:
     """Those with a glyph; FreeType would draw an empty box for any other."""
-    try:
-        from fontTools.ttLib import TTFont
-    except ImportError as error:
-        raise missing("fonttools") from error
-    with TTFont(path, lazy=True) as font:
+    ttlib = import_extra("fontTools.ttLib", EXTRA)
+    with ttlib.TTFont(path, lazy=True) as font:
         return frozenset(map(chr, font.getBestCmap() or ()))
 
 

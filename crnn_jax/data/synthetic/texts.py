@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crnn_jax.data.synthetic.fonts import missing
+from crnn_jax.data.extras import import_extra
+from crnn_jax.data.synthetic.fonts import EXTRA
 
 PRINTABLE = string.digits + string.ascii_letters + string.punctuation
 
@@ -102,11 +103,7 @@ def chinese_words() -> Sequence[str]:
 
 
 def _most_frequent(language: str, count: int) -> list[str]:
-    try:
-        import wordfreq
-    except ImportError as error:
-        raise missing("wordfreq") from error
-    return wordfreq.top_n_list(language, count)
+    return import_extra("wordfreq", EXTRA).top_n_list(language, count)
 
 
 def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
