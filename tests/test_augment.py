@@ -1,4 +1,4 @@
-"""Chance changes to images, each against what its name promises."""
+"""Random changes to images: each does what its name says."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ def ruled(height: int = 32, width: int = 160) -> np.ndarray:
 
 
 def heights_of_the_line(image: np.ndarray) -> np.ndarray:
-    """Of each column, the row of the ink's center of mass."""
+    """The row of the center of mass of the ink in each column."""
     ink = 255.0 - image.mean(-1)
     ink = ink[:, ink.sum(0) > 100]
     return (np.arange(len(ink))[:, None] * ink).sum(0) / ink.sum(0)
 
 
-def test_the_changes_named_are_those_made(images: list[np.ndarray]) -> None:
-    both = Augmentation(invert=0.5, curve=0.5, strength=0.01)  # so weak that nothing is bent
+def test_the_changes_that_are_named_are_made(images: list[np.ndarray]) -> None:
+    both = Augmentation(invert=0.5, curve=0.5, strength=0.01)  # too weak to bend anything
     named = set()
     for seed in range(40):
         changed = augment(images[0], both, rng(seed))
@@ -49,14 +49,14 @@ def test_the_changes_named_are_those_made(images: list[np.ndarray]) -> None:
     assert named == {(), ("curve",), ("invert",), ("curve", "invert")}
 
 
-def test_nothing_is_changed_when_nothing_is_asked_for(images: list[np.ndarray]) -> None:
+def test_without_shares_nothing_changes(images: list[np.ndarray]) -> None:
     assert not Augmentation().active
     for image in images:
         np.testing.assert_array_equal(augment(image, Augmentation(), rng()), image)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_change_keeps_shape_and_type_and_depends_on_the_generator_alone(
+def test_each_change_keeps_shape_and_type_and_depends_only_on_the_generator(
     change: str, images: list[np.ndarray]
 ) -> None:
     augmentation = Augmentation(**{change: 1.0})
@@ -72,7 +72,7 @@ def test_each_change_keeps_shape_and_type_and_depends_on_the_generator_alone(
             assert not np.array_equal(first, augment(image, augmentation, rng(2)))
 
 
-def test_the_share_of_changed_images_is_the_one_asked_for() -> None:
+def test_the_share_of_changed_images_is_the_setting() -> None:
     image = ruled()
     augmentation = Augmentation(invert=0.3)
     changed = [augment(image, augmentation, rng(seed))[0, 0, 0] == 0 for seed in range(2_000)]
@@ -92,7 +92,7 @@ def test_a_curved_line_bends_and_stays_one_line() -> None:
     for seed in range(20):
         rows = heights_of_the_line(augment(ruled(), augmentation, rng(seed)))
         assert len(rows) == 160
-        # The wave's reach is a fifth of half the height, about the middle row.
+        # The wave stays within a fifth of half the height of the middle row.
         assert np.abs(rows - 16).max() <= 0.2 * 16 + 1.0
         assert np.abs(np.diff(rows)).max() < 1.0
     bends = [np.ptp(heights_of_the_line(augment(ruled(), augmentation, rng(s)))) for s in range(20)]
@@ -102,7 +102,7 @@ def test_a_curved_line_bends_and_stays_one_line() -> None:
 def test_an_affine_change_keeps_a_line_straight() -> None:
     for seed in range(20):
         rows = heights_of_the_line(augment(ruled(), Augmentation(affine=1.0), rng(seed)))
-        # Columns at the ends may have left the image in part.
+        # The ends of the line may have left the image.
         rows = rows[8:-8]
         places = np.arange(len(rows))
         line = np.polyval(np.polyfit(places, rows, 1), places)
@@ -126,7 +126,7 @@ def test_noise_has_the_stated_strength_and_no_bias() -> None:
     assert min(deviations) >= 2 and max(deviations) <= 16.5
 
 
-def test_erasing_leaves_all_else_alone_and_takes_no_whole_character() -> None:
+def test_erasing_changes_small_rectangles_only() -> None:
     image = ruled()
     for seed in range(20):
         erased = augment(image, Augmentation(erase=1.0), rng(seed))
@@ -135,7 +135,7 @@ def test_erasing_leaves_all_else_alone_and_takes_no_whole_character() -> None:
         assert changed.sum() <= 2 * 3 * 10  # two rectangles of at most 9 columns on three rows
 
 
-def test_strength_scales_the_reach() -> None:
+def test_strength_scales_the_changes() -> None:
     reach = {
         strength: np.mean(
             [

@@ -1,4 +1,4 @@
-"""Generated captchas: repeatable bytes, disjoint splits, and readable without TensorFlow."""
+"""Generated captchas: repeatable bytes, disjoint splits, read without TensorFlow."""
 
 import dataclasses
 import io
@@ -48,7 +48,7 @@ def test_examples_are_what_the_config_says(splits: dict[str, Split]) -> None:
 
 
 def test_each_image_can_be_drawn_again_alone(splits: dict[str, Split]) -> None:
-    # Backwards, so that a dependence on the order of drawing would show.
+    # Backward, so that a dependence on the order would be noticed.
     for split, source in splits.items():
         for i in reversed(range(0, len(source), 8)):
             assert source.read(i) == render(source.labels[i], TINY.render_seed(split, i))
@@ -97,7 +97,7 @@ def test_processes_that_start_together_draw_the_images_once(tmp_path: Path) -> N
 def test_a_process_that_waits_for_another_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The other one here is a lock that is released as soon as the line is written."""
+    """The other one is a lock here, which is released when the line is logged."""
     other = filelock.FileLock(tmp_path / ".generated_captcha_tiny_1.0.0.lock")
     other.acquire()
 
@@ -123,7 +123,7 @@ def test_seed_decides_the_image() -> None:
     assert render("a7", 1) == render("a7", 1) != render("a7", 2)
 
 
-def test_styled_captchas_differ_in_all_but_their_text() -> None:
+def test_styled_captchas_share_only_their_text() -> None:
     assert CONFIGS["styles"].render is render_styled
     pngs = [render_styled("Wi1mLj0", seed) for seed in range(60)]
     assert pngs[7] == render_styled("Wi1mLj0", 7)
@@ -133,7 +133,7 @@ def test_styled_captchas_differ_in_all_but_their_text() -> None:
     assert len(set(heights)) > 20
     assert min(heights) >= 22
     assert max(heights) <= 158
-    # None is one color only, none is all noise: some rows and columns stand out.
+    # None has a single color or is pure noise: some columns stand out.
     for image in images:
         gray = np.asarray(image.convert("L"), float)
         assert np.ptp(gray.mean(0)) > 8
@@ -199,8 +199,8 @@ def test_as_many_images_as_asked_for(tmp_path: Path, splits: dict[str, Split]) -
 
 
 @pytest.mark.parametrize("count", [1, 8_000, 8_001, 20_000])
-def test_the_test_captchas_are_none_of_those_learned_from_however_many(count: int) -> None:
-    """Neither their texts nor the seeds that draw them, of this or any other number."""
+def test_no_test_captcha_is_a_training_captcha_whatever_their_number(count: int) -> None:
+    """Neither by its text nor by its seed."""
     base = CONFIGS["lower"]
     config = dataclasses.replace(base, num_train=count)
     assert config.texts()["test"] == base.texts()["test"]
@@ -210,9 +210,9 @@ def test_the_test_captchas_are_none_of_those_learned_from_however_many(count: in
     }
     assert seeds["test"] == [base.render_seed("test", i) for i in range(2_000)]
     assert len({*seeds["train"], *seeds["test"]}) == count + 2_000
-    learned = config.texts()["train"]
-    assert len({text.lower() for text in (*learned, *base.texts()["test"])}) == count + 2_000
-    assert learned[:8_000] == base.texts()["train"][:count]
+    train = config.texts()["train"]
+    assert len({text.lower() for text in (*train, *base.texts()["test"])}) == count + 2_000
+    assert train[:8_000] == base.texts()["train"][:count]
 
 
 def test_images_that_cannot_be_stored(tmp_path: Path) -> None:
@@ -222,6 +222,6 @@ def test_images_that_cannot_be_stored(tmp_path: Path) -> None:
 
 
 def test_no_more_texts_than_there_are(tmp_path: Path) -> None:
-    # 100 numbers of two digits, 1,000 of three, 10,000 of four: half of them, less 64.
-    with pytest.raises(DataError, match=r"tiny_5487 have 11,100 .* at most 5,486"):
+    # Half of the 100 numbers of two digits, 1,000 of three and 10,000 of four, minus 64.
+    with pytest.raises(DataError, match=r"tiny_5487 have only 11,100 .* at most 5,486"):
         prepare("tiny/5487", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Preprocessing of real files in every mode, against pixel values worked out by hand."""
+"""Preprocessing of real files in every mode, compared with pixel values computed by hand."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def encode(image: Image.Image, file_format: str = "PNG", **options: Any) -> byte
 
 
 def png(width: int, height: int, depth: int, color: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand, for headers and chunks that Pillow does not write."""
+    """A PNG with headers and chunks that Pillow does not write."""
     header = struct.pack(">2I5B", width, height, depth, color, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
     for kind, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
@@ -229,16 +229,16 @@ def test_real_captchas() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inversion_undoes_that_of_the_file(channels: int) -> None:
-    """Gray and color, against Pillow's inversion before the image is saved and resized."""
+    """Compared with Pillow's inversion before the image is saved and resized."""
     for path in sorted(CAPTCHAS.iterdir())[:3]:
         negative = encode(ImageOps.invert(Image.open(path).convert("RGB")))
         plain = prepare(path.read_bytes(), Preprocessing(channels=channels), "x")
         inverted = prepare(negative, Preprocessing(channels=channels, invert=True), "x")
-        # Half a shade is rounded up, before an inversion and after it.
+        # Halves are rounded up before the inversion in one case, and after it in the other.
         np.testing.assert_allclose(inverted.astype(int), plain.astype(int), rtol=0, atol=1)
 
 
-def test_what_is_transparent_is_white_before_it_is_inverted() -> None:
+def test_transparency_becomes_white_before_the_inversion() -> None:
     image = Image.new("RGBA", (64, 32), (250, 200, 10, 0))
     assert colors(encode(image), Preprocessing(invert=True)) == {(0, 0, 0)}
     image.putalpha(255)
@@ -355,10 +355,10 @@ def test_a_pillow_image_without_known_range() -> None:
 # Refusals
 
 
-def test_what_is_no_image() -> None:
+def test_files_that_are_not_images() -> None:
     formats = "PNG, JPEG, WEBP, BMP, GIF, TIFF or PPM"
-    assert reason(b"a,b\n1,2\n", "notes\n.png") == f"its 8 bytes are no {formats}"
-    assert reason(b"") == f"its 0 bytes are no {formats}"
+    assert reason(b"a,b\n1,2\n", "notes\n.png") == f"its 8 bytes are not {formats}"
+    assert reason(b"") == f"its 0 bytes are not {formats}"
     assert reason(encode(Image.new("RGB", (9, 9)), "ICO")).endswith(formats)
 
 
@@ -441,7 +441,7 @@ def test_damaged_dict(change: dict[str, object]) -> None:
         Preprocessing.from_dict({"height": 32, "channels": 3, "width": 0})
 
 
-def test_what_stood_in_manifests_before_there_was_invert() -> None:
+def test_manifests_from_before_there_was_invert() -> None:
     old = {"height": 32, "channels": 3, "width": 0, "max_width": 1024}
     assert Preprocessing.from_dict(old) == RGB and RGB.to_dict() == old
 
@@ -449,7 +449,7 @@ def test_what_stood_in_manifests_before_there_was_invert() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"height": 0}, "height of 0 .*set at least 1"),
+        ({"height": 0}, "height of 0 .*at least 1"),
         ({"channels": 4}, "4 channels .*set 1"),
         ({"width": 7}, r"width of 7 .*8\.\.1024"),
         ({"width": -8}, "width of -8 "),

@@ -1,4 +1,4 @@
-"""Rendered text: no empty boxes, every character told apart, repeatable, from free fonts alone."""
+"""Rendered text: no empty boxes, distinct characters, repeatable images, free fonts only."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ from crnn_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = ("words", "chinese")
-NOT_A_CHARACTER = "\U0010ffff"  # no font has it, so what is drawn for it is the empty box
+NOT_A_CHARACTER = "\U0010ffff"  # no font has it, so the empty box is drawn for it
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_no_latin_face_draws_an_empty_box(place: int) -> None:
         assert len(written) >= len(PRINTABLE) - len(string.ascii_lowercase)
         for character in written:
             assert drawn[character] != box and font.getmask(character).getbbox(), character
-        # Two characters that look alike to the pixel are none that a label may tell apart.
+        # Labels cannot distinguish characters whose pixels are equal.
         assert len({drawn[character] for character in written - set("'`\"")}) >= len(written) - 4
 
 
@@ -71,7 +71,7 @@ def test_no_chinese_face_draws_an_empty_box() -> None:
 
 @pytest.mark.parametrize("place", range(len(FAMILIES)), ids=FAMILIES)
 def test_lower_case_is_written_by_faces_that_have_it(place: int) -> None:
-    """Where they do, an x is lower than a capital; else it is one, whatever the label says."""
+    """In such faces an x is lower than a capital X. The others draw a capital for it."""
     for face in latin_families()[place]:
         font = face.at(64)
         x, capital = (-font.getbbox(letter, anchor="ls")[1] for letter in "xX")
@@ -104,7 +104,7 @@ def test_a_face_has_all_characters_of_its_text() -> None:
 
 
 @pytest.mark.parametrize("package", ["wordfreq", "fontpkg", "fontTools.ttLib"])
-def test_what_is_not_installed_is_named(
+def test_a_package_that_is_not_installed_is_named(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for cached in (texts.english_words, fonts.latin_families, fonts._characters):
@@ -128,8 +128,8 @@ def test_a_font_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 # Texts
 
 
-def test_the_everyday_characters_are_those_of_the_standard() -> None:
-    """GB 2312-80, level 1: 3,755 characters, from 啊 to 座, ordered by their sound."""
+def test_the_common_characters_are_those_of_the_standard() -> None:
+    """GB 2312-80, level 1: 3,755 characters from 啊 to 座, ordered by pronunciation."""
     assert len(set(HANZI)) == len(HANZI) == 3755
     assert (HANZI[0], HANZI[-1]) == ("啊", "座")
     assert set("的一是不了人我在有他这中大来上国") < set(HANZI)
@@ -153,7 +153,7 @@ def test_words() -> None:
     }
     assert shares["word"] > 0.6 and shares["digits"] > 0.1 and 0.02 < shares["line"] < 0.1
     assert min(shares["lower"], shares["upper"], shares["title"]) > 0.2
-    # Half of the words would be a hundred if they came as often as in books.
+    # With the frequencies of books, half of the words would be one of a hundred.
     assert len({text.lower() for text in written}) > 3000
 
 
@@ -171,7 +171,7 @@ def test_chinese() -> None:
 
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_images_can_be_read(kind: str) -> None:
-    """Ink and ground differ in lightness, and each character has some pixels of its own."""
+    """Ink and background differ in lightness, and each character has some pixels of its own."""
     for index in range(150):
         text, data = sample(kind, (2, index))
         with Image.open(io.BytesIO(data)) as image:
@@ -200,7 +200,7 @@ def test_each_image_can_be_drawn_again_alone(
 ) -> None:
     for place, split in enumerate(("train", "test")):
         source = splits[variant][split]
-        # Backwards, so that a dependence on the order of drawing would show.
+        # Backward, so that a dependence on the order would be noticed.
         for i in reversed(range(len(source))):
             assert (source.labels[i], source.read(i)) == sample(variant, (0, place, i))
 

@@ -1,7 +1,7 @@
-"""Chance changes to training images: shape, light, dirt. Pillow and NumPy do the work.
+"""Random changes to training images: shape, light and dirt, made with Pillow and NumPy.
 
-Images are small and prepared already, so a change takes Pillow tens of microseconds; the larger
-augmentation libraries would bring OpenCV along for no gain.
+The images are small and already prepared, so Pillow takes tens of microseconds for a change. The
+larger augmentation libraries depend on OpenCV and would gain nothing.
 """
 
 import io
@@ -15,32 +15,32 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from crnn_jax.errors import ConfigError
 
-CELLS = 8  # of the mesh along the width of an image that is bent; one wave looks smooth
-LEVELS = np.arange(256.0)  # of a channel
+CELLS = 8  # of the mesh along the width of a curved image; with 8 one wave looks smooth
+LEVELS = np.arange(256.0)  # all values of a channel
 
 NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
-"""256 equally likely values of the normal distribution, of which a byte of chance picks one: noise
-takes half the time that it takes to draw."""
+"""256 equally likely values of the normal distribution. Picking one of them takes half of the time
+that drawing a normal number takes."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often each change is made, as shares of the images in [0, 1], and how strong.
+    """The share of images in [0, 1] that gets each change, and how strong the changes are.
 
     Attributes:
-        strength: multiplies the reach of every change; 1 is what a reader hardly notices to what
-            costs an effort.
-        start: the share of a run from which on images are changed.
+        strength: multiplies the range of every change. At 1, changes range from hardly visible to
+            hard to read.
+        start: the share of a run after which the changes start.
         affine: shift, scale, rotation and shear.
-        perspective: the four corners move apart or together.
+        perspective: one side of the image becomes smaller than the other.
         curve: the line of text bends in a wave.
-        blur: Gaussian.
-        noise: Gaussian, for each value.
+        blur: Gaussian blur.
+        noise: Gaussian noise, independent for each value.
         contrast: contrast, brightness and color balance.
         invert: dark becomes light.
         lines: lines and dots in colors of the image.
         erase: rectangles in the color of the background.
-        jpeg: saved as JPEG of poor quality and read again.
+        jpeg: compression as a JPEG of low quality.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -61,21 +61,25 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 3:
-            raise ConfigError(f"augment.strength={self.strength}: set it above 0, at most 3")
+            raise ConfigError(f"augment.strength={self.strength}: must be above 0 and at most 3")
         if not 0 <= self.start <= 1:
-            raise ConfigError(f"augment.start={self.start}: the share of the run lies in 0 to 1")
+            raise ConfigError(
+                f"augment.start={self.start}: must be a share of the run, from 0 to 1"
+            )
         for name, share in self.shares.items():
             if not 0 <= share <= 1:
-                raise ConfigError(f"augment.{name}={share}: the share of the images lies in 0 to 1")
+                raise ConfigError(
+                    f"augment.{name}={share}: must be a share of the images, from 0 to 1"
+                )
 
     @classmethod
     def from_config(cls, settings: Mapping[str, Any]) -> Self:
-        """From the settings `augment` of a config."""
+        """Creates it from the settings `config.augment`."""
         return cls(**settings)
 
     @property
     def shares(self) -> dict[str, float]:
-        """How often each change is made, by its name."""
+        """The share of images that gets each change, by the name of the change."""
         names = (field.name for field in fields(self))
         return {name: getattr(self, name) for name in names if name not in ("strength", "start")}
 
@@ -86,12 +90,12 @@ class Augmentation:
 
 
 def drawn_changes(augmentation: Augmentation, rng: np.random.Generator) -> list[str]:
-    """Names of the changes that `augment` makes with a generator of this state."""
+    """Returns the names of the changes that `augment` makes with a generator in this state."""
     return [name for name, share in augmentation.shares.items() if rng.random() < share]
 
 
 def augment(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Changes a prepared image uint8 (H, W, C) by chance; see `augmented`."""
+    """Returns a prepared image uint8 (H, W, C) with random changes; see `augmented`."""
     original = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     return np.array(augmented(original, augmentation, rng)).reshape(image.shape)
 
@@ -99,10 +103,10 @@ def augment(image: np.ndarray, augmentation: Augmentation, rng: np.random.Genera
 def augmented(
     image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-    """An image, L or RGB, changed by chance; the size stays.
+    """Returns an image of mode L or RGB with random changes. Its size stays the same.
 
-    The same generator state gives the same image. Shape comes before light, light before dirt,
-    as in an image's life: printed, lit, photographed, compressed.
+    The same state of the generator gives the same image. Shape is changed before light and light
+    before dirt, as it happens to real images, which are printed, lit and then photographed.
     """
     drawn = drawn_changes(augmentation, rng)
     strength = augmentation.strength
@@ -117,11 +121,11 @@ def augmented(
 def _warped(
     image: Image.Image, drawn: Sequence[str], strength: float, rng: np.random.Generator
 ) -> Image.Image:
-    """One resampling through a mesh for all changes of shape, as each one softens the strokes."""
+    """All changes of shape in one resampling through a mesh, as each resampling blurs the image."""
     width, height = image.size
     cells = CELLS if "curve" in drawn else 1
     columns, rows = np.meshgrid(np.linspace(-1, 1, cells + 1), np.array([-1.0, 1.0]))
-    # Places to read from, (2, cells + 1) each, in units of half the height about the center.
+    # Where to read from, (2, cells + 1) each, in units of half the height from the center.
     x, y = columns * (width / height), rows
     if "affine" in drawn:
         angle = rng.uniform(-1, 1) * strength * min(0.10, 0.5 * height / width)
@@ -194,7 +198,7 @@ def _lines(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
 def _erase(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     width, height = image.size
     changed = image.copy()
-    # Narrower than a character, so that what is left still says which one it was.
+    # Narrower than a character, so that it can still be recognized.
     for _ in range(rng.integers(1, 3)):
         size = np.maximum(rng.uniform(0.1, 0.3, 2) * strength * height, 1).astype(int).tolist()
         top, left = int(rng.integers(0, max(height - size[0], 1))), int(rng.integers(0, width))
@@ -225,11 +229,11 @@ CHANGES: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Ima
     "noise": _noise,
     "jpeg": _jpeg,
 }
-"""Changes of light and dirt, in the order they are made."""
+"""Changes of light and dirt, in the order in which they are made."""
 
 
 def _background(image: Image.Image) -> tuple[int, ...]:
-    """The median color of the image's border."""
+    """The median color of the border."""
     values = np.asarray(image).reshape(image.height, image.width, -1)
     border = [values[0], values[-1], values[:, 0], values[:, -1]]
     in_order = np.sort(np.concatenate(border), axis=0)
@@ -237,6 +241,6 @@ def _background(image: Image.Image) -> tuple[int, ...]:
 
 
 def _color(image: Image.Image, rng: np.random.Generator) -> Any:
-    """The color of a place in the image: dirt that looks like print is the hard one."""
+    """The color of a random pixel, as dirt in the color of the text is the hardest to ignore."""
     row, column = int(rng.integers(image.height)), int(rng.integers(image.width))
     return image.getpixel((column, row))

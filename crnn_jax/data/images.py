@@ -14,13 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
 
 MIN_WIDTH = 8
-"""Pixels; the network cannot read a narrower image."""
+"""Pixels; narrower images are widened to it, as the network needs this width."""
 
 MAX_PIXELS = 50_000_000
-"""Images with more are refused before they are decoded; Pillow alone stops at 179 million."""
+"""Larger images are refused before they are decoded; Pillow's own limit is 179 million."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the accepted formats; its rarer readers are slow or invite attacks."""
+"""Pillow's names of the accepted formats. Its other decoders are slow, or used in attacks."""
 
 ImageLike: TypeAlias = bytes | Image.Image | np.ndarray
 """An image file's bytes, a Pillow image, or an array uint8: (H, W), (H, W, 1), or (H, W, 3), RGB.
@@ -31,14 +31,14 @@ ImageLike: TypeAlias = bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The size and kind of the arrays that images become; part of a trained model.
+    """The size and kind of prepared images. It is part of a trained model.
 
     Attributes:
-        height: pixels of every image.
+        height: pixels.
         channels: 1 (gray) or 3 (RGB).
-        width: pixels every image is squashed to; 0 keeps the image's ratio.
-        max_width: pixels; images that would come out wider are squashed to it.
-        invert: dark becomes light: for light text on dark, if a model has learned the contrary.
+        width: pixels that all images are resized to; 0 keeps the aspect ratio of each image.
+        max_width: pixels; images that would be wider are resized to it.
+        invert: whether dark becomes light, for light text if a model was trained on dark text.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -52,22 +52,26 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.height < 1:
-            raise ConfigError(f"an image height of {self.height} is too small; set at least 1")
+            raise ConfigError(
+                f"an image height of {self.height} is too small; set it to at least 1"
+            )
         if self.channels not in (1, 3):
-            raise ConfigError(f"{self.channels} channels are not offered; set 1 (gray) or 3 (RGB)")
+            raise ConfigError(
+                f"{self.channels} channels are not supported; set 1 (gray) or 3 (RGB)"
+            )
         if self.max_width < MIN_WIDTH:
             raise ConfigError(
-                f"a max_width of {self.max_width} is too small; set at least {MIN_WIDTH}"
+                f"a max_width of {self.max_width} is too small; set it to at least {MIN_WIDTH}"
             )
         if self.width and not MIN_WIDTH <= self.width <= self.max_width:
             raise ConfigError(
-                f"an image width of {self.width} is outside {MIN_WIDTH}..{self.max_width} "
-                "(max_width); set one inside, or 0 to keep each image's ratio"
+                f"an image width of {self.width} is outside {MIN_WIDTH}..{self.max_width}"
+                " (max_width); set one inside, or 0 to keep the aspect ratio of each image"
             )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Rebuild the preprocessing `to_dict` described.
+        """Creates the preprocessing that `to_dict` described.
 
         Raises:
             CheckpointError: `data` has other keys or types.
@@ -83,20 +87,20 @@ class Preprocessing:
             } if others in ({}, {"invert": True}):
                 return cls(height, channels, width, max_width, invert=bool(others))
         raise CheckpointError(
-            f"the preprocessing entry with the keys {sorted(data)} needs the whole numbers "
-            "`height`, `channels`, `width` and `max_width`, and besides at most `invert`: true; "
-            "use an undamaged checkpoint"
+            f"the preprocessing entry with the keys {sorted(data)} must have the whole numbers"
+            " 'height', 'channels', 'width' and 'max_width', and may have 'invert': true; use an"
+            " undamaged checkpoint"
         )
 
     def to_dict(self) -> dict[str, int]:
-        """Return what `from_dict` needs, fit for JSON."""
-        # `invert` stands in it only if it is true: so checkpoints from before there was such a
-        # thing say the same as new ones, and older programs can read these.
+        """Describes the preprocessing in JSON types."""
+        # Without `invert` if it is false: old checkpoints do not have it, and old versions of this
+        # package can still read new checkpoints.
         return {key: value for key, value in asdict(self).items() if key != "invert" or value}
 
 
 def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
-    """Return the width in pixels that an upright image of `size` (width, height) comes to."""
+    """Returns the width in pixels of the prepared image, given the size (width, height) before."""
     if preprocessing.width:
         return preprocessing.width
     width, height = size
@@ -106,32 +110,38 @@ def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of an image file known to be whole and upright, undecoded."""
+    """Returns the width and height of an image file that is known to be undamaged and upright."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
 
 def prepare(image: ImageLike, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decode an image and resize it: uint8 (height, W, channels).
+    """Decodes and resizes an image; see `decode` and `resize`.
 
-    `name` tells the user which image an error is about.
+    Args:
+        image: an `ImageLike`.
+        preprocessing: size and kind of the result.
+        name: identifies the image in errors.
+
+    Returns:
+        uint8 (height, W, channels).
 
     Raises:
-        DataError, TypeError: see `decode`.
+        DataError, TypeError: as `decode`.
     """
     return resize(decode(image, preprocessing, name), preprocessing)
 
 
 def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.Image:
-    """Decode an image: upright, with the channels asked for, in its own size.
+    """Decodes an image in its own size, with the channels that the preprocessing asks for.
 
-    The image is turned upright (EXIF) and composed onto white where it is transparent; 16-bit
-    gray is scaled to 8 bits; of an animation the first frame counts. An image or array that is
+    The image is rotated upright as its EXIF data says, transparency becomes white, and 16-bit gray
+    is scaled to 8 bits. Of an animation the first frame is used. A Pillow image or an array that is
     passed in is not changed.
 
     Raises:
         DataError: the image is damaged or in none of the `FORMATS`, has no pixels or more than
-            `MAX_PIXELS`, or has gray values of no known range (floats, 32 bits).
+            `MAX_PIXELS`, or has gray values of unknown range (floats, 32 bits).
         TypeError: `image` is not `ImageLike`.
     """
     given = _bytes_or_image(image)
@@ -146,33 +156,34 @@ def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.I
             opened.load()
             if opened is image:
                 upright = ImageOps.exif_transpose(opened)
-            else:  # not copied where nothing is to be done: that takes a tenth of the time
+            else:  # in place, as a copy takes a tenth of the time
                 upright = opened
                 ImageOps.exif_transpose(upright, in_place=True)
             upright = _on_white(_eight_bits(upright))
             mode = "L" if preprocessing.channels == 1 else "RGB"
             return upright if upright.mode == mode else upright.convert(mode)
-    # Pillow's readers answer damaged files with nearly any exception there is.
+    # Pillow's decoders raise nearly any exception for damaged files.
     except Exception as error:
         if isinstance(given, bytes) and isinstance(error, UnidentifiedImageError):
-            reason = f"its {len(given)} bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            reason = f"its {len(given)} bytes are not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"cannot read image {name!r}: {reason}; save it again as an 8-bit PNG "
-            f"of at most {MAX_PIXELS // 1_000_000} megapixels, or leave it out"
+            f"cannot read image {name!r}: {reason}; save it again as an 8-bit PNG of at most"
+            f" {MAX_PIXELS // 1_000_000} megapixels, or leave it out"
         ) from error
 
 
 def resize(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize a decoded image, and invert it if that is asked for: uint8 (height, W, channels).
+    """Resizes a decoded image, and inverts it if the preprocessing asks for that.
 
-    W is `target_width`.
+    Returns:
+        uint8 (height, W, channels), where W is the `target_width`.
     """
     size = (target_width(image.size, preprocessing), preprocessing.height)
-    # Pillow's bilinear filter spans the whole footprint of a target pixel: thin strokes do not
-    # alias when an image shrinks, and, unlike with bicubic or Lanczos, no edge overshoots. No
-    # reducing_gap: it saves time on huge images only, at a loss.
+    # Pillow's bilinear filter averages over all pixels that a target pixel covers, so thin strokes
+    # do not alias when an image shrinks; bicubic and Lanczos would overshoot at edges. reducing_gap
+    # would save time on huge images only and lose quality.
     image = image.resize(size, Image.Resampling.BILINEAR)
     if preprocessing.invert:
         image = ImageOps.invert(image)
@@ -180,9 +191,10 @@ def resize(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def pad_batch(images: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stack B images uint8 (H, W_i, C) to uint8 (B, H, width, C), zeros on the right.
+    """Stacks B images uint8 (H, W_i, C) into a batch, with zeros to the right of each image.
 
-    Returns the batch and the true widths, int32 (B,).
+    Returns:
+        The batch, uint8 (B, H, width, C), and the widths W_i, int32 (B,).
 
     Raises:
         ValueError: there are no images, or one is wider than `width`.
@@ -200,12 +212,12 @@ def pad_batch(images: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.
 
 
 class _PillowWarningsOff:
-    """Context in which Pillow does not warn: users can do nothing about "invalid EXIF data".
+    """A context in which Pillow does not warn, as users cannot correct "invalid EXIF data".
 
-    `warnings.catch_warnings` alone is not safe with threads, which loaders decode in: one
-    leaving late would put back the filters that another had set. So the first thread to enter
-    changes them and the last to leave restores them. Whoever decodes many images does so inside
-    it, as changing them takes a tenth of the time of decoding one.
+    `warnings.catch_warnings` is not safe with threads: one that leaves late would restore the
+    filters that another had set. Here the first thread to enter sets the filters, and the last to
+    leave restores them. Code that decodes many images enters it once around all of them, as setting
+    the filters takes a tenth of the time of decoding an image.
     """
 
     def __init__(self) -> None:
@@ -259,7 +271,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.uint32)
-    # Pillow's own conversion clips at 255; and it loses PNG's transparent gray value.
+    # Pillow's own conversion clips at 255 and loses the transparent gray value of a PNG.
     values[values == image.info.get("transparency", -1)] = 65535
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257
 

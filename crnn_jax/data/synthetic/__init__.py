@@ -1,1 +1,1 @@
-"""Data sets whose images are drawn here: captchas, and rendered text."""
+"""Data sets with images that are drawn by this package: captchas and rendered text."""

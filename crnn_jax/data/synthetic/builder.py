@@ -1,4 +1,4 @@
-"""The TFDS builder of images that are drawn here, by as many processes as there are cores."""
+"""The TFDS builder of drawn images; it draws with as many processes as there are cores."""
 
 import dataclasses
 import io
@@ -13,39 +13,39 @@ from typing import Any, TypeAlias
 import tensorflow_datasets as tfds
 
 Sample: TypeAlias = tuple[str, bytes]
-"""A text, and the encoded image of it."""
+"""A text and its encoded image."""
 
 Drawing: TypeAlias = Callable[[], Sample]
-"""Draws one sample, in whichever process it is called."""
+"""Draws one sample; it can be sent to another process."""
 
-_CHUNK = 32  # samples that a process draws in one go
-_AHEAD = 8  # chunks for each process that may wait to be stored, so that memory stays bounded
-_WORTH = 1_000  # samples that make up for the seconds in which a process starts
+_CHUNK = 32  # samples that a process draws at a time
+_AHEAD = 8  # chunks per process that may be drawn ahead, so that memory stays bounded
+_WORTH = 1_000  # samples that are worth another process, which takes seconds to start
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GeneratedConfig(tfds.core.BuilderConfig):
-    """A variant: how many images there are of what."""
+    """A variant of a data set."""
 
     num_train: int
     num_test: int
     seed: int = 0
 
     def drawings(self, split: str) -> Iterable[Drawing]:
-        """The samples of 'train' or 'test', yet to be drawn.
+        """Returns functions that draw the samples of 'train' or 'test'.
 
         Raises:
-            ConfigError: something they need is not installed.
+            ConfigError: a package that they need is not installed.
         """
         raise NotImplementedError
 
 
 class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features `image` and `text`; what is in them is the variant's."""
+    """Builds data sets with the features `image` and `text`; its configs say what they contain."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so there are no checksums. TFDS would look for a file of them with the
-    # package importlib_resources, which it does not declare as a dependency (as of 4.9.10).
+    # No checksums, as nothing is downloaded. Otherwise TFDS would look for a file of them with the
+    # package importlib_resources, which is not among its dependencies (as of 4.9.10).
     url_infos = None
 
     def _split_generators(
@@ -65,11 +65,11 @@ class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _drawn(drawings: Iterable[Drawing], processes: int) -> Iterator[Sample]:
-    """The samples, in order."""
+    """Yields the samples in order."""
     remaining = iter(drawings)
     chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
     waiting: deque[Future[list[Sample]]] = deque()
-    # Spawned, as forking a process in which JAX runs threads can deadlock.
+    # Spawned, because forking a process with the threads of JAX can deadlock.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_draw, chunk))

@@ -1,4 +1,4 @@
-"""The generated-captcha data set: drawn by the `captcha` library, stored with TFDS."""
+"""The data set of generated captchas, drawn by the `captcha` library and stored with TFDS."""
 
 import dataclasses
 import functools
@@ -26,12 +26,12 @@ _secrets_lock = threading.Lock()
 
 
 def render(text: str, seed: int) -> bytes:
-    """The PNG of `text`, the same for the same seed and library versions."""
+    """Draws a captcha as a PNG; the same seed and library versions give the same bytes."""
     rng = random.Random(seed)
-    # The captcha library draws all its chance from the `secrets` module, which cannot be seeded.
-    # Only the name `secrets` inside captcha.image is replaced, and only while drawing: everyone
-    # else keeps the real module. Should the library come to use another of its functions, this
-    # fails with an AttributeError instead of silently losing repeatability.
+    # The captcha library takes all random numbers from the module `secrets`, which has no seed. The
+    # name `secrets` is replaced in captcha.image alone, and only while drawing, so all other code
+    # keeps the real module. If the library starts to use other functions of it, there will be an
+    # AttributeError instead of images that cannot be drawn again.
     seeded = types.SimpleNamespace(
         randbelow=rng.randrange, randbits=rng.getrandbits, choice=rng.choice
     )
@@ -44,16 +44,17 @@ def render(text: str, seed: int) -> bytes:
 
 
 def render_styled(text: str, seed: int) -> bytes:
-    """The PNG of `text` in a style of its own, the same for the same seed and library versions."""
+    """Draws a captcha in a random style as a PNG; as repeatable as `render`."""
     return captcha_styles.draw(text, np.random.default_rng(seed))
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CaptchaConfig(GeneratedConfig):
-    """What is written in the images, and how many there are.
+    """A variant: the texts of its captchas, how they are drawn, and how many there are.
 
-    All captchas of a variant are one sequence. Those from `first_test` on are tested on, however
-    many of the others are trained on: so no image of any `lower/N` is a test image of another.
+    All captchas of a variant form one sequence. `num_test` of them, from `first_test` on, are the
+    test images, for any number of training images. So no training image of any `lower/N` is a test
+    image of another.
     """
 
     characters: str
@@ -62,35 +63,35 @@ class CaptchaConfig(GeneratedConfig):
     max_length: int = 8
     num_train: int = 8_000
     num_test: int = 2_000
-    first_test: int = 0  # of a known variant behind its training images
+    first_test: int = 0  # by default the first one after the training images
 
     def __post_init__(self) -> None:
         self.first_test = self.first_test or self.num_train
         if self.num_train != self.first_test:
-            # Before, its test images could be training images of another.
+            # In earlier versions its test images could be training images of another variant.
             self.version = tfds.core.Version("3.0.0")
 
     def drawings(self, split: str) -> Iterable[Drawing]:
-        """The captchas of a split, yet to be drawn."""
+        """Returns functions that draw the captchas of a split."""
         for index, text in enumerate(self.texts()[split]):
             yield functools.partial(_sample, self.render, text, self.render_seed(split, index))
 
     def texts(self) -> dict[str, list[str]]:
-        """The texts of each split, no two alike even when case is ignored.
+        """Returns the texts of each split. They all differ, even if case is ignored.
 
         Raises:
-            DataError: there are not twice as many texts as are asked for.
+            DataError: the number of possible texts is less than twice the number of images.
         """
         letters, lengths = len(set(self.characters.lower())), (self.min_length, self.max_length)
         possible = sum(letters**length for length in range(lengths[0], lengths[1] + 1))
         count = max(self.num_train, self.first_test) + self.num_test
         if count > possible // 2:
             raise DataError(
-                f"the captchas {self.name} have {possible:,} different texts; ask for at most"
+                f"the captchas {self.name} have only {possible:,} possible texts; ask for at most"
                 f" {possible // 2 - self.num_test:,} images"
             )
         rng = random.Random(self.seed)
-        # Keyed by lower case: a model that ignores case must not meet a training text in the test.
+        # By lower case, so that the splits share no text for a model that ignores case either.
         drawn: dict[str, str] = {}
         while len(drawn) < count:
             length = rng.randint(self.min_length, self.max_length)
@@ -103,13 +104,13 @@ class CaptchaConfig(GeneratedConfig):
         }
 
     def place(self, split: str, index: int) -> int:
-        """The place of a split's captcha in the sequence of all."""
+        """Returns the index in the sequence of all captchas."""
         if split == "test":
             return self.first_test + index
         return index if index < self.first_test else self.num_test + index
 
     def render_seed(self, split: str, index: int) -> int:
-        """The seed of one image, so that any one can be drawn again alone."""
+        """Returns the seed of an image; each has its own, so any one can be drawn again alone."""
         return (self.seed << 32) + self.place(split, index)
 
 
@@ -128,7 +129,7 @@ CONFIGS: dict[str, CaptchaConfig] = {
         ),
         CaptchaConfig(
             name="styles",
-            description="Digits, upper-case and lower-case letters, each image in its own style.",
+            description="Digits, upper-case and lower-case letters, each in a random style.",
             characters=string.digits + string.ascii_uppercase + string.ascii_lowercase,
             render=render_styled,
             version=tfds.core.Version("2.0.0"),
@@ -149,14 +150,14 @@ CONFIGS: dict[str, CaptchaConfig] = {
 
 
 class GeneratedCaptcha(GeneratedBuilder):
-    """Generated captchas and the texts written in them."""
+    """Generated captchas and their texts."""
 
     BUILDER_CONFIGS: ClassVar[list[CaptchaConfig]] = list(CONFIGS.values())
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Captchas, drawn by the library `captcha`; `styles` by this project.",
+            description="Captchas drawn by the library `captcha`; `styles` by crnn_jax.",
             homepage="https://github.com/lepture/captcha",
             features=tfds.features.FeaturesDict(
                 {
@@ -164,7 +165,7 @@ class GeneratedCaptcha(GeneratedBuilder):
                     "text": tfds.features.Text(),
                 }
             ),
-            # The texts are random already; keeping their order makes names and indices agree.
+            # The texts are random already; without shuffling, names and indices agree.
             disable_shuffling=True,
         )
 

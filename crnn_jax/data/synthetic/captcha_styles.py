@@ -1,8 +1,8 @@
-"""Drawing captchas in as many styles as there are: each image is a style of its own.
+"""Drawing captchas in random styles.
 
-What one service's captchas have in common (face, size, turn, colors, spacing, ground, dirt) is
-drawn by chance for every image, so that a network which has learned to read them has met most
-styles before it sees a new one.
+The captchas of one service share a style: font, size, rotation, colors, spacing, background and
+dirt. Here each image has a random one, so that a network trained on them can read the captchas of
+services that it has never seen.
 """
 
 import dataclasses
@@ -19,19 +19,24 @@ from crnn_jax.data.synthetic.fonts import Face, latin_families
 
 @dataclasses.dataclass(frozen=True)
 class Pen:
-    """What all characters of an image are drawn with: pixels about the outline, and no fill."""
+    """How the characters of an image are drawn.
+
+    Attributes:
+        bold: pixels that are added around each character.
+        hollow: whether only the outline is drawn.
+    """
 
     bold: int
     hollow: bool
 
 
-EM = (20, 44)  # pixels
-TURNS = (0.0, 0.0, 8.0, 20.0, 40.0)  # degrees that a character is turned by at the most
-CONTRASTS = (12.0, 40.0, 40.0)  # of ink and ground at the least, in levels of luminance
+EM = (20, 44)  # pixels, the range of font sizes
+TURNS = (0.0, 0.0, 8.0, 20.0, 40.0)  # degrees, the largest rotation of the characters
+CONTRASTS = (12.0, 40.0, 40.0)  # smallest difference in luminance of ink and background
 
 
 def draw(text: str, rng: np.random.Generator) -> bytes:
-    """The PNG of `text`, 22 to 158 pixels high."""
+    """Draws a captcha as a PNG, 22 to 158 pixels high."""
     size = int(rng.integers(*EM))
     glyphs = _glyphs(text, size, rng)
     height = int(
@@ -48,8 +53,8 @@ def draw(text: str, rng: np.random.Generator) -> bytes:
     behind = rng.random() < 0.3
     if behind:
         _lines(image, inks, rng)
-    level = rng.uniform(0.3, 0.7)  # of the text as a whole
-    sway = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0  # of each character about it
+    level = rng.uniform(0.3, 0.7)  # vertical position of the whole text
+    sway = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0  # of each character around it
     x = margins[0]
     for glyph, gap, ink in zip(glyphs, gaps, inks, strict=True):
         free = height - size
@@ -62,7 +67,7 @@ def draw(text: str, rng: np.random.Generator) -> bytes:
 
 
 def _gaps(count: int, rng: np.random.Generator) -> np.ndarray:
-    """The space before each character, (count,), in ems: apart, or into each other."""
+    """The space before each character in ems, (count,); negative if they overlap."""
     kind = rng.random()
     if kind < 0.5:
         gaps = np.full(count, rng.uniform(-0.12, 0.1))
@@ -75,7 +80,7 @@ def _gaps(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _glyphs(text: str, size: int, rng: np.random.Generator) -> list[Image.Image]:
-    """A mask 'L' of each character, turned and slanted, as wide as its ink and of one height."""
+    """A mask of mode L for each character, as wide as its ink; all masks have the same height."""
     families = latin_families()
     one = choose_face(text, families, rng)
     mixed = rng.random() < 0.2
@@ -125,7 +130,7 @@ def _glyph(
 
 
 def _ground_color(rng: np.random.Generator) -> np.ndarray:
-    """White, pale or, rarely, any color."""
+    """White, a pale color or, rarely, any color."""
     kind = rng.random()
     if kind < 0.3:
         return np.full(3, 255.0)
@@ -135,8 +140,8 @@ def _ground_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A color for each character, (count, 3), or one for all, that can be told from the ground."""
-    # Half of what is printed is dark, the rest has any color.
+    """The color of each character, (count, 3), which can be told apart from the background."""
+    # Half of all images have dark ink, the others any color.
     inks = rng.uniform(0, rng.choice((90, 255)), (16 * count, 3))
     light, below = inks @ LUMINANCE, float(ground @ LUMINANCE)
     enough = CONTRASTS[rng.integers(len(CONTRASTS))]
@@ -146,7 +151,7 @@ def _inks(count: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> None:
-    """Lines, arcs or dots across the image: in black, in the inks, or in any color."""
+    """Draws lines, arcs or dots in black, in the colors of the ink, or in any color."""
     pencil = ImageDraw.Draw(image)
     width, height = image.size
     kind = rng.random()
@@ -158,7 +163,7 @@ def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> No
         return to_rgb(inks[rng.integers(len(inks))] if kind < 0.7 else rng.uniform(0, 255, 3))
 
     for _ in range(rng.integers(0, 9)):
-        # Short or from side to side.
+        # Short, or from one side to the other.
         reach = width * (rng.uniform(0.1, 0.4) if rng.random() < 0.5 else rng.uniform(0.4, 1.2))
         x, y = rng.uniform(-0.2, 0.9) * width, rng.uniform(0, 1, 2) * height
         if rng.random() < 0.8:
@@ -174,7 +179,7 @@ def _lines(image: Image.Image, inks: np.ndarray, rng: np.random.Generator) -> No
 
 
 def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> None:
-    """Frames that stand out of the ground, or lie below it, by an edge of light and of shadow."""
+    """Draws frames with a light and a dark edge, which look raised or sunken."""
     pencil = ImageDraw.Draw(image)
     lit, dark = to_rgb(ground + 45), to_rgb(ground * 0.7)
     for _ in range(rng.integers(3, 25)):
@@ -186,7 +191,7 @@ def _boxes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The image bent, blurred, speckled and made smaller, none or several of them."""
+    """The image after random changes: bent, blurred, speckled and reduced in size."""
     shape = Augmentation(strength=rng.uniform(0.3, 1.3), affine=0.3, perspective=0.15, curve=0.25)
     image = augmented(image, shape, rng)
     if rng.random() < 0.2 and image.height > 32:

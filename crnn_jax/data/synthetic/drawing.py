@@ -1,4 +1,4 @@
-"""Drawing a line of text as it looks in a photograph: faces, colors, grounds, shape and dirt."""
+"""Drawing a line of text as it looks in a photograph: font, colors, background, shape and dirt."""
 
 import io
 import itertools
@@ -10,13 +10,13 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from crnn_jax.data.augment import Augmentation, augmented
 from crnn_jax.data.synthetic.fonts import Face, Family
 
-SIZES = (20, 37)  # pixels of the em
+SIZES = (20, 37)  # pixels, the range of font sizes
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
-PALE = 63  # of 255; such ink can hardly be seen
+PALE = 63  # of 255; ink that is hardly visible
 
 
 def choose_face(text: str, families: Sequence[Family], rng: np.random.Generator) -> Face:
-    """A face with glyphs for all of `text`, each family with the same chance.
+    """Returns a random face with glyphs for all of `text`; all families are equally likely.
 
     Raises:
         ValueError: there is none.
@@ -32,14 +32,14 @@ def choose_face(text: str, families: Sequence[Family], rng: np.random.Generator)
 def photograph(
     text: str, face: Face, reach: float, least_height: int, rng: np.random.Generator
 ) -> bytes:
-    """The JPEG of `text`, seen as a camera might.
+    """Draws a line of text as a camera might see it, as a JPEG.
 
     Args:
         text: one line.
-        face: has glyphs for it.
-        reach: how far the shape may change, the `strength` of an `Augmentation`.
-        least_height: pixels of the smallest images.
-        rng: all chance.
+        face: a face with glyphs for the text.
+        reach: how much the shape may change, as the `strength` of an `Augmentation`.
+        least_height: of the smallest images, in pixels.
+        rng: the source of all random numbers.
     """
     size = int(rng.integers(*SIZES))
     layers = _cropped(_bent(_layers(text, face, size, rng), reach, rng), size, rng)
@@ -57,7 +57,7 @@ def photograph(
 
 
 def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image.Image:
-    """Where there is ink: 'L', or 'RGB' of fill, outline and shadow if it has these."""
+    """Where the ink is: mode L, or RGB for fill, outline and shadow if the text has these."""
     font = face.at(size)
     spaced = rng.random() < 0.25
     bold = int(rng.random() < 0.15)
@@ -66,7 +66,7 @@ def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image
         spacing = size * rng.uniform(-0.03, 0.3)
         parts, steps = list(text), [font.getlength(part) + spacing for part in text]
         places = [0.0, *itertools.accumulate(steps)]
-    # No glyph is wider than this, or reaches further beyond its place; what is empty is cut off.
+    # Large enough for all glyphs. Empty borders are cut off later.
     x, y, extent = size, 1.75 * size, (int((1.8 * len(text) + 2) * size), 3 * size)
 
     def drawn(stroke: int) -> Image.Image:
@@ -94,12 +94,12 @@ def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image
 
 
 def _bent(layers: Image.Image, reach: float, rng: np.random.Generator) -> Image.Image:
-    """The layers stretched, turned, in perspective or along a wave."""
+    """The layers with random changes of shape: stretched, rotated, in perspective, or curved."""
     box = layers.getbbox()
     assert box is not None, "a text without ink"
     left, top, right, bottom = box
     width, height = right - left, bottom - top
-    # Room for what happens to the shape: for all but one in thirty, which stays as it is.
+    # Room for the changes. It is too small for one in thirty texts, which are not changed.
     x, y = int(reach * (0.09 * width + 0.18 * height)), int(reach * 0.3 * height)
     layers = layers.crop((left - x, top - y, right + x, bottom + y))
     if rng.random() < 0.3:
@@ -111,17 +111,17 @@ def _bent(layers: Image.Image, reach: float, rng: np.random.Generator) -> Image.
     bent = augmented(layers, change, rng)
     left, top, right, bottom = bent.getbbox() or (0, 0, 0, 0)
     inside = min(left, top) > 0 and right < bent.width and bottom < bent.height
-    return bent if inside else layers  # rather than cut off a letter
+    return bent if inside else layers  # if a letter would be cut off
 
 
 def _cropped(layers: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """The layers about their ink, with margins by chance."""
+    """The layers cropped to their ink, with random margins."""
     ink = layers if layers.mode == "L" else ImageChops.lighter(*layers.split()[:2])
     box = ImageChops.subtract(ink, Image.new("L", ink.size, PALE)).getbbox() or ink.getbbox()
     assert box is not None, "a text without ink"
     left, top, right, bottom = box
     margins = (rng.uniform(0.02, 0.25, 4) * size).astype(int).tolist()
-    # A dash alone stands on as much ground as a letter would.
+    # The background of a single dash is as high as that of a letter.
     more = max(size // 2 - (bottom - top), 0) // 2
     return layers.crop(
         (
@@ -134,7 +134,7 @@ def _cropped(layers: Image.Image, size: int, rng: np.random.Generator) -> Image.
 
 
 def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The layers in colors on a ground, under an uneven light, RGB."""
+    """The layers in colors on a background, partly in uneven light, RGB."""
     ink, ground = _colors(rng)
     image = clouds(layers.size, ground, 40, rng)
     if rng.random() < 0.2:
@@ -154,8 +154,8 @@ def _composed(layers: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colors of different lightness, either the darker: of the ink, and of the ground."""
-    # Most of what is printed is black, white or gray, or nearly so.
+    """The colors of ink and background, of different lightness; either can be the darker one."""
+    # Most print is black, white or gray, or nearly so.
     colors = 255 * rng.beta(0.6, 0.6, (4, 2, 3))
     saturation = rng.random((4, 2, 1)) ** 2
     colors = colors[..., :1] * (1 - saturation) + colors * saturation
@@ -169,7 +169,7 @@ def _colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def clouds(
     size: tuple[int, int], color: np.ndarray, reach: float, rng: np.random.Generator
 ) -> Image.Image:
-    """An image in one color, or within +-reach of it: a gradient, or clouds."""
+    """Returns an image in one color, or with a gradient or clouds within +-reach of it."""
     cells = ((1, 1), (2, 2), (2, 2), (3, 6), (6, 24))[rng.integers(5)]
     if cells == (1, 1):
         return Image.new("RGB", size, to_rgb(color))
@@ -180,7 +180,7 @@ def clouds(
 
 
 def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """The ground with blurred things on it, in colors near its own."""
+    """The background with blurred shapes in similar colors."""
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
         color = to_rgb(ground + rng.uniform(-40, 40, 3))
@@ -192,5 +192,5 @@ def _with_shapes(image: Image.Image, ground: np.ndarray, rng: np.random.Generato
 
 
 def to_rgb(values: np.ndarray) -> tuple[int, ...]:
-    """The color (3,), in levels that may lie outside 0 to 255, as Pillow takes it."""
+    """Returns a color for Pillow; the values (3,) may be outside 0 to 255."""
     return tuple(np.clip(values, 0, 255).astype(int).tolist())

@@ -1,4 +1,4 @@
-"""The fonts that text is rendered with: free ones, from PyPI, and what each can write."""
+"""The fonts that text is rendered with, all free and from PyPI, and their characters."""
 
 import functools
 import importlib.resources
@@ -15,7 +15,7 @@ FAMILIES = (
     # Sans serif, from wide to narrow, and rounded.
     *("open-sans", "roboto", "lato", "archivo", "montserrat", "poppins", "jost", "nunito"),
     *("oswald", "barlow-condensed", "chakra-petch", "comfortaa", "kanit"),
-    # Of straight strokes: technical ones, and one of large pixels.
+    # With straight strokes: technical fonts, and one of large pixels.
     *("orbitron", "saira", "exo-2", "rajdhani", "teko", "press-start-2p"),
     # Serif and slab serif.
     *("pt-serif", "merriweather", "libre-baskerville", "eb-garamond", "playfair-display"),
@@ -26,21 +26,21 @@ FAMILIES = (
     # Display.
     *("anton", "bebas-neue", "abril-fatface", "bungee", "black-ops-one", "luckiest-guy"),
     *("lilita-one", "righteous", "fredoka", "russo-one", "titan-one", "changa-one"),
-    # Scripts and hands.
+    # Script and handwriting.
     *("lobster", "pacifico", "oleo-script", "yellowtail", "dancing-script", "caveat", "kalam"),
     *("permanent-marker", "indie-flower", "satisfy", "shadows-into-light"),
 )
-"""Latin fonts, of the packages fontpkg-*, all under the Open Font License or Apache-2.0."""
+"""Latin fonts of the packages fontpkg-*, all under the Open Font License or Apache-2.0."""
 
 CAPITALS = {"bebas-neue", "bungee", "cinzel", "luckiest-guy", "permanent-marker"}
 """Families that draw capitals for lower-case letters."""
 
 CHINESE = ("NotoSansSC-Regular.otf", "NotoSerifSC-Regular.otf")
-"""Files of the package pylopdf-fonts-zh-cn, under the Open Font License."""
+"""Files in the package pylopdf-fonts-zh-cn, under the Open Font License."""
 
 WEIGHTS = (200, 400, 700, 900)
 
-EXTRA = "render"  # which installs all these packages
+EXTRA = "render"  # installs all these packages
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Face:
     characters: frozenset[str]
 
     def at(self, size: int) -> ImageFont.FreeTypeFont:
-        """The face at a size in pixels."""
+        """Returns the font in a size in pixels."""
         return _load(self.path, self.weight, size)
 
 
@@ -61,7 +61,7 @@ Family: TypeAlias = tuple[Face, ...]
 
 @functools.cache
 def latin_families() -> tuple[Family, ...]:
-    """The faces of each of `FAMILIES`, upright and italic.
+    """Returns the faces of each of `FAMILIES`, upright and italic.
 
     Raises:
         ConfigError: a package is not installed.
@@ -88,10 +88,10 @@ def latin_families() -> tuple[Family, ...]:
 
 @functools.cache
 def chinese_families() -> tuple[Family, ...]:
-    """A family of one face for each of `CHINESE`.
+    """Returns a family of one face for each of `CHINESE`.
 
     Raises:
-        ConfigError: their package is not installed.
+        ConfigError: a package is not installed.
     """
     folder = importlib.resources.files(import_extra("pylopdf_fonts_zh_cn", EXTRA))
     paths = [Path(str(folder / name)) for name in CHINESE]
@@ -100,7 +100,7 @@ def chinese_families() -> tuple[Family, ...]:
 
 @functools.cache
 def _characters(path: Path) -> frozenset[str]:
-    """Those with a glyph; FreeType would draw an empty box for any other."""
+    """The characters that have a glyph. FreeType draws an empty box for all others."""
     ttlib = import_extra("fontTools.ttLib", EXTRA)
     with ttlib.TTFont(path, lazy=True) as font:
         return frozenset(map(chr, font.getBestCmap() or ()))
@@ -108,7 +108,7 @@ def _characters(path: Path) -> frozenset[str]:
 
 @functools.lru_cache(512)
 def _load(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
-    # Not Raqm, which some builds of Pillow lack and which would make the images others there.
+    # Basic layout, as some builds of Pillow lack Raqm and would draw other images.
     font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
     if weight is not None:
         font.set_variation_by_axes(

@@ -1,4 +1,4 @@
-"""The data set of rendered text: words and lines in many fonts, drawn to look photographed."""
+"""The data set of rendered text: words and lines in many fonts that look like photographs."""
 
 import dataclasses
 import functools
@@ -17,14 +17,14 @@ KINDS = {
     "words": (word_text, latin_families, 1.8, 14),
     "chinese": (chinese_text, chinese_families, 0.8, 24),
 }
-"""What is written, with which fonts, and the arguments `reach` and `least_height` of `photograph`.
+"""Kind -> the texts, the fonts, and the arguments `reach` and `least_height` of `photograph`.
 
-Chinese has too many strokes to be read in 14 pixels, and its lines are long.
+Chinese has too many strokes to be legible in 14 pixels, and its lines are long.
 """
 
 
 def sample(kind: str, seed: tuple[int, ...]) -> Sample:
-    """A text of a kind and the JPEG of it, the same for the same seed and library versions."""
+    """Draws a text and its JPEG; the same seed and library versions give the same sample."""
     write, families, reach, least_height = KINDS[kind]
     rng = np.random.default_rng(seed)
     text = write(rng)
@@ -34,14 +34,14 @@ def sample(kind: str, seed: tuple[int, ...]) -> Sample:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RenderedTextConfig(GeneratedConfig):
-    """A variant of rendered text: its kind, and how many images there are."""
+    """A variant of rendered text; `kind` is a key of `KINDS`."""
 
     kind: str
     num_train: int = 100_000
     num_test: int = 2_000
 
     def drawings(self, split: str) -> Iterable[Drawing]:
-        """The images of a split; each depends on the seed and its own place alone.
+        """Returns functions that draw a split; each image depends only on the seed and its index.
 
         Raises:
             ConfigError: fonts or word lists are not installed.
@@ -56,7 +56,7 @@ class RenderedTextConfig(GeneratedConfig):
 
 
 class RenderedText(GeneratedBuilder):
-    """Rendered text and what is written in it."""
+    """Images of rendered text and their texts."""
 
     VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS: ClassVar[list[RenderedTextConfig]] = [
@@ -67,7 +67,7 @@ class RenderedText(GeneratedBuilder):
         ),
         RenderedTextConfig(
             name="chinese",
-            description="Lines of Chinese, with English and numbers between.",
+            description="Lines of Chinese with some English and numbers.",
             kind="chinese",
         ),
     ]
@@ -75,13 +75,13 @@ class RenderedText(GeneratedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Text in free fonts, drawn to look like cut-outs of photographs.",
+            description="Text in free fonts that looks like a crop of a photograph.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                     "text": tfds.features.Text(),
                 }
             ),
-            # The texts are random already; keeping their order makes names and indices agree.
+            # The texts are random already; without shuffling, names and indices agree.
             disable_shuffling=True,
         )

@@ -1,4 +1,4 @@
-"""What is written in rendered text: English words, numbers of all kinds, lines of Chinese."""
+"""The texts of rendered images: English words, numbers of all kinds, lines of Chinese."""
 
 import functools
 import re
@@ -12,17 +12,17 @@ from crnn_jax.data.synthetic.fonts import EXTRA
 
 PRINTABLE = string.digits + string.ascii_letters + string.punctuation
 
-# GB2312's first level, in its order: the 3,755 characters of everyday simplified Chinese.
+# The first level of GB 2312 in its order: 3,755 common characters of simplified Chinese.
 HANZI = "".join(
     character
     for first in range(0xB0, 0xD8)
     for second in range(0xA1, 0xFF)
     if (character := bytes((first, second)).decode("gb2312", "ignore"))
 )
-PUNCTUATION = "，，，。。、：；？！"  # the commonest are there more often
+PUNCTUATION = "，，，。。、：；？！"  # the most common ones several times
 BRACKETS = ("“”", "（）", "《》", "【】")
 
-# A 0 becomes any digit, an A any capital.
+# 0 stands for any digit, A for any capital letter.
 NUMBERS = (
     *("0", "00", "000", "0000", "00000", "000000", "1900", "2000", "19", "20"),
     *("0.00", "00.00", "$0", "$0.00", "$00.00", "$000", "$0,000", "0,000", "00,000", "-00"),
@@ -33,11 +33,11 @@ NUMBERS = (
     *("No.00", "No.0", "0x0", "00kg", "000ml", "00km", "0.0L", "000g", "00m", "0-0", "0+0=0"),
 )
 
-WORDS, CHINESE_WORDS = 60_000, 80_000  # the most frequent ones in the lists of wordfreq
+WORDS, CHINESE_WORDS = 60_000, 80_000  # the most frequent ones in wordfreq
 
 
 def word_text(rng: np.random.Generator) -> str:
-    """A word, a number or, rarely, a short line, as they stand on signs: printable ASCII."""
+    """Returns a word, a number or, rarely, a short line, as on signs, in printable ASCII."""
     kind = rng.random()
     if kind < 0.72:
         return _cased(_pick(english_words(), rng), rng)
@@ -52,20 +52,20 @@ def word_text(rng: np.random.Generator) -> str:
 
 
 def chinese_text(rng: np.random.Generator) -> str:
-    """A line of 5 to 12 characters: Chinese, part of them with English, numbers, letters between.
+    """Returns a line of 5 to 12 characters in Chinese; some have English, numbers or letters.
 
-    Like lines that are cut out of a page it may begin and end inside of a word.
+    Like a line cropped from a page, it may begin and end inside a word.
     """
     length = int(rng.integers(5, 13))
     kind = rng.random()
-    if kind < 0.15:  # else rare characters would hardly ever be seen
+    if kind < 0.15:  # otherwise rare characters would hardly ever occur
         return _at_random(HANZI, length, rng)
     if kind < 0.25:
         letters = string.digits + string.ascii_letters
         return "".join(
             _at_random(HANZI if rng.random() < 0.5 else letters, 1, rng) for _ in range(length)
         )
-    other = int(rng.integers(0, 4)) if kind < 0.5 else -1  # place of what is not Chinese
+    other = int(rng.integers(0, 4)) if kind < 0.5 else -1  # which word is not Chinese, if any
     parts: list[str] = []
     while sum(map(len, parts)) < length:
         part = _pick(chinese_words(), rng)
@@ -83,7 +83,7 @@ def chinese_text(rng: np.random.Generator) -> str:
 
 @functools.cache
 def english_words() -> Sequence[str]:
-    """Words of letters and apostrophes, the most frequent first.
+    """Returns words of letters and apostrophes, the most frequent first.
 
     Raises:
         ConfigError: wordfreq is not installed.
@@ -93,7 +93,7 @@ def english_words() -> Sequence[str]:
 
 @functools.cache
 def chinese_words() -> Sequence[str]:
-    """Words of the characters HANZI, the most frequent first.
+    """Returns words of the characters in `HANZI`, the most frequent first.
 
     Raises:
         ConfigError: wordfreq is not installed.
@@ -107,9 +107,9 @@ def _most_frequent(language: str, count: int) -> list[str]:
 
 
 def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
-    """A word with a chance that falls with the root of its rank.
+    """A random word; its probability falls with the square root of its rank.
 
-    By their frequency proper, half of the images would show a hundred words.
+    With the real frequencies, half of all images would show one of a hundred words.
     """
     return words[int(len(words) * rng.random() ** 2)]
 
