@@ -1,8 +1,8 @@
-"""Runs the test suite with the library versions that Google Colab has installed.
+"""Runs the tests with the library versions that Google Colab has installed.
 
     python scripts/colab_environment.py DIR [arguments of pytest]
 
-makes a virtual environment in DIR, or brings the one there up to date, and runs pytest in it.
+creates a virtual environment in DIR, or updates the one there, and runs pytest in it.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Colab, August 2026. What it has now: run `!pip freeze` in a notebook there.
+# Those of August 2026. `!pip freeze` in a notebook on Colab prints the current ones.
 COLAB_PYTHON = (3, 13)
 COLAB_VERSIONS = {
     "jax": "0.7.2",
@@ -31,20 +31,20 @@ def python_in(environment: Path) -> Path:
 
 
 def install(environment: Path) -> None:
-    """Makes the environment, with Colab's versions, the project and its test extra.
+    """Creates the environment with Colab's versions, the project and its extra `test`.
 
     Raises:
-      subprocess.CalledProcessError: pip found no set of versions, or could not install it.
+      subprocess.CalledProcessError: pip finds no compatible versions, or cannot install them.
     """
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     pins = [f"{name}=={version}" for name, version in COLAB_VERSIONS.items()]
-    # One call, so that pip looks for a set of versions that suits the project and Colab at once.
+    # In one call, so that pip satisfies the pins and the project together.
     pip = [str(python_in(environment)), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, *pins, "--editable", f"{ROOT}[test]"], check=True)
 
 
 def main() -> int:
-    """Installs and tests; pytest's exit code."""
+    """Installs, runs the tests, and returns the exit code of pytest."""
     parser = argparse.ArgumentParser(description="Tests with the versions of Google Colab.")
     parser.add_argument("environment", metavar="DIR", type=Path, help="the virtual environment")
     arguments, pytest_arguments = parser.parse_known_args()
@@ -54,7 +54,7 @@ def main() -> int:
     try:
         install(arguments.environment)
     except subprocess.CalledProcessError as error:
-        return error.returncode  # pip has said why
+        return error.returncode  # pip has printed the reason
     python = python_in(arguments.environment).absolute()
     return subprocess.run([str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT).returncode
 

@@ -24,7 +24,7 @@ INTERRUPTED = "interrupted"  # the id of the cell that is stopped
 
 
 class Client(nbclient.NotebookClient):
-    """Presses Interrupt as soon as the cell INTERRUPTED says that training begins."""
+    """Presses Interrupt as soon as the cell INTERRUPTED prints that training begins."""
 
     interruption: asyncio.Task[None] | None = None
 
@@ -37,7 +37,7 @@ class Client(nbclient.NotebookClient):
 
 @dataclass(frozen=True)
 class Run:
-    """The cells as they were run, by id, and the folder that training left behind."""
+    """The cells by id, after they were run, and the workdir."""
 
     cells: dict[str, Any]
     workdir: Path
@@ -86,26 +86,26 @@ def kernel_manager(directory: Path) -> jupyter_client.AsyncKernelManager:
 
 
 def kernel_environment(directory: Path, workdir: Path) -> dict[str, str]:
-    """The environment of a user: one device, and none of what the tests ask of JAX."""
+    """The environment of a user: one device, and none of the tests' settings of JAX."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return {
         **environment,
-        # As CI systems and some kernels have it: colors are asked for where no terminal is.
+        # As on CI systems and in some kernels: colors without a terminal.
         "FORCE_COLOR": "1",
-        "CRNN_JAX_CONFIG": "configs/tiny.py",
+        "CRNN_JAX_RECIPE": "tiny",
         "CRNN_JAX_WORKDIR": str(workdir),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
         "TFDS_DATA_DIR": str(directory / "tfds"),
         "IPYTHONDIR": str(directory / "ipython"),
         "TMPDIR": str(directory),
-        # Nothing listens there: what would reach for the network fails.
+        # Nothing listens there: any access to the network fails.
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
     }
 
 
-# Two minutes: marks each test that asks for it.
+# Takes two minutes, so each test that uses it is slow.
 @pytest.fixture(scope="module", params=[pytest.param("run", marks=pytest.mark.slow)])
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("notebook")
@@ -149,7 +149,7 @@ def test_every_cell_ran_in_order_and_only_the_interrupt_raised(run: Run) -> None
     assert errors == [(INTERRUPTED, "KeyboardInterrupt")]
 
 
-def test_the_checkout_is_used_and_one_device_found(run: Run) -> None:
+def test_the_clone_is_used_and_one_device_found(run: Run) -> None:
     assert run.text("install").strip().endswith(f"from {ROOT}")
     assert run.text("devices").startswith("1 x cpu (cpu)")
 
@@ -180,7 +180,7 @@ def test_the_saved_model_is_evaluated_as_at_the_end_of_training(run: Run) -> Non
         assert evaluated[key] == pytest.approx(trained[key], rel=1e-5), key
 
 
-def test_no_bar_is_redrawn_where_no_terminal_is(run: Run) -> None:
+def test_no_progress_bar_is_redrawn_without_a_terminal(run: Run) -> None:
     for cell in run.cells:
         assert "\x1b[2K" not in run.text(cell), cell
 

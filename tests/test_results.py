@@ -1,4 +1,4 @@
-"""The table of results says what the metrics of the runs say."""
+"""The tables of results say what the metrics of the runs say."""
 
 import json
 import sys
@@ -19,14 +19,14 @@ SCORES = {
     "cer": 0.0625,
 }
 ROW = {
-    "set": "a set",
+    "set": "a set (of 8 x 8 px)",
     "images": "90 / 8",
     "arguments": [
         *("--config", "configs/tiny.py", "--config.data.source=folder"),
         *("--config.data.dir={data}/set", "--config.epochs=3"),
     ],
 }
-WHEN = {"date": "2026-01-02", "minutes": 1.6}
+WHEN = {"date": "2026-01-02", "machine": "two cores", "minutes": 1.6}
 
 
 @pytest.fixture
@@ -56,10 +56,11 @@ def test_table_and_curves(workdir: Path, tmp_path: Path) -> None:
     results.write_results(rows, tmp_path / "results.json")
     assert results.read_results(tmp_path / "results.json") == rows
     lines = results.table(rows).splitlines()
-    assert len(lines) == 3  # what has not been run is not in it
+    assert len(lines) == 3  # rows that have not been run are left out
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |"
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells[:4] == ["`tiny`", "a set", "90 / 8", "`configs/tiny.py` `epochs=3`"]
-    assert cells[4:] == ["50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min", "40", "2026-01-02"]
+    assert cells[:6] == ["`tiny`", "50.0 %", "75.0 %", "87.5 %", "6.2 %", "2 min"]
+    assert cells[6:] == ["90 / 8", "a set", "`tiny` `epochs=3`"]
 
 
 def test_some_images_of_a_set(tmp_path: Path) -> None:
@@ -83,42 +84,53 @@ def test_some_images_of_a_set(tmp_path: Path) -> None:
     assert (some / "images" / "x.png").read_bytes() == b"x"
 
 
-def test_the_tables_part_rows_of_whole_sets_from_others(workdir: Path) -> None:
+def test_rows_with_fewer_images_have_a_table_of_their_own(workdir: Path) -> None:
     done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     text = results.tables({"few": {**done, "some": ["a set", 3]}, "all": done})
-    assert text.index("`all`") < text.index(results.OF_PARTS) < text.index("`few`")
+    assert text.startswith("Machine: two cores. Dates: 2026-01-02.\n")
+    assert text.index("`all`") < text.index(results.FEWER_IMAGES) < text.index("`few`")
 
 
-def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
+def test_errors_are_shown_of_the_rows_that_count_them(workdir: Path) -> None:
     done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
-    assert results.OF_ERRORS not in results.tables({"tiny": done})
+    assert results.ERRORS not in results.tables({"tiny": done})
     counted = {**done["metrics"], "confusions": [["0", "o", 3], ["l", "", 1]]}
-    text = results.tables({"tiny": done, "told": {**done, "metrics": counted}})
-    assert text.endswith("| `told` | 0 as o 3, l left out 1 | 8 |\n")
+    text = results.tables({"tiny": done, "counted": {**done, "metrics": counted}})
+    assert text.endswith("| `counted` | 8 | 0 as o 3, l left out 1 |\n")
 
 
-def test_benchmarks_stand_in_a_table_of_their_own(workdir: Path) -> None:
+def test_benchmarks_have_a_table_of_their_own(workdir: Path) -> None:
     done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
-    assert results.OF_BENCHMARKS not in results.tables({"tiny": done})
-    score = {"set": "iiit5k", "labels": "all", "count": 3000}
+    assert results.BENCHMARKS not in results.tables({"tiny": done})
+    score = {"set": "iiit5k", "subset": "all", "count": 3000}
     score |= {"exact_match": 0.5, "exact_match_alphanumeric": 0.7015, "cer": 0.125}
     scored = {**done["metrics"], "benchmarks": [score]}
     text = results.tables({"tiny": done, "scored": {**done, "metrics": scored}})
-    assert text.endswith("| `scored` | iiit5k | all | 3,000 | 70.2 % | 50.0 % | 12.5 % |\n")
+    assert text.endswith("| `scored` | iiit5k | all | 70.2 % | 50.0 % | 12.5 % | 3,000 |\n")
 
 
 def test_a_run_begins_from_nothing(workdir: Path, tmp_path: Path) -> None:
     before = (workdir / "metrics.jsonl").read_bytes()
-    with pytest.raises(SystemExit, match=r"run is there already"):
+    with pytest.raises(SystemExit, match="run exists"):
         results.run(ROW, workdir, tmp_path)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_what_is_shown_was_run_and_its_command_is_given() -> None:
+def test_the_page_shows_what_was_run() -> None:
     rows = results.read_results()
-    for name, row in rows.items():
-        config = Path(row["arguments"][1].split(":")[0])
-        assert (results.ROOT / config).is_file(), name
-    text = results.README.read_text(encoding="utf-8")
+    text = results.PAGE.read_text(encoding="utf-8")
     assert results.BEGIN + results.tables(rows) + results.END in text
     assert json.loads(results.RESULTS.read_text(encoding="utf-8")) == rows
+
+
+def test_the_readme_shows_six_rows_of_what_was_run() -> None:
+    text = (results.ROOT / "README.md").read_text(encoding="utf-8").partition("## Results\n")[2]
+    section = text.partition("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"][2:]
+    run = []
+    for row in results.read_results().values():
+        score, minutes = (row["metrics"][key] for key in ("exact_match", "minutes"))
+        shown = [f"{100 * score:.1f} %", f"{minutes:.0f} min"]
+        run.append([row["set"], row["images"], results.recipe(row), *shown])
+    assert len(lines) == 6
+    assert all(line in run for line in lines), [line for line in lines if line not in run]

@@ -1,4 +1,4 @@
-"""From image files to arrays: the preprocessing that all commands share."""
+"""Images become arrays: the one preprocessing of training, evaluation and prediction."""
 
 import contextlib
 import io
@@ -116,10 +116,10 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 
 def prepare(image: ImageLike, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decodes and resizes an image, see `decode` and `resize`.
+    """Decodes and resizes an image; see `decode` and `resize`.
 
     Args:
-        image: a file's bytes, a Pillow image or an array.
+        image: an `ImageLike`.
         preprocessing: size and kind of the result.
         name: identifies the image in errors.
 
@@ -137,7 +137,7 @@ def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.I
 
     The image is rotated upright as its EXIF data says, transparency becomes white, and 16-bit gray
     is scaled to 8 bits. Of an animation the first frame is used. A Pillow image or an array that is
-    passed in does not change.
+    passed in is not changed.
 
     Raises:
         DataError: the image is damaged or in none of the `FORMATS`, has no pixels or more than
@@ -156,7 +156,7 @@ def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.I
             opened.load()
             if opened is image:
                 upright = ImageOps.exif_transpose(opened)
-            else:  # in place, as a copy would take a tenth of the time
+            else:  # in place, as a copy takes a tenth of the time
                 upright = opened
                 ImageOps.exif_transpose(upright, in_place=True)
             upright = _on_white(_eight_bits(upright))

@@ -1,4 +1,4 @@
-"""Metrics of recognition, as sums that can be merged exactly over batches and devices."""
+"""Recognition metrics as sums and counts, which merge exactly over batches and devices."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
