@@ -49,7 +49,7 @@ TEST = {"step": 7, "split": "test", "exact_match": 0.5}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workdir as training leaves it, but for the values of its arrays."""
+    """A workdir as training leaves it; the values of its arrays are random."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     settings = small_config().model.to_dict()
     model = {"name": settings.pop("name"), "settings": settings}
@@ -96,7 +96,7 @@ def test_a_pretrained_model_reads_as_its_run(run: Path, packaged: Path) -> None:
     model, original = TrainedModel.load(packaged), TrainedModel.load(run)
     for part in ("step", "alphabet", "preprocessing"):
         assert getattr(model, part) == getattr(original, part)
-    # But for the head that is used in training alone.
+    # The head that only training uses is left out.
     settings = {**original.description["settings"], "shortcut": False}
     assert model.description == {**original.description, "settings": settings}
     name, classes = original.description["name"], ALPHABET.num_classes
