@@ -29,8 +29,8 @@ def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
     A file belongs to the split that its name begins with (`train-00000-of-00002.parquet`) or that
     its folder is named after (`test/0000.parquet`). Other files are used only if there are none of
     these. Without 'test', the files are 'all'. `image_field` and `text_field` name the columns.
-    Images are bytes, or `{bytes, path}`, of which the path is ignored. The texts are read now, the
-    images on demand.
+    Images are bytes, or `{bytes, path}`, whose path is ignored. The texts are read now, the images
+    on demand.
 
     Raises:
         ConfigError: no folder is set, a column is missing, or pyarrow is not installed.
