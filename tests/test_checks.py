@@ -1,4 +1,4 @@
-"""Data checks against a set with one of each defect planted, and what training does."""
+"""Data checks on a set with every kind of defect, and the policies of training."""
 
 import hashlib
 import io
@@ -59,7 +59,7 @@ def png(width: int, height: int, seed: int = 0) -> bytes:
 
 
 def enormous() -> bytes:
-    """A PNG whose header says 100,000 x 1,000 pixels; nobody should try to decode it."""
+    """A PNG whose header claims 100,000 x 1,000 pixels; it must not be decoded."""
     header = struct.pack(">2I5B", 100_000, 1_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     data = b"\x89PNG\r\n\x1a\n"
@@ -75,7 +75,7 @@ def first_image(directory: Path) -> tuple[bytes, str]:
 
 
 def plant(directory: Path) -> None:
-    """Every defect, most in the test set, so that chance does not move them."""
+    """Every defect. They are in the test set, from which no other split is drawn."""
     whole, label = first_image(directory)
     add(directory, "test.tsv", "missing.png", "226md", None)
     add(directory, "test.tsv", "truncated.png", "226md", whole[: len(whole) // 2])
@@ -96,7 +96,7 @@ def plant(directory: Path) -> None:
 
 
 def offenders(report: Report) -> dict[str, set[str]]:
-    """Kind of finding -> names of the images it is about."""
+    """Kind of finding -> names of the images that have it."""
     found: dict[str, set[str]] = {}
     for finding in report.findings:
         names = {report.splits[split].split.names[index] for split, index in finding.places}
@@ -125,7 +125,7 @@ def test_no_training_is_suggested_before_errors_are_corrected(clean: Path) -> No
     assert report.severity == "error" and "train on" not in "".join(report.lines())
 
 
-def test_every_planted_defect_is_found_and_nothing_else(clean: Path) -> None:
+def test_exactly_the_planted_defects_are_found(clean: Path) -> None:
     plant(clean)
     report = check_dataset(config_for(clean))
     train = (clean / "train.tsv").read_text(encoding="utf-8").split("\t")[0]
@@ -150,8 +150,8 @@ def test_the_report_names_what_a_person_needs(clean: Path) -> None:
     report = check_dataset(config_for(clean))
     text = "\n".join(report.lines())
     assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
-    # Five equal characters need nine time steps: brute force for the least width that has them.
-    # Of 40 x 50 px, 64 pixels high, it has 51.
+    # Five equal characters need nine time steps; the least width with nine is found by trying all.
+    # An image of 40 x 50 px becomes 51 px wide.
     least = next(width for width in itertools.count(8) if num_time_steps(width, 2) >= 9)
     assert f"repeats.png '22222' of 5 characters needs {least} px and has 51" in text
     assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
@@ -175,7 +175,7 @@ def test_the_report_as_json(clean: Path) -> None:
     assert report["severity"] == "error" and report["alphabet"] == "2345678bcdefgmnpwxy"
     samples = {finding["kind"]: finding["samples"] for finding in report["findings"]}
     assert len(samples["unreadable image"]) == 4
-    # 40 captchas of 256 px fill their bucket; the planted images are what pads.
+    # The 40 captchas of 256 px fill their bucket, so only the planted images are padded.
     assert report["buckets"] == [256] and 0 < report["padding_share"] < 0.2
 
 
@@ -196,7 +196,7 @@ def test_no_grid_without_an_image(clean: Path) -> None:
 
 
 def test_the_augmentation_grid_has_a_row_for_an_image(clean: Path) -> None:
-    """Turned from dark to light, the versions are the negatives of the first of the row."""
+    """If all are inverted, the versions are the negatives of the first image in the row."""
     report = check_dataset(config_for(clean))
     grid = np.asarray(augmentation_grid(report, Augmentation(invert=1.0), 0)).astype(int)
     prepared = [report.splits["train"].image(place) for place in range(0, 24, 2)]
@@ -213,14 +213,14 @@ def test_the_augmentation_grid_has_a_row_for_an_image(clean: Path) -> None:
         augmentation_grid(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
 
 
-def test_characters_no_alphabet_may_have_are_unseen(clean: Path) -> None:
+def test_characters_that_no_alphabet_may_have_are_unseen(clean: Path) -> None:
     add(clean, "train.tsv", "tab.png", "2\t2", png(200, 50))
     report = check_dataset(config_for(clean))
     assert offenders(report) == {"unseen character": {"tab.png"}}
     assert report.alphabet.characters == "2345678bcdefgmnpwxy"
 
 
-def test_case_is_no_second_label_where_it_is_ignored(clean: Path) -> None:
+def test_labels_that_differ_in_ignored_case_are_equal(clean: Path) -> None:
     add(clean, "test.tsv", "a.png", "mdb", png(200, 50))
     add(clean, "test.tsv", "b.png", "MDB", png(200, 50))
     assert "two labels" in offenders(
@@ -308,7 +308,7 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
 def test_a_new_character_in_the_test_set_is_a_warning(
     clean: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not trained on need not be learnable: it counts as wrong, and stops nothing."""
+    """It counts as wrong, but does not prevent training."""
     add(clean, "test.tsv", "new.png", "2é", png(200, 50))
     dataset = load_dataset(config_for(clean))
     (finding,) = dataset.findings
@@ -338,7 +338,7 @@ def test_unseen_characters_are_mapped(clean: Path) -> None:
             clean,
             **{"data.on_unseen": "map", "data.map_to": to, "alphabet.characters": characters},
         )
-        for seed in range(20):  # until chance leaves it to be trained on
+        for seed in range(20):  # until it is not drawn for the validation split
             config.seed = seed
             train = load_dataset(config).splits["train"].split
             if "new.png" in train.names:
@@ -349,7 +349,7 @@ def test_unseen_characters_are_mapped(clean: Path) -> None:
         load_dataset(config)
 
 
-def test_labels_that_do_not_fit_are_not_learned_from(clean: Path) -> None:
+def test_labels_that_do_not_fit_are_not_trained_on(clean: Path) -> None:
     add(clean, "train.tsv", "long.png", "2" * 1000, png(200, 50))
     add(clean, "train.tsv", "narrow.png", "2345678", png(1, 40))
     names = {"long.png", "narrow.png"}
@@ -387,7 +387,7 @@ def test_nothing_to_test_with(clean: Path) -> None:
         load_test_split(config_for(clean), known, Preprocessing(), 1)
 
 
-def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
+def test_a_message_lists_the_most_common_unseen_characters(clean: Path) -> None:
     add(clean, "test.tsv", "a.png", "äöüßéèêàâîô", png(200, 50))
     add(clean, "test.tsv", "b.png", "äô", png(200, 51))
     (finding,) = check_dataset(config_for(clean)).findings
@@ -396,9 +396,7 @@ def test_a_message_names_the_commonest_unseen_characters(clean: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels.tsv", "train.tsv", "test.tsv"])
-def test_a_set_to_score_is_read_whatever_its_label_file_is_called(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_set_is_scored_with_any_name_of_its_label_file(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (64, 32), "white").save(tmp_path / "one.png")
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
     prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)

@@ -1,4 +1,4 @@
-"""Each source trains and evaluates on real captchas, as the writer of its format stores them."""
+"""Training and evaluation with each source, on real captchas in files of each format."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
 
 def config_for(source: str, directory: Path, **data: object) -> ml_collections.ConfigDict:
-    """A narrow network, that of tests/test_train.py."""
+    """A narrow network, the same as in tests/test_train.py."""
     config = captcha.get_config()
     config.model.update(name="crnn")
     config.model.channels = (4, 8, 8, 8, 16, 16, 16)
@@ -56,7 +56,7 @@ def config_for(source: str, directory: Path, **data: object) -> ml_collections.C
 
 
 class Steps:
-    """One network for all: every source has the same shapes, so it is compiled once."""
+    """One network for all tests. All sources have the same shapes, so it is compiled once."""
 
     def __init__(self) -> None:
         self.experiment = Experiment.build(config_for("folder", CAPTCHAS))
@@ -140,7 +140,7 @@ def write_parquet(directory: Path) -> dict[str, object]:
     return {"source": "parquet", "image_field": "photo", "text_field": "words"}
 
 
-# Not registered, so that it is found by its name in the folder, as data sets from elsewhere are.
+# Not registered, so that it is found by its folder, like data sets made elsewhere.
 with registered.skip_registration():
 
     class RealCaptchas(tfds.core.GeneratorBasedBuilder):
@@ -177,7 +177,7 @@ def write_tfds(directory: Path) -> dict[str, object]:
 
 
 def write_mixture(directory: Path) -> dict[str, object]:
-    """Half of the training images in a folder, half in a database, a third part to test with."""
+    """Training images in a folder and in a database, test images in a third part."""
     for name, split in folder(CAPTCHAS).items():
         if name == "train":
             write_database(directory / "half" / "train", lmdb_samples(split.select(range(16))))
@@ -188,7 +188,7 @@ def write_mixture(directory: Path) -> dict[str, object]:
     parts = {
         "rest": {"source": "folder", "dir": str(directory / "train"), "weight": 0.5},
         "half": {"source": "lmdb", "dir": str(directory / "half")},
-        "judge": {"source": "folder", "dir": str(directory / "test")},
+        "test": {"source": "folder", "dir": str(directory / "test")},
     }
     return {"source": "mixture", "parts": parts}
 
@@ -220,7 +220,7 @@ def test_trains_a_step_and_evaluates(
             train, experiment.plan, experiment.buckets, experiment.augmentation, 0, workers=0
         )
     )
-    # The step gives its first argument's memory away.
+    # The step donates the memory of its first argument.
     state = jax.tree.map(jax.numpy.copy, steps.state)
     after, metrics = steps.train_step(state, shard(device_arrays(batch)))
     assert int(after.step[0]) == 1 and float(metrics["loss"][0]) > 0
@@ -230,14 +230,14 @@ def test_trains_a_step_and_evaluates(
     assert steps.evaluate(test) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_number_is_no_image(tmp_path: Path) -> None:
+def test_a_number_is_not_an_image(tmp_path: Path) -> None:
     named = write_tfds(tmp_path) | {"dir": str(tmp_path), "image_field": "length"}
     with pytest.raises(DataError, match=r"'length' of real_captchas.* not an image; set .*image_f"):
         load(named, 0)
 
 
 def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps) -> None:
-    """Against each part evaluated alone; with texts of which the network reads some."""
+    """The same as those of each part alone. Some labels are replaced by what the network reads."""
     known = steps.experiment
     variables = steps.state.model
 
@@ -249,7 +249,7 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
 
     _, texts = metrics_and_texts(source="folder", dir=str(CAPTCHAS))
     parts: dict[str, dict[str, object]] = {}
-    for part, right in (("a", 1), ("b", 3)):  # so many labels are what is read
+    for part, right in (("a", 1), ("b", 3)):  # the number of labels that are replaced
         directory = tmp_path / part
         shutil.copytree(CAPTCHAS / "images", directory)
         lines = (CAPTCHAS / "test.tsv").read_text(encoding="utf-8").splitlines()
@@ -268,14 +268,16 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
             assert mixed[f"{key}/{part}"] == alone[key]
 
 
-def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: Steps) -> None:
-    """On a folder with a test file alone."""
+def test_evaluation_counts_missing_images_and_unseen_characters_as_wrong(
+    tmp_path: Path, steps: Steps
+) -> None:
+    """In a folder with a test file only."""
     write_tsv(tmp_path / "data")
     (tmp_path / "data" / "train.tsv").unlink()
     shutil.copy(CAPTCHAS / "images" / "00000.png", tmp_path / "data" / "unseen.png")
     with (tmp_path / "data" / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("missing.png\t226md\nalso_missing.png\t\nunseen.png\t2é\n")
-    # That nothing may be dropped of what is trained on is no matter here.
+    # max_dropped is about training images only.
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
@@ -283,15 +285,15 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
-    # An unreadable image without a text is not right either, though nothing was read in it.
+    # A missing image whose label is empty is not right either.
     assert metrics["exact_match"] * 11 == pytest.approx(before["exact_match"] * 8)
     assert metrics["one_minus_ned"] * 11 < before["one_minus_ned"] * 8 + 1
     # None of the three has a loss, so they do not count in its mean.
     assert metrics["loss"] == pytest.approx(before["loss"])
 
 
-def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) -> None:
-    """A model of Latin letters on Chinese labels reads nothing right, and says so."""
+def test_evaluation_with_labels_outside_the_alphabet(tmp_path: Path, steps: Steps) -> None:
+    """A model for Latin letters reads no Chinese label right."""
     write_tsv(tmp_path / "data")
     names = [line.split("\t")[0] for line in (CAPTCHAS / "test.tsv").read_text().splitlines()]
     labels = "".join(f"{name}\t中文\n" for name in names)
@@ -302,8 +304,8 @@ def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) 
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 
-def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) -> None:
-    """Images that vanish in mid-epoch, a label of 1,000 characters, images 1 px wide."""
+def test_masked_samples_do_not_change_the_gradient(tmp_path: Path, steps: Steps) -> None:
+    """An image that vanishes during training, a label of 1,000 characters, an unseen character."""
     write_tsv(tmp_path / "data")
     for index, label in enumerate(("2" * 1000, "2é", "")):
         Image.new("RGB", (1, 50), (index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
@@ -334,7 +336,7 @@ def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) 
         array[~batch["mask"]] = 1
     changed = {**arrays, "label_lengths": others[0], "label_ids": others[1]}
     assert metrics_of(changed) == expected
-    # The empty label counts: nothing but blanks is what is to be written for it.
+    # The empty label counts; its only path is all blanks.
     losses = parallel.gather(
         steps.eval_step(
             steps.state.model,
@@ -349,7 +351,7 @@ def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) 
 def test_an_image_is_prepared_alike_everywhere(
     monkeypatch: pytest.MonkeyPatch, steps: Steps, invert: bool
 ) -> None:
-    """Training, evaluation and prediction see the same array, bit for bit."""
+    """Training, evaluation and prediction get the same array, bit for bit."""
     known = Experiment.build(config_for("folder", CAPTCHAS, invert=invert))
     train = known.splits["train"]
     trained = next(

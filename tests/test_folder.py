@@ -1,4 +1,4 @@
-"""Labeled images from folders: label files, file names, sub-folders, and every refusal."""
+"""Labeled images from folders: label files, file names, sub-folders, and all errors."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
 
 
 def write(directory: Path, lines: str | bytes, file: str = "labels.tsv", images: int = 4) -> Path:
-    """A folder with the images 0.png, 1.png... whose bytes are their names."""
+    """A folder with images 0.png, 1.png ... whose content is their name."""
     data = lines.encode() if isinstance(lines, str) else lines
     (directory / file).write_bytes(data)
     for index in range(images):
@@ -35,7 +35,7 @@ def settings(directory: Path) -> dict[str, object]:
 
 
 def place(directory: Path, *names: str) -> Path:
-    """Images whose bytes are their names."""
+    """Images whose content is their name."""
     for name in names:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def test_real_folder() -> None:
     assert not set(train.names) & set(splits["test"].names)
 
 
-def test_labels_are_kept_to_the_letter(tmp_path: Path) -> None:
+def test_labels_keep_all_characters(tmp_path: Path) -> None:
     lines = "\ufeff0.png\t  a b \r\n\n   \n1.png\te\u0301\tx\n\r\n2.png\t \n3.png\ta\u2028b\x0c"
     split = read_train(tmp_path, lines)
     assert split.names == ("0.png", "1.png", "2.png", "3.png")
@@ -115,7 +115,7 @@ def test_unusable_lines(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
-def test_a_text_where_a_name_belongs(tmp_path: Path) -> None:
+def test_columns_in_the_wrong_order(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"train\.tsv:1: cannot look .* too long\); correct the name"
     ):
@@ -250,6 +250,6 @@ def test_sub_folders_for_training_and_testing(tmp_path: Path) -> None:
     assert texts(splits["train"]) == {"ab_1.png": "ab", "cd.png": "cd"}
     (tmp_path / "test" / "labels.tsv").write_text("0.png\tzero\n", encoding="utf-8")
     assert texts(folder(tmp_path)["test"]) == {"0.png": "zero"}
-    # With a label file, sub-folders are but places.
+    # With a label file, the names of sub-folders mean nothing.
     (tmp_path / "labels.tsv").write_text("train/cd.png\tx\n", encoding="utf-8")
     assert texts(folder(tmp_path)["all"]) == {"train/cd.png": "x"}

@@ -1,8 +1,8 @@
-"""Damage by chance, seeded: whatever a file or a command line says, only our own errors escape.
+"""Random damage to files and command lines, with fixed seeds: only our own errors are raised.
 
-Images: 1,500 cases; label files: 1,500; LMDB databases: 200; manifests: 80; overrides of the
-config: 200. LMDB keeps no checksums and follows the pointers inside its pages, so that these are
-left whole: what is changed are keys and values, and where the file ends.
+There are 1,500 cases for images, 1,500 for label files, 200 for LMDB databases, 80 for manifests
+and 200 for overrides of the config. LMDB has no checksums and follows the pointers in its pages,
+which are therefore not damaged; keys, values and the length of the file are.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "captcha.py"
 
 @contextlib.contextmanager
 def only_our_errors(case: object) -> Iterator[None]:
-    """Lets pass what works and what is refused in one line that says something."""
+    """Allows success, and our errors with a message of one line."""
     try:
         yield
     except CrnnError as error:
@@ -55,7 +55,7 @@ def only_our_errors(case: object) -> Iterator[None]:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut out, doubled or put in."""
+    """Changes, removes, repeats or inserts some bytes."""
     result = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8, 40))):
         start = rng.randrange(len(result) + 1)
@@ -153,7 +153,7 @@ def test_lmdb_databases(tmp_path: Path) -> None:
     assert 20 < read < 180
 
 
-# What may stand in a stranger's JSON instead of what belongs there.
+# Values that a manifest from elsewhere may have in the wrong place.
 STRANGE = (
     *(None, True, -1, 0, 3, 10**6, 10**30, 0.5, -1e300, float("nan"), float("inf")),
     *("", "x", "../../etc", "\0", "a" * 5000, "\ud800"),
@@ -162,7 +162,7 @@ STRANGE = (
 
 
 def changed(value: Any, rng: random.Random) -> Any:
-    """JSON with something changed somewhere: replaced, left out or added."""
+    """Replaces, removes or adds something in JSON."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(sorted(value))
         match rng.randrange(8):
@@ -177,7 +177,7 @@ def changed(value: Any, rng: random.Random) -> Any:
 
 
 def test_manifests(tmp_path: Path) -> None:
-    """Bytes changed at random, and well-formed, well-sealed ones of a stranger."""
+    """Random bytes changed, and well-formed manifests with wrong values and a valid digest."""
     rng = random.Random(2)
     shutil.copytree(DATA / "checkpoints" / "format2", tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "12" / "manifest" / "metadata"
@@ -205,7 +205,7 @@ VALUES = (
 # ml_collections (1.1.0) loads the file in a way that Python has deprecated.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the command line to what is built of the config before any image is read."""
+    """From the command line to all that is built from a config before an image is read."""
     rng = random.Random(3)
     keys = sorted(key for key, _ in captcha.get_config().iteritems(preserve_field_references=False))
     flat = flatten(captcha.get_config().to_dict())
@@ -237,7 +237,7 @@ def flatten(config: dict[str, Any], start: str = "") -> list[str]:
 
 
 def build(config: Any) -> None:
-    """What Experiment.build and its first state make of a config, but for images and values."""
+    """Builds what `Experiment.build` does, without images, and an initial state without values."""
     check_config(config)
     Augmentation.from_config(config.augment)
     preprocessing = config_preprocessing(config)

@@ -1,4 +1,4 @@
-"""Grids of images: errors in red, and no letter drawn that the font does not have."""
+"""Grids of images: errors are red, and characters that the font lacks are not drawn."""
 
 from pathlib import Path
 
@@ -33,15 +33,15 @@ def test_errors_are_red_on_the_grid() -> None:
     )
 
 
-def test_the_grid_grows_downward_and_holds_any_text() -> None:
+def test_the_grid_grows_downward_and_fits_any_text() -> None:
     images = [np.zeros((32, 100, 1), np.uint8)] * 60
     grid = image_grid(images, ["x"] * 60, ["y"] * 60)
     assert grid.width <= 1200 < grid.height
     assert image_grid(images[:1], ["w" * 200], ["y"]).width > 1200
 
 
-def test_what_a_font_lacks_is_told_by_code_point() -> None:
-    """Against the font's own table of characters, as fontTools reads it."""
+def test_characters_that_a_font_lacks_are_code_points() -> None:
+    """Compared with the font's table of characters, which fontTools reads."""
     has = set(TTFont(DEJAVU).getBestCmap())
     font = ImageFont.truetype(str(DEJAVU), 20)
     for character in TEXTS:

@@ -1,4 +1,4 @@
-"""Tests of the metrics against a textbook edit distance and hand-computed values."""
+"""Metrics, compared with a textbook edit distance and with values computed by hand."""
 
 import random
 from dataclasses import asdict
@@ -51,7 +51,7 @@ def test_cer_weighs_characters_not_samples() -> None:
     assert TextMetrics.from_texts(["aaa"], ["b"]).compute()["cer"] == 3.0
 
 
-def test_caseless_match_is_unicodes() -> None:
+def test_the_caseless_match_is_that_of_unicode() -> None:
     metrics = TextMetrics.from_texts(["STRASSE", "ΟΔΟΣ", "a"], ["straße", "οδος", "b"])
     assert (metrics.exact, metrics.exact_caseless) == (0, 2)
 
@@ -70,7 +70,7 @@ def test_a_missing_image_is_never_right_and_costs_all_its_characters() -> None:
     }
 
 
-def test_any_split_merges_to_the_whole_and_agrees_with_the_textbook() -> None:
+def test_chunks_merge_to_the_whole_and_agree_with_the_textbook() -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices("abé中", k=rng.randrange(7))) for _ in range(80)]
     predictions, references = texts[:40], texts[40:]
@@ -84,8 +84,8 @@ def test_any_split_merges_to_the_whole_and_agrees_with_the_textbook() -> None:
         sum(1 - d / n if n else 1 for d, n in zip(distances, longest, strict=True)) / 40
     )
     for _ in range(20):
-        cuts = [0, *sorted(rng.choices(range(41), k=3)), 40]  # some parts are empty
-        parts = [
+        cuts = [0, *sorted(rng.choices(range(41), k=3)), 40]  # some chunks are empty
+        chunks = [
             TextMetrics.from_texts(
                 predictions[start:stop],
                 references[start:stop],
@@ -96,7 +96,7 @@ def test_any_split_merges_to_the_whole_and_agrees_with_the_textbook() -> None:
             )
             for start, stop in pairwise(cuts)
         ]
-        assert asdict(sum(parts, TextMetrics())) == pytest.approx(asdict(whole))
+        assert asdict(sum(chunks, TextMetrics())) == pytest.approx(asdict(whole))
 
 
 def test_degenerate_sets() -> None:

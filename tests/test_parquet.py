@@ -1,4 +1,4 @@
-"""Parquet files as pyarrow, which Hugging Face stores its sets with, writes them."""
+"""Parquet files written by pyarrow, as those of Hugging Face are."""
 
 import multiprocessing
 import pickle
@@ -70,7 +70,7 @@ def test_without_test_files_some_are_drawn(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
 @pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
 def test_columns_of_other_kinds(tmp_path: Path, compression: str, kind: pyarrow.DataType) -> None:
-    """Bytes without a path, dictionaries, long texts, texts in decomposed form, and none."""
+    """Bytes without a path, dictionaries, long texts, decomposed texts, missing texts."""
     real = folder(CAPTCHAS)["test"]
     images = pyarrow.array([real.read(i) for i in range(8)], kind)
     texts = ["e\u0301", " b ", None, "", "x" * 70_000, "中", "a", "a"]
@@ -106,7 +106,7 @@ def test_files_that_cannot_be_used(
 
 
 def test_each_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever order the images are read, and by worker processes not at all."""
+    """In any order of reading; worker processes decode nothing."""
     real = folder(CAPTCHAS)["train"]
     write(tmp_path / "test.parquet", rows_of(real), row_group_size=4)
     split = load(settings(tmp_path), 0)["test"]
@@ -138,7 +138,7 @@ def test_no_room_to_unpack(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["a.png", 3, None, {"path": "/etc/passwd"}, {"bytes": None}, [1]])
-def test_what_is_no_image_is_named_when_it_is_read(tmp_path: Path, image: Any) -> None:
+def test_rows_without_an_image_are_named_when_they_are_read(tmp_path: Path, image: Any) -> None:
     write(tmp_path / "test.parquet", [{"image": image, "text": "a"}] * 3, row_group_size=2)
     split = load(settings(tmp_path), 0)["test"]
     with pytest.raises(
@@ -148,7 +148,7 @@ def test_what_is_no_image_is_named_when_it_is_read(tmp_path: Path, image: Any) -
 
 
 def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal images, and equal texts, are stored once."""
+    """A dictionary stores equal images and equal texts once."""
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**6)
     file = write(tmp_path / "a" / "test.parquet", [{"image": b"x" * 50_000, "text": "a"}] * 100)
     assert file.stat().st_size < 10_000
@@ -172,7 +172,7 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
     refused = 0
     for trial in range(150):
         data = bytearray(whole)
-        if trial % 3:  # most of the bytes are pixels, the end says what all the others are
+        if trial % 3:  # most bytes are pixels; the description of the columns is at the end
             start = 0 if trial % 3 == 1 else len(whole) - 2000
             for place in rng.integers(start, len(whole), rng.integers(1, 4)).tolist():
                 data[place] = int(rng.integers(256))

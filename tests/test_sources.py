@@ -1,4 +1,4 @@
-"""What all sources of images share: seeded splits and the registry; LMDB and TFDS."""
+"""Sources of images: random splits, the registry, LMDB and TFDS."""
 
 import dataclasses
 import hashlib
@@ -46,9 +46,9 @@ def test_a_random_split_hits_the_fraction_and_loses_nothing(fraction: float) -> 
     rest, chosen = random_split(split, fraction, 3)
     assert len(chosen) == round(100 * fraction)
     assert sorted(rest.names + chosen.names) == sorted(split.names)
-    for part in (rest, chosen):
-        assert list(part.labels) == sorted(part.labels, key=int)  # the order is kept
-        assert [part.read(i).decode() for i in range(len(part))] == list(part.labels)
+    for drawn in (rest, chosen):
+        assert list(drawn.labels) == sorted(drawn.labels, key=int)  # the order is kept
+        assert [drawn.read(i).decode() for i in range(len(drawn))] == list(drawn.labels)
 
 
 def test_equal_labels_stay_together(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_seed_decides() -> None:
     draws = {random_split(split, 0.2, seed)[1].names for seed in range(20)}
     assert len(draws) == 20
     assert random_split(split, 0.2, 1) == random_split(split, 0.2, 1)
-    # Written down, so that no change moves images of a published split to the other side.
+    # Fixed, so that no change moves images of a published split to the other side.
     assert random_split(split, 0.1, 0)[1].labels == ("1", "21", "34", "41", "48")
 
 
@@ -105,7 +105,7 @@ def test_select_of_a_selection() -> None:
 
 
 def test_equal_images_stay_together() -> None:
-    # Chains, too: 0 and 1 have one text, 1 and 2 one image, 2 and 3 one text.
+    # Also in chains: 0 and 1 share a label, 1 and 2 an image, 2 and 3 a label.
     labels = ("a", "a", "b", "b", *map(str, range(36)))
     images = [b"0", b"1", b"1", *(str(index).encode() for index in range(3, 40))]
 
@@ -143,7 +143,7 @@ def test_known_images_are_not_read_again(tmp_path: Path) -> None:
     )
     rest, chosen = random_split(dataclasses.replace(generated, read=no_reading), 0.25, 0)
     again = random_split(dataclasses.replace(generated, facts=()), 0.25, 0)
-    assert [part.names for part in (rest, chosen)] == [part.names for part in again]
+    assert (rest.names, chosen.names) == (again[0].names, again[1].names)
     place = generated.names.index(chosen.names[3])
     assert chosen.facts[3] == generated.facts[place]
 
@@ -162,13 +162,13 @@ def test_generated_captchas(tmp_path: Path) -> None:
     test = splits["test"]
     assert test.names[17] == "test/00017" and test.labels[17].isdigit()
     assert test.read(17).startswith(b"\x89PNG")
-    part = random_split(test, 0.5, 0)[1]
+    half = random_split(test, 0.5, 0)[1]
     real = folder(CAPTCHAS)["train"]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(part.read, (3,)) == part.read(3)
+        assert pool.apply(half.read, (3,)) == half.read(3)
         assert pool.apply(real.read, (3,)) == real.read(3)
     assert pickle.loads(pickle.dumps(real)) == real
-    # The same data set by its name.
+    # The same data set by its TFDS name.
     named = settings("tfds", tmp_path, variant="generated_captcha/tiny")
     named |= {"image_field": "image", "text_field": "text"}
     again = load(named, 0)["test"]
@@ -187,7 +187,7 @@ def test_generated_captchas(tmp_path: Path) -> None:
 
 def write_lmdb(directory: Path, samples: dict[bytes, bytes]) -> Path:
     directory.mkdir(parents=True)
-    # Not synced: nothing has to survive a loss of power here, and it takes most of the time.
+    # Not synced, which would take most of the time.
     with (
         lmdb.open(str(directory), map_size=1 << 24, sync=False) as file,
         file.begin(write=True) as transaction,
@@ -224,12 +224,12 @@ def test_lmdb(tmp_path: Path) -> None:
 
 
 def test_lmdb_is_opened_once_by_many_threads(tmp_path: Path) -> None:
-    """As by the threads of a worker process, of which each may be the first to read."""
+    """In a worker process each thread may be the first to read."""
     real = folder(CAPTCHAS)["test"]
     threads = len(real)
     write_lmdb(tmp_path / "test", lmdb_samples(real))
     read = load(settings("lmdb", tmp_path), 0)["test"].read
-    lmdb_database._opened.cache_clear()  # as in a process to which the reader was sent
+    lmdb_database._opened.cache_clear()  # as in a new process
     barrier = threading.Barrier(threads)
 
     def read_at_once(index: int) -> bytes:
@@ -246,11 +246,11 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
     samples = {b"num-samples": b"3", b"image-000000001": b"x"}
     samples |= {b"label-000000001": "e\u0301".encode(), b"label-000000002": b" b "}
     split = load(settings("lmdb", write_lmdb(tmp_path / "gaps", samples)), 0)
-    both = {n: t for part in split.values() for n, t in zip(part.names, part.labels, strict=True)}
+    both = {n: t for s in split.values() for n, t in zip(s.names, s.labels, strict=True)}
     assert both == {"image-000000001": "\xe9", "image-000000002": " b ", "image-000000003": ""}
-    part = next(part for part in split.values() if "image-000000002" in part.names)
+    lacking = next(s for s in split.values() if "image-000000002" in s.names)
     with pytest.raises(DataError, match=r"no image-000000002, although num-samples counts it"):
-        part.read(part.names.index("image-000000002"))
+        lacking.read(lacking.names.index("image-000000002"))
     for name, broken, message in (
         ("latin", {b"num-samples": b"1", b"label-000000001": b"\xe4"}, "not UTF-8"),
         ("empty", {b"num-samples": b"0"}, "no images under the key num-samples"),

@@ -85,8 +85,8 @@ def usable(train: PreparedSplit, settings: Mapping[str, Any]) -> PreparedSplit:
     kept = [index for index in range(len(train)) if train.mask[index] and index not in dropped]
     if not kept:
         raise DataError(
-            "no training label fits into the time steps of its image, which has one for each eighth"
-            " of its height; are they the labels of these images?"
+            "no training label fits into its image: all need more time steps than the images have;"
+            " are they the labels of these images?"
         )
     return train.select(kept)
 

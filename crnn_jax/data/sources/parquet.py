@@ -2,6 +2,8 @@
 
 import bisect
 import contextlib
+import errno
+import os
 import re
 import tempfile
 import threading
@@ -29,8 +31,8 @@ def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
     A file belongs to the split that its name begins with (`train-00000-of-00002.parquet`) or that
     its folder is named after (`test/0000.parquet`). Other files are used only if there are none of
     these. Without 'test', the files are 'all'. `image_field` and `text_field` name the columns.
-    Images are bytes, or `{bytes, path}`, of which the path is ignored. The texts are read now, the
-    images on demand.
+    Images are bytes, or `{bytes, path}`, whose path is ignored. The texts are read now, the images
+    on demand.
 
     Raises:
         ConfigError: no folder is set, a column is missing, or pyarrow is not installed.
@@ -146,7 +148,10 @@ class _Images:
         self._unpacked: set[int] = set()  # row groups
         self._offsets = np.zeros(count, np.int64)  # in the temporary file
         self._sizes = np.full(count, -1)  # bytes; -1 for rows without an image
-        file = tempfile.NamedTemporaryFile(prefix="crnn_jax_", suffix=".images")  # noqa: SIM115
+        # Unbuffered, so that a full disk is noticed when an image is written, not later.
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            prefix="crnn_jax_", suffix=".images", buffering=0
+        )
         weakref.finalize(self, file.close)
         self._file: Any = file
         self._lock = threading.Lock()
@@ -172,11 +177,10 @@ class _Images:
         with self._lock:
             for place in range(len(self._groups)):
                 self._unpack(place)
-            self._file.flush()
         return {**self.__dict__, "_file": self._file.name, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        file = Path(state["_file"]).open("rb")  # noqa: SIM115
+        file = Path(state["_file"]).open("rb", buffering=0)  # noqa: SIM115
         weakref.finalize(self, file.close)
         self.__dict__ = {**state, "_file": file, "_lock": threading.Lock()}
 
@@ -199,7 +203,9 @@ class _Images:
 
     def _write(self, image: bytes) -> int:
         try:
-            return self._file.write(image)
+            if self._file.write(image) < len(image):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return len(image)
         except OSError as error:
             raise DataError(
                 f"cannot unpack a Parquet file to {self._file.name!r} ({error.strerror}); make room"

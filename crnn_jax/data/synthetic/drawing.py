@@ -61,10 +61,10 @@ def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image
     font = face.at(size)
     spaced = rng.random() < 0.25
     bold = int(rng.random() < 0.15)
-    parts, places = [text], [0.0]
+    pieces, places = [text], [0.0]
     if spaced:
         spacing = size * rng.uniform(-0.03, 0.3)
-        parts, steps = list(text), [font.getlength(part) + spacing for part in text]
+        pieces, steps = list(text), [font.getlength(piece) + spacing for piece in text]
         places = [0.0, *itertools.accumulate(steps)]
     # Large enough for all glyphs. Empty borders are cut off later.
     x, y, extent = size, 1.75 * size, (int((1.8 * len(text) + 2) * size), 3 * size)
@@ -72,8 +72,8 @@ def _layers(text: str, face: Face, size: int, rng: np.random.Generator) -> Image
     def drawn(stroke: int) -> Image.Image:
         image = Image.new("L", extent)
         draw = ImageDraw.Draw(image)
-        for part, place in zip(parts, places, strict=False):
-            draw.text((x + place, y), part, 255, font, anchor="ls", stroke_width=stroke)
+        for piece, place in zip(pieces, places, strict=False):
+            draw.text((x + place, y), piece, 255, font, anchor="ls", stroke_width=stroke)
         return image
 
     fill = drawn(bold)

@@ -66,18 +66,18 @@ def chinese_text(rng: np.random.Generator) -> str:
             _at_random(HANZI if rng.random() < 0.5 else letters, 1, rng) for _ in range(length)
         )
     other = int(rng.integers(0, 4)) if kind < 0.5 else -1  # which word is not Chinese, if any
-    parts: list[str] = []
-    while sum(map(len, parts)) < length:
-        part = _pick(chinese_words(), rng)
-        if len(parts) == other:
+    words: list[str] = []
+    while sum(map(len, words)) < length:
+        word = _pick(chinese_words(), rng)
+        if len(words) == other:
             latin = _cased(_pick(english_words(), rng), rng)
-            part = latin if rng.random() < 0.5 else _number(rng)
+            word = latin if rng.random() < 0.5 else _number(rng)
         if (mark := rng.random()) < 0.12:
-            part += PUNCTUATION[rng.integers(len(PUNCTUATION))]
+            word += PUNCTUATION[rng.integers(len(PUNCTUATION))]
         elif mark < 0.16:
-            part = part.join(BRACKETS[rng.integers(len(BRACKETS))])
-        parts.append(part)
-    line = "".join(parts)
+            word = word.join(BRACKETS[rng.integers(len(BRACKETS))])
+        words.append(word)
+    line = "".join(words)
     return line[: length if rng.random() < 0.5 else None][-length:]
 
 
