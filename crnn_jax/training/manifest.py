@@ -11,6 +11,7 @@ from typing import Any
 from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.recipes import RENAMED
 
 # 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest; 3:
 # the model may be an average, and what it is that of then stands in `training`. Whatever a later
@@ -77,6 +78,8 @@ def read_json(path: Path) -> Any:
 def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
     """A manifest that is whole, of a format this program knows, and has these parts.
 
+    Settings of its config that were renamed since have their new names.
+
     Raises:
       DamagedCheckpoint: it cannot be read, or is not what was written.
       CheckpointError: a later version of the program wrote it.
@@ -96,6 +99,8 @@ def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> d
     for key in (*parts, *(("arrays",) if manifest["format"] > 1 else ())):
         if not isinstance(manifest.get(key), dict):
             raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
+    if "config" in parts:
+        manifest["config"] = _with_new_names(manifest["config"])
     return manifest
 
 
@@ -151,6 +156,17 @@ def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) 
             " the same set, it was trained on most of them; evaluate it with the old settings",
             difference,
         )
+
+
+def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config by their new names, without those that are flags now."""
+    flat: Any = traverse_util.flatten_dict(config, keep_empty_nodes=True)
+    renamed = {
+        tuple(RENAMED.get(".".join(path), ".".join(path)).split(".")): value
+        for path, value in flat.items()
+        if not RENAMED.get(".".join(path), "").startswith("--")
+    }
+    return traverse_util.unflatten_dict(renamed)
 
 
 def _in_part(key: str) -> str:
