@@ -77,24 +77,26 @@ def load_dataset(config: Config) -> Dataset:
     return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_images])
 
 
-def load_test_split(
-    config: Config, alphabet: Alphabet, preprocessing: Preprocessing
+def load_split(
+    config: Config, alphabet: Alphabet, preprocessing: Preprocessing, name: str = "test"
 ) -> PreparedSplit:
-    """Reads the data to evaluate a trained model with, every sample of it.
+    """Reads a split to evaluate a trained model with, every sample of it.
 
     Raises:
       ConfigError, DataError: something cannot be used, and no policy says to count it as wrong.
     """
-    splits = sources.load(config.data, config.seed)
-    _require("test", splits, config)
-    splits = {"test": splits["test"]}
+    # Validation images are drawn from the training images, all of which are looked at for that.
+    load = sources.load if name == "test" else sources.load_splits
+    splits = load(config.data, config.seed)
+    _require(name, splits, config)
+    splits = {name: splits[name]}
     of_labels = _judged(label_findings(splits, alphabet), config)
     _enforce(of_labels, config)
     prepared = _read(splits, alphabet, preprocessing, config)
     of_images = _judged(_of_images(prepared, alphabet, preprocessing), config)
     _enforce(of_images, config)
     _warn([*of_labels, *of_images])
-    return prepared["test"]
+    return prepared[name]
 
 
 def load_benchmark(

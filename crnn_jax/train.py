@@ -15,7 +15,7 @@ from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import ConfigError, TrainingDiverged
-from crnn_jax.evaluate import Evaluation
+from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.text.confusions import describe
 from crnn_jax.training import parallel
@@ -101,7 +101,7 @@ def make_train_step(
     return parallel.pmap(train_step, donate_first=True)
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
+def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     """Trains as the config says, evaluates and saves along the way.
 
     A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
@@ -115,6 +115,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> TrainState:
       ConfigError, DataError, CheckpointError: before the first step, if something does not fit.
       TrainingDiverged: too many steps in a row were not finite.
     """
+    workdir = Path(workdir)
     experiment = Experiment.build(config)
     plan, splits = experiment.plan, experiment.splits
     with (

@@ -1,6 +1,6 @@
 """Compiles the training and evaluation steps for a TPU that is not there, and says what they cost.
 
-    pip install ".[tpu]"
+    pip install -e ".[tpu]"
     python scripts/compile_tpu.py --topology v5e:2x4 --per_device_batch 256
 
 Memory, arithmetic and bytes moved are the compiler's own account of one device's program; the
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import Workload
 
-from crnn_jax.evaluate import make_eval_step
+from crnn_jax.evaluation import make_eval_step
 from crnn_jax.train import make_train_step
 from crnn_jax.training import parallel
 

@@ -25,9 +25,9 @@ from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.sources import load
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
-from crnn_jax.dataset import load_test_split
+from crnn_jax.dataset import load_split
 from crnn_jax.errors import DataError
-from crnn_jax.evaluate import evaluate, make_eval_step
+from crnn_jax.evaluation import evaluate_split, make_eval_step
 from crnn_jax.experiment import Experiment
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -64,7 +64,7 @@ class Steps:
     def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
         variables = self.state.model
         alphabet = self.experiment.alphabet
-        metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
+        metrics = evaluate_split(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
         return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
 
 
@@ -241,8 +241,8 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
-        test = load_test_split(config, known.alphabet, known.preprocessing)
-        found = evaluate(steps.eval_step, variables, test, known.alphabet, (128,), 8)
+        test = load_split(config, known.alphabet, known.preprocessing)
+        found = evaluate_split(steps.eval_step, variables, test, known.alphabet, (128,), 8)
         return found.metrics, found.texts
 
     _, texts = metrics_and_texts(source="folder", dir=str(CAPTCHAS))
@@ -277,7 +277,7 @@ def test_evaluation_counts_what_cannot_be_read_as_wrong(tmp_path: Path, steps: S
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
-    test = load_test_split(config, known.alphabet, known.preprocessing)
+    test = load_split(config, known.alphabet, known.preprocessing)
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
@@ -294,7 +294,7 @@ def test_evaluation_where_no_label_can_be_written(tmp_path: Path, steps: Steps) 
     (tmp_path / "data" / "test.tsv").write_text(labels, encoding="utf-8")
     known = steps.experiment
     config = config_for("folder", tmp_path / "data")
-    metrics = steps.evaluate(load_test_split(config, known.alphabet, known.preprocessing))
+    metrics = steps.evaluate(load_split(config, known.alphabet, known.preprocessing))
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 

@@ -22,7 +22,7 @@ from crnn_jax import models, predict
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
-from crnn_jax.evaluate import score
+from crnn_jax.evaluation import score
 from crnn_jax.experiment import Experiment
 from crnn_jax.recognition import pretrained
 from crnn_jax.recognition.pretrained import find_model, write_pretrained
@@ -183,8 +183,8 @@ def test_a_model_is_known_by_name_everywhere(
 ) -> None:
     assert find_model("small") == find_model(packaged) == packaged
     recognizer = Recognizer.load("small")
-    rows = score("small", [IMAGES], 8)
-    assert rows[0]["count"] == 8 and rows == score(packaged, [IMAGES], 8)
+    rows = list(score("small", [IMAGES], 8))
+    assert rows[0]["count"] == 8 and rows == list(score(packaged, [IMAGES], 8))
     config = small_config(init_from="small")
     config.alphabet.characters = ALPHABET.characters[::-1]
     state, line = Experiment.build(config).initial_state()
