@@ -5,6 +5,8 @@
 prints a line `path<TAB>text<TAB>confidence` for each. The model's folder knows all the rest.
 Without --model the pretrained model `captcha` reads. An image that cannot be read is named; the
 others are read all the same.
+
+`crnn-jax predict` does the same.
 """
 
 import sys
@@ -12,17 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
-from crnn_jax.commands import parse_flags, print_error, print_result, run_command
+from crnn_jax.commands import define_model, print_error, print_result, run
 
 if TYPE_CHECKING:
     import numpy as np
 
-MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, or the name of a pretrained model; without it, `captcha`."
+FLAGS = flags.FlagValues()
+MODEL = define_model(FLAGS)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,4 +55,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main), flags_parser=parse_flags)
+    run(main, FLAGS, __doc__)

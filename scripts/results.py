@@ -6,7 +6,7 @@
 `run` trains each of the experiments named from an empty workdir, with the command that its row
 holds ({data} is DIR, {some} a copy of the set with as many training images as `some` says), and
 writes what came of it into results.json. `render` makes of all rows the tables in README.md, and of
-those that train on whole sets the curves .github/learning_curves.png (`pip install ".[bench]"`).
+those that train on whole sets the curves .github/learning_curves.png (`pip install -e ".[bench]"`).
 """
 
 import argparse
@@ -164,7 +164,7 @@ def benchmarks_table(results: dict[str, Any]) -> str:
             keys = ("exact_match_alphanumeric", "exact_match", "cer")
             scores = [f"{100 * score[key]:.1f} %" for key in keys]
             lines.append(
-                [f"`{name}`", score["set"], score["labels"], f"{score['count']:,}", *scores]
+                [f"`{name}`", score["set"], score["subset"], f"{score['count']:,}", *scores]
             )
     return markdown(head, lines) if lines else ""
 

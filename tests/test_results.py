@@ -100,7 +100,7 @@ def test_errors_are_told_of_the_rows_that_count_them(workdir: Path) -> None:
 def test_benchmarks_stand_in_a_table_of_their_own(workdir: Path) -> None:
     done = {**ROW, "metrics": {**WHEN, **results.metrics(workdir)}}
     assert results.OF_BENCHMARKS not in results.tables({"tiny": done})
-    score = {"set": "iiit5k", "labels": "all", "count": 3000}
+    score = {"set": "iiit5k", "subset": "all", "count": 3000}
     score |= {"exact_match": 0.5, "exact_match_alphanumeric": 0.7015, "cer": 0.125}
     scored = {**done["metrics"], "benchmarks": [score]}
     text = results.tables({"tiny": done, "scored": {**done, "metrics": scored}})

@@ -1,25 +1,47 @@
 """Start-up: libraries that take seconds to import wait until they are needed."""
 
+import importlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from crnn_jax import huge_pages
+from crnn_jax import cli, huge_pages
 from crnn_jax.compiler import choose_convolutions
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 SLOW_TO_IMPORT = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}
 
 
-@pytest.mark.parametrize("module", ["", ".main", ".predict", ".check_data"])
+def imported_by(code: str, *arguments: str) -> str:
+    """What is slow to import and was, after some lines of Python."""
+    code += f"\nimport sys\nprint(*{SLOW_TO_IMPORT} & set(sys.modules), file=sys.stderr)"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize("module", ["", ".cli", ".recipes"])
 def test_nothing_slow_is_imported(module: str) -> None:
-    code = f"import sys, crnn_jax{module}; print(*{SLOW_TO_IMPORT} & set(sys.modules))"
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "\n"
+    assert imported_by(f"import crnn_jax{module}; crnn_jax.ConfigError") == "\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_shown_at_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without what is slow to import; of all flags, and exit code 0."""
+    assert imported_by("from crnn_jax.cli import main; main()", command, "--help") == "\n"
+    cli.main(["crnn-jax", command, "--help"])
+    shown = capsys.readouterr().out
+    module = importlib.import_module(f"crnn_jax.{cli.COMMANDS[command][0]}")
+    assert shown.startswith((module.__doc__ or "").partition("\n")[0])
+    assert f"`crnn-jax {command}" in shown
+    for name in module.FLAGS:
+        assert re.search(rf"^  --(\[no\])?{name}: ", shown, re.MULTILINE), name
+    if "config" in module.FLAGS:
+        assert "captcha:fine_tune" in shown and "scene_text:benchmarks" in shown
 
 
 @pytest.mark.parametrize(
@@ -67,7 +89,7 @@ def test_a_command_restarts_once_to_ask_for_huge_pages(
         file.write_text(switch)
     code = f"""if True:
         import os, pathlib, sys
-        from crnn_jax import huge_pages
+        from crnn_jax import cli, huge_pages
         huge_pages.SWITCH = pathlib.Path({str(file)!r})
         print(os.getpid(), sys.argv[1:], os.environ.get(huge_pages.TUNABLES))
         huge_pages.restart_with_huge_pages()
