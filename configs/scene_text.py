@@ -1,58 +1,65 @@
-"""Words in photographs: signs, labels, covers.
+"""Words in photographs: signs, labels, book covers.
 
     python -m crnn_jax.main --config configs/scene_text.py
 
-trains on words that it renders (fonts and word lists: `pip install ".[render]"`). With images of
-your own, or one of the public sets:
+renders 100,000 words and trains on them (fonts and word lists: `pip install "crnn_jax[render]"`).
+With your own images, or a public set:
 
     python -m crnn_jax.main --config configs/scene_text.py \
         --config.data.source=folder --config.data.dir=DIR --workdir runs/scene_text_mine
 
-The variant `benchmarks` is trained on rendered words and from the training images of IIIT5K and
-ICDAR 2015, which choose its best checkpoint, in an hour and a half on two cores:
+The variant `benchmarks` trains on rendered words and on the training images of IIIT5K and ICDAR
+2015, from which the validation images are. It takes an hour and a half on two cores:
 
     python -m crnn_jax.main --config configs/scene_text.py:benchmarks \
         --config.data.parts.iiit5k.dir=DIR --config.data.parts.icdar15.dir=DIR
 
-What has been trained is scored on the benchmarks, DIR being their folders or databases, by
+A model is scored on the folders or databases of the benchmarks with
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-and goes on to other images with `--config.init_from=runs/scene_text`.
+and trained on other images with `--config.init_from=runs/scene_text`.
 """
 
 import ml_collections
 
-from configs import captcha
+import crnn_jax
+
+VARIANTS = {
+    "default": "The recipe as it is.",
+    "benchmarks": "With the training images of IIIT5K and ICDAR 2015: an hour and a half.",
+}
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
-    """The recipe of configs/captcha.py, but for what follows; default or benchmarks."""
-    config = captcha.get_config()
+    """Returns the default recipe with the following changes, or one of its VARIANTS."""
+    if variant not in VARIANTS:
+        raise ValueError(f"there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    config = crnn_jax.get_config("captcha")
     config.update_from_flattened_dict(
         {
-            # Rendered words, 100,000 of them; `words/1000000` if you have a GPU or a TPU.
+            # 100,000 rendered words; with a GPU or a TPU, words/1000000.
             "data.variant": "words",
-            # All of printable ASCII, as a reader wants what is written there, capitals and commas
-            # included. The benchmarks' 36 characters are a matter of scoring:
-            # exact_match_alphanumeric. The same for all sets, so that what one has taught can be
-            # learned on with another, and scored on a third.
+            # Printable ASCII, so that capitals and punctuation are read as well. Benchmarks compare
+            # 36 characters: the metric exact_match_alphanumeric. The alphabet is the same for all
+            # sets, so that a model of one set can be trained on a second and scored on a third.
             "alphabet.characters": (
                 "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
                 " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
             ),
-            # The few words of public sets with other characters, such as É, are not trained on.
+            # The few words of public sets that have other characters, such as É, are left out of
+            # training.
             "data.on_unseen": "drop",
             # Pixels: many words in photographs are no larger.
             "data.height": 32,
-            # That which goes with this height.
+            # The space to depth that goes with this height.
             "model.space_to_depth": 1,
-            # Times that 100,000 images are gone through ...
+            # Passes over 100,000 images.
             "epochs": 4,
-            # ... and smaller sets more often.
+            # Smaller sets get more passes.
             "min_steps": 4_000,
-            # Photographed words lie askew, and light and lenses differ. Light on dark is as common
-            # as dark on light.
+            # Words in photographs are askew, and differ in light and sharpness. Light on dark is as
+            # common as dark on light.
             "augment.affine": 0.3,
             "augment.perspective": 0.3,
             "augment.blur": 0.2,
@@ -62,8 +69,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         }
     )
     if variant == "benchmarks":
-        # Four of five images are rendered; all else there is of IIIT5K and ICDAR 2015 is gone
-        # through a dozen times meanwhile.
+        # Four of five images are rendered. IIIT5K and ICDAR 2015 get a dozen passes in a run.
         parts = {
             "words": {
                 "source": "generated",
@@ -76,8 +82,4 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
             "icdar15": {"source": "folder", "dir": "data/icdar15"},
         }
         config.update(data={"source": "mixture", "parts": parts})
-    elif variant != "default":
-        raise ValueError(
-            f"configs/scene_text.py:{variant}: the variants are default and benchmarks"
-        )
     return config

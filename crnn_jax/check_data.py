@@ -1,38 +1,49 @@
-"""Says what is wrong with labeled images, before anything is trained on them.
+"""Looks for mistakes in labeled images, before anything is trained on them.
 
     python -m crnn_jax.check_data --dir DIR
 
-looks through a folder, and with `--config` and its overrides through the data of a config;
-`--show_augmented` draws what the config's `augment` makes of the training images. The
-exit code is 0 if nothing is wrong, 2 if there are warnings, 1 if there are errors.
+looks through a folder. With --config and its overrides it looks through the data of a config.
+--show_augmented draws how the `augment` settings of the config change the training images. The exit
+code is 0 if nothing is wrong, 2 if there are warnings, 1 if there are errors.
+
+`crnn-jax check-data` does the same.
 """
 
 import json
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from crnn_jax.commands import parse_flags, print_result, run_command
+from crnn_jax.commands import define_config, override, print_result, run
+from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.recipes import DEFAULT, get_config
 
 if TYPE_CHECKING:
     from PIL import Image
 
 EXIT_CODES = {"note": 0, "warning": 2, "error": 1}
-RECIPE = Path(__file__).parents[1] / "configs" / "captcha.py"
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
-DIR = flags.DEFINE_string("dir", None, "A folder; short for the source folder and its data.dir.")
-JSON = flags.DEFINE_bool("json", False, "Prints JSON, with every offender.")
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, DEFAULT)
+DIR = flags.DEFINE_string(
+    "dir",
+    None,
+    "A folder; short for --config.data.source=folder --config.data.dir=DIR.",
+    flag_values=FLAGS,
+)
+JSON = flags.DEFINE_bool(
+    "json", False, "Prints JSON, with all images that something is wrong with.", flag_values=FLAGS
+)
 IMAGE_GRID = flags.DEFINE_string(
-    "image_grid", None, "Where to put a PNG of images with their labels."
+    "image_grid", None, "Writes a PNG of images with their labels to this file.", flag_values=FLAGS
 )
 SHOW_AUGMENTED = flags.DEFINE_string(
-    "show_augmented", None, "Where to put a PNG of training images, each as augment changes it."
+    "show_augmented",
+    None,
+    "Writes a PNG of training images, each as it is and as it is augmented, to this file.",
+    flag_values=FLAGS,
 )
 
 
@@ -40,16 +51,19 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the report to standard output.
 
     Raises:
-      ConfigError: arguments that are no flags, or nothing for --show_augmented to show.
+      ConfigError: an argument is no flag, or there is nothing for --show_augmented to show.
     """
+    if folders := [argument for argument in arguments[1:] if not argument.startswith("-")]:
+        raise ConfigError(f"what is {folders[0]}? a folder is named with --dir={folders[0]}")
+    config = get_config(CONFIG.value)
+    override(config, arguments)
+    if DIR.value == "":
+        raise ConfigError("--dir is empty; name a folder")
+
     from crnn_jax.data.augment import Augmentation
     from crnn_jax.dataset import check_dataset
-    from crnn_jax.errors import ConfigError
     from crnn_jax.image_grids import augmentation_grid, sample_grid
 
-    if len(arguments) > 1:
-        raise ConfigError(f"what is {arguments[1]}? a folder is named with --dir={arguments[1]}")
-    config = CONFIG.value
     augmentation = Augmentation.from_config(config.augment)
     if SHOW_AUGMENTED.value and not augmentation.active:
         raise ConfigError(
@@ -67,27 +81,14 @@ def main(arguments: Sequence[str]) -> None:
     sys.exit(EXIT_CODES[report.severity])
 
 
-def parse(arguments: Sequence[str]) -> list[str]:
-    """What is left of a command line, the default recipe standing in where none is named.
-
-    As the flag's own default its overrides would be read when this module is imported, where a
-    mistake in them is a traceback.
-    """
-    program, *rest = arguments
-    named = any(re.match("--?config(=|$)", argument) for argument in rest)
-    return parse_flags([program, *([] if named else [f"--config={RECIPE}"]), *rest])
-
-
 def _save(grid: "Image.Image", path: str) -> None:
-    from crnn_jax.errors import DataError
-
     try:
         grid.save(path, "PNG")
     except OSError as error:
         raise DataError(
-            f"cannot write {path!r} ({error.strerror}); name a file in a folder that is there"
+            f"cannot write {path!r} ({error.strerror}); name a file in an existing folder"
         ) from error
 
 
 if __name__ == "__main__":
-    app.run(run_command(main), flags_parser=parse)
+    run(main, FLAGS, __doc__)

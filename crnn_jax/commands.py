@@ -1,88 +1,133 @@
-"""How commands start, print and end: a mistake is one line and an exit code, never a traceback."""
+"""How commands start, print and end: a mistake is one line and an exit code, never a traceback.
+
+A command is a module with a docstring, which is its help, flags in a `FlagValues` of its own, and
+a function `main`. Flags of its own let several commands be imported together.
+"""
 
 import errno
+import faulthandler
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
+from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 # How a system says that nobody reads what is written.
 CLOSED = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
+flags.disclaim_key_flags()  # a flag that is defined here belongs to the module that asked for it
 
-def run_command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
-    """`main` with the project's errors printed to standard error, exit code 1.
+HELP = ("--help", "-help", "-h")
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
-    Ctrl-C and SIGTERM end the process at once, but where training waits for the end of a step.
+
+def run(
+    main: Callable[[Sequence[str]], None],
+    values: flags.FlagValues,
+    description: str | None,
+    command_line: Sequence[str] | None = None,
+) -> None:
+    """Runs a command to its end; the project's errors become one line and exit code 1.
+
+    Ctrl-C and SIGTERM end the process at once, except where training waits for the end of a step.
+
+    Args:
+      main: takes the program's name and the arguments that are no flags; with a flag `config`
+        also the overrides, for `override`.
+      values: the flags of the command.
+      description: the help, shown above the flags.
+      command_line: the program's name and its arguments; those of the process by default.
     """
-
-    def command(arguments: Sequence[str]) -> None:
-        restart_with_huge_pages()
-        absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
-        warnings = logging.StreamHandler()
-        warnings.setFormatter(logging.Formatter("warning: %(message)s"))
-        project = logging.getLogger("crnn_jax")
-        project.addHandler(warnings)
-        project.setLevel(logging.WARNING)  # else absl's level would hold for the project, too
-        project.propagate = False
-        # Python would wait for the end of a compilation before it raises KeyboardInterrupt. Where
-        # Ctrl-C is not for this process, as in the background of a script, it stays so.
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        enable_compilation_cache()
-        set_cpu_flags()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # Whatever the system's own encoding; names of files that are none stay as they are.
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        try:
-            main(arguments)
-        except CrnnError as error:
-            _fail(error)
-
-    return command
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """What absl leaves of a command line, for `app.run`; a mistake in it is one line as well."""
+    command_line = sys.argv if command_line is None else command_line
     try:
-        return read_flags(arguments)
+        if any(argument in HELP for argument in command_line[1:]):
+            print_result(_help(values, description or ""))
+            return
+        arguments = parse_flags(values, command_line)
+        _prepare_process()
+        main(arguments)
     except CrnnError as error:
-        _fail(error)
+        print_error(error)
+        sys.exit(1)
 
 
-def read_flags(arguments: Sequence[str]) -> list[str]:
-    """Gives the flags their values.
+def define_config(values: flags.FlagValues, default: str | None = None) -> flags.FlagHolder[Any]:
+    """Defines the flag `config` of a command, whose settings `override` reads."""
+    return flags.DEFINE_string(
+        "config",
+        default,
+        "A recipe, such as captcha:quick, or a file, such as configs/captcha.py:quick."
+        " --config.KEY=VALUE changes one of its settings, such as --config.data.dir=DIR.",
+        flag_values=values,
+    )
+
+
+def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
+    """Defines the flag `model` of a command."""
+    return flags.DEFINE_string(
+        "model",
+        None,
+        "A workdir, or the name of a pretrained model; by default the pretrained model captcha.",
+        flag_values=values,
+    )
+
+
+def parse_flags(values: flags.FlagValues, command_line: Sequence[str]) -> list[str]:
+    """Gives the flags their values; returns the program's name and the other arguments.
 
     Raises:
-      ConfigError: a flag is unknown or a value cannot be used; a config, or one of its settings,
-        is not there.
+      ConfigError: a flag is unknown, or a value cannot be used.
     """
     try:
-        rest = flags.FLAGS(list(arguments))
-        for name in flags.FLAGS:  # a config that was not found says so when it is looked into
-            hasattr(flags.FLAGS[name].value, "keys")
+        rest = values(command_line, known_only="config" in values)
+        if "config" in values:
+            # Overrides wait for the config. Any other flag that is left is unknown.
+            unknown = (a for a in rest[1:] if a.startswith("-") and not OVERRIDE.match(a))
+            values([rest[0], *unknown])
         return rest
-    except Exception as error:  # ml_collections and the config's own code raise what they like
-        # Of a traceback put into a message, as ml_collections does, the end tells the user enough.
-        start, traceback, rest = (
-            str(error).replace("\\n", "\n").replace("\\'", "'").partition("Traceback ")
+    except (flags.Error, ValueError) as error:
+        _fail_to_parse(error)
+
+
+def override(config: Config, arguments: Sequence[str]) -> None:
+    """Changes settings of a config as `--config.KEY=VALUE` says, and locks it.
+
+    Args:
+      config: a recipe's.
+      arguments: the program's name and overrides.
+
+    Raises:
+      ConfigError: there is no such setting, the value is of another type, or an argument is no
+        override.
+    """
+    known = settings_of(config)
+    for argument in arguments:
+        if (found := OVERRIDE.match(argument)) and found[1] not in known:
+            raise ConfigError(f"command line: {no_such_setting(found[1], known)}")
+    config.lock()
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=list(arguments)
         )
-        text = start + rest.strip().rpartition("\n")[2] if traceback else start
-        text = " ".join(text.split()) or type(error).__name__
-        raise ConfigError(
-            f"command line: {text}; see --help, and the file of the config"
-        ) from error
+        rest = values(arguments)
+    except Exception as error:  # ml_collections raises many types
+        _fail_to_parse(error)
+    if rest[1:]:
+        raise ConfigError(f"command line: what is {rest[1]!r}? see --help")
 
 
 def print_result(line: str) -> None:
@@ -105,6 +150,40 @@ def print_error(error: Exception) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
-def _fail(error: CrnnError) -> NoReturn:
-    print_error(error)
-    sys.exit(1)
+def _prepare_process() -> None:
+    restart_with_huge_pages()
+    faulthandler.enable()
+    flags.FLAGS(sys.argv[:1])  # libraries ask for their flags, all of which have their defaults
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    project = logging.getLogger("crnn_jax")
+    project.addHandler(warnings)
+    project.setLevel(logging.WARNING)  # else absl's level would hold for the project, too
+    project.propagate = False
+    # Python would wait for the end of a compilation before it raises KeyboardInterrupt. Where
+    # Ctrl-C is not for this process, as in the background of a script, it stays so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    enable_compilation_cache()
+    set_cpu_flags()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever the system's own encoding; names of files that are none stay as they are.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _help(values: flags.FlagValues, description: str) -> str:
+    """The help of a command: its description, its flags, and the recipes if it takes one."""
+    flag_lines = values.get_help(include_special_flags=False).strip().splitlines()[1:]
+    lines = [description.strip(), "", "Flags:", *flag_lines]
+    if "config" in values:
+        described = recipes()
+        width = max(map(len, described))
+        lines += ["", "Recipes:", *(f"  {name:<{width}}  {of}" for name, of in described.items())]
+    return "\n".join(lines)
+
+
+def _fail_to_parse(error: Exception) -> NoReturn:
+    text = " ".join(str(error).split()) or type(error).__name__
+    raise ConfigError(f"command line: {text}; see --help") from error

@@ -1,25 +1,28 @@
 """Checks the values of a config together, before anything is built from them."""
 
 import math
-from typing import Any, TypeAlias
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from crnn_jax.data.sources import MIXTURE, PART_SETTINGS, SOURCES, parts_of
 from crnn_jax.errors import ConfigError
 from crnn_jax.models import MODELS
 from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
+from crnn_jax.recipes import DEFAULT, Config, get_config, no_such_setting, settings_of
 
+SHARE = "must be a share: 0 or more, below 1"
 SPACE_TO_DEPTH = (1, 2)
-
-# An ml_collections.ConfigDict, whose fields have types that no checker can see.
-Config: TypeAlias = Any
 
 
 def check_config(config: Config) -> None:
-    """Raises ConfigError with one line for all the values that cannot be used.
+    """Raises ConfigError with one line for all settings and values that cannot be used.
 
     Each problem names its key and the remedy.
     """
-    problems: list[str] = []
+    problems = _check_names(config)
+    if problems:  # a missing setting has no value to check
+        raise ConfigError("config: " + "; ".join(problems))
 
     def require(key: str, ok: bool, remedy: str) -> None:
         if not ok:
@@ -28,21 +31,23 @@ def check_config(config: Config) -> None:
     for key in ("batch_size", "epochs", "eval_every", "log_every", "keep", "data.buckets"):
         require(key, _value(config, key) >= 1, "must be at least 1")
     require("max_skipped", config.max_skipped >= 1, "must be at least 1")
-    require("seed", 0 <= config.seed < 2**32, "lies between 0 and 4294967295")
-    require("min_steps", config.min_steps >= 0, "must be 0 or more")
-    require("patience", config.patience >= 0, "must be above 0, or 0 for a run to its end")
+    require("seed", 0 <= config.seed < 2**32, "must lie between 0 and 4294967295")
+    for key in ("min_steps", "trace_steps"):
+        require(key, _value(config, key) >= 0, "must be 0 or more")
+    require("patience", config.patience >= 0, "must be above 0, or 0 to run to the end")
 
-    require("model.name", config.model.name in MODELS, f"is one of {', '.join(MODELS)}")
+    require("model.name", config.model.name in MODELS, f"must be one of {', '.join(MODELS)}")
     require(
         "model.batch_norm",
         config.model.batch_norm in BATCH_NORM_VARIANTS,
-        f"is one of {', '.join(BATCH_NORM_VARIANTS)}",
+        f"must be one of {', '.join(BATCH_NORM_VARIANTS)}",
     )
     for key in ("model.momentum", "model.dropout"):
-        require(key, 0 <= _value(config, key) < 1, "is a share, 0 or more, below 1")
-    require("model.dtype", config.model.dtype in ("float32", "bfloat16"), "is float32 or bfloat16")
+        require(key, 0 <= _value(config, key) < 1, SHARE)
+    dtype = config.model.dtype
+    require("model.dtype", dtype in ("float32", "bfloat16"), "must be float32 or bfloat16")
     height, factor = config.data.height, config.model.space_to_depth
-    require("model.space_to_depth", factor in SPACE_TO_DEPTH, "is 1 or 2")
+    require("model.space_to_depth", factor in SPACE_TO_DEPTH, "must be 1 or 2")
     if factor in SPACE_TO_DEPTH:
         rows = output_height(height, factor)
         fitting = (n for n in SPACE_TO_DEPTH if output_height(height, n) == 1)
@@ -53,26 +58,26 @@ def check_config(config: Config) -> None:
             f"leaves {max(rows, 0)} rows of features instead of one with"
             f" model.space_to_depth={factor}; set --config.{remedy}",
         )
-    require("data.channels", config.data.channels in (1, 3), "is 1 (gray) or 3 (color)")
+    require("data.channels", config.data.channels in (1, 3), "must be 1 (gray) or 3 (color)")
     for key in ("data.test_fraction", "data.validation_fraction"):
-        require(key, 0 < _value(config, key) < 1, "lies between 0 and 1, both excluded")
+        require(key, 0 < _value(config, key) < 1, "must lie between 0 and 1, both excluded")
     _check_parts(config.data, problems)
     require("data.workers", config.data.workers >= 0, "must be 0 (threads) or more (processes)")
 
     for key in ("data.on_unreadable", "data.on_empty_label"):
-        require(key, _value(config, key) in ("error", "drop"), "is error or drop")
+        require(key, _value(config, key) in ("error", "drop"), "must be error or drop")
     policy = config.data.on_unseen
-    require("data.on_unseen", policy in ("error", "drop", "map"), "is error, drop or map")
-    require("data.map_to", len(config.data.map_to) < 2, "is one character, or '' for none")
-    require("data.max_dropped", 0 <= config.data.max_dropped < 1, "is a share, 0 or more, below 1")
+    require("data.on_unseen", policy in ("error", "drop", "map"), "must be error, drop or map")
+    require("data.map_to", len(config.data.map_to) < 2, "must be one character, or '' for none")
+    require("data.max_dropped", 0 <= config.data.max_dropped < 1, SHARE)
 
     optimizer = config.optimizer
     require("optimizer.learning_rate", 0 < optimizer.learning_rate < math.inf, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
-    require("optimizer.average", 0 <= optimizer.average < 1, "is a decay below 1, or 0 for none")
-    require("optimizer.warmup", 0 <= optimizer.warmup < 1, "is a share of the run, from 0 to 1")
-    require("optimizer.shortcut_end", 0 < optimizer.shortcut_end <= 1, "is a share of the run")
-    require("optimizer.factors", _numbers(optimizer.factors), "are numbers")
+    require("optimizer.average", 0 <= optimizer.average < 1, "must be a decay below 1, or 0")
+    require("optimizer.warmup", 0 <= optimizer.warmup < 1, SHARE)
+    require("optimizer.shortcut_end", 0 < optimizer.shortcut_end <= 1, "must be a share of the run")
+    require("optimizer.factors", _numbers(optimizer.factors), "must be numbers")
     require(
         "optimizer.boundaries",
         _numbers(optimizer.boundaries)
@@ -83,13 +88,30 @@ def check_config(config: Config) -> None:
     require(
         "optimizer.factors",
         len(optimizer.factors) == len(optimizer.boundaries),
-        f"needs one factor for each of the {len(optimizer.boundaries)} boundaries",
+        f"must have one factor for each of the {len(optimizer.boundaries)} boundaries",
     )
 
-    require("init_parts", config.init_parts in ("all", "conv_stack"), "is all or conv_stack")
-    require("freeze", config.freeze in ("", "conv_stack"), "is '' (nothing) or conv_stack")
+    require("init_scope", config.init_scope in ("all", "conv_stack"), "must be all or conv_stack")
+    require("freeze", config.freeze in ("", "conv_stack"), "must be '' (nothing) or conv_stack")
     if problems:
         raise ConfigError("config: " + "; ".join(problems))
+
+
+def _check_names(config: Config) -> list[str]:
+    """The problems with the names of the settings, which are those of the default recipe.
+
+    A network may have further settings, and a mixture names its parts.
+    """
+    known, own = settings_of(get_config(DEFAULT)), settings_of(config)
+    problems = [
+        no_such_setting(name, known)
+        for name, value in own.items()
+        if not (name in known or isinstance(value, ConfigDict))
+        and not name.startswith(("model.", "data.parts."))
+    ]
+    if missing := [name for name in known if name not in own] if not problems else []:
+        problems.append(f"{', '.join(missing)} is missing; begin with get_config({DEFAULT!r})")
+    return problems
 
 
 def _check_parts(data: Any, problems: list[str]) -> None:
@@ -101,15 +123,15 @@ def _check_parts(data: Any, problems: list[str]) -> None:
         key = f"data.parts.{name}"
         if unknown := set(part) - set(PART_SETTINGS):
             problems.append(
-                f"{key}.{min(unknown)}: is not for a part to set; it has {', '.join(PART_SETTINGS)}"
+                f"{key}.{min(unknown)}: a part cannot set it, only {', '.join(PART_SETTINGS)}"
             )
-        if part.get("source") not in SOURCES:
-            problems.append(f"{key}.source={part.get('source')!r}: is one of {', '.join(SOURCES)}")
+        if (source := part.get("source")) not in SOURCES:
+            problems.append(f"{key}.source={source!r}: must be one of {', '.join(SOURCES)}")
         if not (_numbers([weight := part.get("weight", 1.0)]) and 0 <= weight < math.inf):
             problems.append(f"{key}.weight={weight!r}: must be above 0, or 0 to evaluate only")
         for fraction in ("test_fraction", "validation_fraction"):
             if not (_numbers([value := part.get(fraction, 0.0)]) and 0 <= value < 1):
-                problems.append(f"{key}.{fraction}={value!r}: is a share, 0 or more, below 1")
+                problems.append(f"{key}.{fraction}={value!r}: {SHARE}")
 
 
 def _numbers(values: Any) -> bool:

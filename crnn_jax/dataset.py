@@ -71,29 +71,35 @@ def load_dataset(config: Config) -> Dataset:
     return Dataset(alphabet, preprocessing, prepared, buckets, [*of_labels, *of_images])
 
 
-def load_test_split(
-    config: Config, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
+def load_split(
+    config: Config,
+    alphabet: Alphabet,
+    preprocessing: Preprocessing,
+    space_to_depth: int,
+    name: str = "test",
 ) -> PreparedSplit:
-    """Loads all test samples, to evaluate a trained model.
+    """Loads all samples of a split, to evaluate a trained model.
 
     Raises:
       ConfigError, DataError: some of them cannot be used, and no policy counts them as wrong.
     """
-    splits = sources.load(config.data, config.seed)
-    _require("test", splits, config)
-    splits = {"test": splits["test"]}
+    # Validation images are drawn from the training images, all of which are examined for that.
+    load = sources.load if name == "test" else sources.load_splits
+    splits = load(config.data, config.seed)
+    _require(name, splits, config)
+    splits = {name: splits[name]}
     labels = _encode(splits, alphabet)
     of_labels = judge(label_findings(splits, labels), config.data)
     enforce(of_labels, config.data)
     reader = ImageReader(preprocessing, config.data.cache_megabytes * 10**6)
     time_steps = network_time_steps(space_to_depth)
-    test = PreparedSplit(
-        splits["test"], labels["test"], reader, time_steps, _max_missing(config, 1.0)
+    prepared = PreparedSplit(
+        splits[name], labels[name], reader, time_steps, _max_missing(config, 1.0)
     )
-    of_images = judge(image_findings({"test": test}, time_steps), config.data)
+    of_images = judge(image_findings({name: prepared}, time_steps), config.data)
     enforce(of_images, config.data)
     warn([*of_labels, *of_images])
-    return test
+    return prepared
 
 
 def load_benchmark(

@@ -18,7 +18,7 @@ from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.report import table_of_parts
 from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
-from crnn_jax.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
+from crnn_jax.evaluation import EvalStep, Evaluation, evaluate_split, make_eval_step
 from crnn_jax.fine_tuning import carry_over
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -131,8 +131,8 @@ class Experiment:
         return make_eval_step(self.model, self.devices)  # one, so that each width is compiled once
 
     def evaluate(self, variables: Any, split: str) -> Evaluation:
-        """Reads a split with replicated variables; see `crnn_jax.evaluate.evaluate`."""
-        return evaluate(
+        """Reads a split with replicated variables; see `evaluate_split`."""
+        return evaluate_split(
             self._eval_step,
             variables,
             self.splits[split],

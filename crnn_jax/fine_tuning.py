@@ -26,7 +26,7 @@ def carry_over(
     """`state` with the origin's parameters and statistics, and what was carried over.
 
     Of the heads these are the blank and the characters that the origin knows, wherever they stand
-    in either alphabet; new characters are as they were. `config.init_parts` may leave all but the
+    in either alphabet; new characters are as they were. `config.init_scope` may leave all but the
     convolution stack as it was. Images may be twice as high as the origin's, with twice the space
     to depth: each 2 x 2 pixels are then read as one was.
 
@@ -41,7 +41,7 @@ def carry_over(
         known[FIRST_KERNEL] = finer_kernel(known[FIRST_KERNEL], config.data.channels)
     for path in {**fresh, **known}:
         part = path.split("/")[1]
-        if config.init_parts != "all" and part != CONV_STACK:
+        if config.init_scope != "all" and part != CONV_STACK:
             continue
         if part == SHORTCUT_HEAD and not (path in fresh and path in known):
             continue  # nothing is read with it
@@ -57,8 +57,8 @@ def carry_over(
         fresh[path] = np.where(stays, fresh[path], known[path])
     variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
     state = state.beginning_with(variables)
-    carried = f"{config.init_parts} from step {origin.step} of {config.init_from}"
-    if config.init_parts != "all":
+    carried = f"{config.init_scope} from step {origin.step} of {config.init_from}"
+    if config.init_scope != "all":
         return state, carried
     new = [c for c, index in zip(alphabet.characters, classes[1:], strict=True) if index < 0]
     carried += f", {len(alphabet.characters) - len(new)} characters with it"

@@ -1,41 +1,77 @@
-"""Trains and evaluates text recognizers.
+"""Trains a text recognizer, or evaluates one.
 
-python -m crnn_jax.main --config configs/captcha.py
-python -m crnn_jax.main --config configs/captcha.py --mode eval
+    python -m crnn_jax.main --config configs/captcha.py
+
+trains with a recipe. The same command, called again, goes on from the newest checkpoint.
+
+    python -m crnn_jax.main --workdir runs/captcha --mode eval
+
+evaluates the best checkpoint on the test images of the data that it was trained with, or of other
+data that --config.data.KEY=VALUE names. The last line of standard output is JSON.
+
+`crnn-jax train` and `crnn-jax eval` do the same.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from crnn_jax.commands import parse_flags, print_result, run_command
+from crnn_jax.commands import define_config, override, print_result, run
+from crnn_jax.errors import ConfigError
+from crnn_jax.recipes import DEFAULT, get_config
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe.", lock_config=True)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and metrics go; by default runs/<name of the config>."
+    "workdir",
+    None,
+    "The folder of checkpoints and metrics; by default runs/ and the name of the config.",
+    flag_values=FLAGS,
 )
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on), or evaluate.")
-flags.mark_flag_as_required("config")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "Train (or go on), or evaluate.", flag_values=FLAGS
+)
+STEP = flags.DEFINE_integer(
+    "step", None, "The checkpoint to evaluate; by default the best one.", flag_values=FLAGS
+)
+SPLIT = flags.DEFINE_enum(
+    "split", "test", ["train", "validation", "test"], "Images to evaluate on.", flag_values=FLAGS
+)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains, or evaluates what was saved; the last line of standard output is JSON."""
-    del arguments
-    config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    name = config_file.name.replace(".py", "").replace(":", "_")
+    """Trains or evaluates.
+
+    Raises:
+      ConfigError: neither a config nor a workdir is named.
+    """
+    training = MODE.value == "train"
+    if not CONFIG.value and (training or not WORKDIR.value):
+        wanted = "a recipe, such as --config captcha" if training else "a run with --workdir"
+        raise ConfigError(f"name {wanted}; --help shows all flags")
+    name = Path(CONFIG.value or "").name.replace(".py", "").replace(":", "_")
     workdir = Path(WORKDIR.value or Path("runs") / name)
-    if MODE.value == "train":
+    if training:
         from crnn_jax.train import train_and_evaluate
 
-        train_and_evaluate(CONFIG.value, workdir)
+        config = get_config(CONFIG.value)
+        override(config, arguments)
+        train_and_evaluate(config, workdir)
     else:
-        from crnn_jax.evaluate import evaluate_workdir
+        from crnn_jax.evaluation import evaluate
+        from crnn_jax.run_data import config_of_run
 
-        print_result(json.dumps(evaluate_workdir(CONFIG.value, workdir), allow_nan=False))
+        data = None  # what the run was trained with
+        if arguments[1:]:
+            data = config_of_run(workdir, STEP.value, CONFIG.value or DEFAULT)
+            if any("config.data.source" in argument for argument in arguments):
+                data.data.dir = ""  # the folder of the run is that of its own source
+            override(data, arguments)
+        metrics = evaluate(workdir, data, split=SPLIT.value, step=STEP.value)
+        print_result(json.dumps(metrics, allow_nan=False))
 
 
 if __name__ == "__main__":
-    app.run(run_command(main), flags_parser=parse_flags)
+    run(main, FLAGS, __doc__)

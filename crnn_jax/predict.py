@@ -5,19 +5,22 @@
 prints a line `path<TAB>text<TAB>confidence` for each image. No config is needed. Without --model
 the pretrained model `captcha` is used. An image that cannot be read is reported on standard error,
 and the others are read.
+
+`crnn-jax predict` does the same.
 """
 
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from crnn_jax.commands import parse_flags, print_error, print_result, run_command
+from crnn_jax.commands import define_model, print_error, print_result, run
 
-MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, or the name of a pretrained model; without it, `captcha`."
+FLAGS = flags.FlagValues()
+MODEL = define_model(FLAGS)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,4 +55,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main), flags_parser=parse_flags)
+    run(main, FLAGS, __doc__)

@@ -1,56 +1,85 @@
-"""Scores a trained model on labeled sets, in one table, as scene-text benchmarks are scored.
+"""Scores a trained model on labeled sets in one table, as scene-text benchmarks are scored.
 
     python -m crnn_jax.score --model runs/scene_text DIR...
 
-The model is a workdir, or a pretrained one by its name; a DIR is a folder of images or an LMDB
-database. Its test split counts, or all of it if it has none, with whatever cannot be read or
-written as wrong.
+A DIR is a folder of images or an LMDB database. Its test split counts, or all of it if it has
+none. Images that cannot be read and characters that the model does not know count as wrong.
+
+The columns: `exact` is the share of texts that are right as they are written, `caseless` without
+regard to case, `36 characters` in their digits and letters alone, without regard to case. `CER` and
+`caseless CER` are the edits per character of the labels.
+
+`crnn-jax score` does the same.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from crnn_jax.commands import parse_flags, print_result, run_command
+from crnn_jax.commands import define_model, print_result, run
+from crnn_jax.errors import DataError
 
-MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, or the name of a pretrained model.", required=True
+FLAGS = flags.FlagValues()
+MODEL = define_model(FLAGS)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images read together.", lower_bound=1)
-JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.")
+JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.", flag_values=FLAGS)
 
 COLUMNS = {
     "exact_match": "exact",
-    "exact_match_caseless": "caseless",
-    "exact_match_alphanumeric": "36 characters",
     "cer": "CER",
+    "exact_match_caseless": "caseless",
+    "cer_caseless": "caseless CER",
+    "exact_match_alphanumeric": "36 characters",
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Scores the sets named on the command line."""
-    from crnn_jax.errors import DataError
-    from crnn_jax.evaluate import score
+    """Scores the sets named on the command line.
 
-    if not arguments[1:]:
+    Raises:
+      DataError: no set is named, or one is missing or cannot be understood.
+    """
+    directories = list(map(Path, arguments[1:]))
+    if not directories:
         raise DataError("name the folders or databases to score the model on")
-    rows = score(MODEL.value, list(map(Path, arguments[1:])), BATCH_SIZE.value)
-    if JSON.value:
-        print_result(json.dumps(rows, allow_nan=False))
-        return
-    table = [["set", "labels", "images", *COLUMNS.values()]]
+    # Before anything is read, as reading takes minutes.
+    if missing := [str(directory) for directory in directories if not directory.is_dir()]:
+        raise DataError(f"there is no folder {', '.join(missing)}; check the path")
+
+    from crnn_jax.evaluation import score
+
+    rows: list[dict[str, Any]] = []
+    try:
+        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value))
+    finally:  # an error in one set does not lose what was read in those before it
+        if rows:
+            print_result(json.dumps(rows, allow_nan=False) if JSON.value else _table(rows))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as text, in columns; names of sets are broken where the terminal is too narrow."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("set", "subset", box=None, pad_edge=False)
+    for heading in ("images", *COLUMNS.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        metrics = [f"{100 * row[key]:.2f} %" for key in COLUMNS]
-        table.append([row["set"], row["labels"], f"{row['count']:,}", *metrics])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        names, numbers = zip(line[:2], widths[:2], strict=True), zip(line, widths, strict=True)
-        cells = [f"{text:<{width}}" for text, width in names]
-        cells += [f"{text:>{width}}" for text, width in list(numbers)[2:]]
-        print_result("  ".join(cells))
+        metrics = (f"{100 * row[key]:.2f} %" for key in COLUMNS)
+        table.add_row(Text(row["set"]), row["subset"], f"{row['count']:,}", *metrics)
+    # In a file no name is broken. Colors are for nobody, whatever the environment says.
+    console = Console(force_terminal=False, width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
 
 
 if __name__ == "__main__":
-    app.run(run_command(main), flags_parser=parse_flags)
+    run(main, FLAGS, __doc__)

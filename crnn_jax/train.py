@@ -16,7 +16,7 @@ from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.errors import ConfigError, TrainingDiverged
-from crnn_jax.evaluate import Evaluation
+from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.text.confusions import describe
 from crnn_jax.training import parallel
@@ -107,7 +107,7 @@ def make_train_step(
     return parallel.pmap(train_step, devices, donate_first=True)
 
 
-def train_and_evaluate(config: Config, workdir: Path, devices: Devices = None) -> TrainState:
+def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = None) -> TrainState:
     """Trains as the config says on the devices given, or on all; evaluates and saves on the way.
 
     A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
@@ -121,6 +121,7 @@ def train_and_evaluate(config: Config, workdir: Path, devices: Devices = None) -
       ConfigError, DataError, CheckpointError: before the first step, if something does not fit.
       TrainingDiverged: too many steps in a row were not finite.
     """
+    workdir = Path(workdir)
     experiment = Experiment.build(config, devices)
     plan, splits = experiment.plan, experiment.splits
     with (

@@ -1,6 +1,6 @@
 """Measures training, inference, the input pipeline and decoding, optionally against PyTorch.
 
-    pip install ".[bench]"
+    pip install -e ".[bench]"
     python scripts/benchmark.py train --vs torch
     python scripts/benchmark.py infer --vs torch
     python scripts/benchmark.py input

@@ -1,6 +1,6 @@
 """Compiles the training and evaluation steps for TPUs without having any, and shows their cost.
 
-    pip install ".[tpu]"
+    pip install -e ".[tpu]"
     python scripts/compile_tpu.py --topology v5e:2x4 --per_device_batch 256
 
 Memory, arithmetic and bytes moved are the compiler's estimates for the program of one device. The
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import Workload
 
-from crnn_jax.evaluate import make_eval_step
+from crnn_jax.evaluation import make_eval_step
 from crnn_jax.train import make_train_step
 
 CHIPS = {"v5e": (197e12, 819e9), "v6e": (918e12, 1640e9)}  # bf16 FLOP/s and bytes/s of HBM

@@ -4,8 +4,7 @@ from functools import partial
 
 import jax
 
-from crnn_jax import evaluate as evaluation
-from crnn_jax import train
+from crnn_jax import evaluation, train
 from crnn_jax.training import parallel
 
 ONE_DEVICE = jax.local_devices()[:1]
@@ -14,7 +13,7 @@ train_and_evaluate = partial(train.train_and_evaluate, devices=ONE_DEVICE)
 make_train_step = partial(train.make_train_step, devices=ONE_DEVICE)
 make_eval_step = partial(evaluation.make_eval_step, devices=ONE_DEVICE)
 evaluate = partial(evaluation.evaluate, devices=ONE_DEVICE)
-evaluate_workdir = partial(evaluation.evaluate_workdir, devices=ONE_DEVICE)
+evaluate_split = partial(evaluation.evaluate_split, devices=ONE_DEVICE)
 score = partial(evaluation.score, devices=ONE_DEVICE)
 replicate = partial(parallel.replicate, devices=ONE_DEVICE)
 shard = partial(parallel.shard, devices=ONE_DEVICE)

@@ -22,7 +22,7 @@ from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.report import Report
 from crnn_jax.data.sources import folder
-from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_test_split
+from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.image_grids import augmentation_grid, sample_grid
 from crnn_jax.models import num_time_steps
@@ -301,7 +301,7 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     chosen = name in dataset.splits["validation"].split.names
     assert left == 32 + chosen
     if file == "test.tsv":
-        test = load_test_split(dropping, dataset.alphabet, dataset.preprocessing, 2)
+        test = load_split(dropping, dataset.alphabet, dataset.preprocessing, 2)
         assert len(test) == 9
 
 
@@ -316,7 +316,7 @@ def test_a_new_character_in_the_test_set_is_a_warning(
     assert "they count as wrong" in finding.message and "'é' U+00E9 (1)" in finding.message
     assert "é" not in dataset.alphabet.characters
     assert dataset.splits["test"].split.labels[-1] == "2é"
-    test = load_test_split(config_for(clean), dataset.alphabet, dataset.preprocessing, 2)
+    test = load_split(config_for(clean), dataset.alphabet, dataset.preprocessing, 2)
     assert len(test) == len(dataset.splits["test"]) == 9
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "new.png '2é'" in record.getMessage()
@@ -384,7 +384,7 @@ def test_nothing_to_test_with(clean: Path) -> None:
         load_dataset(config_for(clean))
     known = Alphabet("2345678bcdefgmnpwxy")
     with pytest.raises(DataError, match="no test images"):
-        load_test_split(config_for(clean), known, Preprocessing(), 1)
+        load_split(config_for(clean), known, Preprocessing(), 1)
 
 
 def test_a_message_lists_the_most_common_unseen_characters(clean: Path) -> None:

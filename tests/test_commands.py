@@ -2,14 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
 from PIL import Image
+
+from crnn_jax import check_data, evaluation, score
+from crnn_jax.commands import parse_flags
+from crnn_jax.errors import ConfigError, DataError
 
 IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 ROOT = Path(__file__).parent.parent
@@ -52,16 +60,34 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
-    arguments = (*SMALL, f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
+    """On the data that the run was trained with, not on what the recipe would draw."""
+    arguments = ("--config=configs/tiny.py", f"--workdir={trained}", "--mode=eval")
     done = command("crnn_jax.main", *arguments)
     assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
     metrics = json.loads(done.stdout.splitlines()[-1])
-    assert metrics["count"] == 8
+    assert [metrics[key] for key in ("source", "directory", "split", "count")] == [
+        *("folder", str(IMAGES), "test", 8)
+    ]
     assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= metrics.keys()
-    named = command("crnn_jax.main", *arguments, f"--config.eval.step={metrics['step']}")
-    assert json.loads(named.stdout.splitlines()[-1])["cer"] == metrics["cer"]
-    missing = command("crnn_jax.main", *arguments, "--config.eval.step=7")
+    missing = command("crnn_jax.main", *arguments, "--step=7")
     assert_one_line(missing, "no step 7", str(metrics["step"]))
+
+
+def test_evaluation_on_other_data_says_so(trained: Path, tmp_path: Path) -> None:
+    """Without a config, of a named step and split, on a folder that changes nothing else."""
+    folder = copy_of_images(tmp_path)
+    lines = (folder / "train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "train.tsv").write_text("".join(lines[:5]), encoding="utf-8")
+    step = max(int(path.name) for path in (trained / "checkpoints").iterdir())
+    arguments = (f"--workdir={trained}", f"--config.data.dir={folder}", "--mode=eval")
+    done = command("crnn_jax.main", *arguments, f"--step={step}", "--split=validation")
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {trained} was trained with other data: folder {IMAGES}" in done.stderr
+    metrics = json.loads(done.stdout.splitlines()[-1])
+    assert [metrics[key] for key in ("step", "directory", "split", "count")] == [
+        *(step, str(folder), "validation", 1)
+    ]
 
 
 def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
@@ -72,9 +98,9 @@ def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
     arguments = (*SMALL, f"--config.data.dir={folder}", f"--workdir={tmp_path / 'run'}")
     done = command("crnn_jax.main", *arguments, "--config.seed=1")
     assert done.returncode == 0, done.stderr
-    same = command("crnn_jax.main", *arguments, "--config.seed=1", "--mode=eval")
+    same = command("crnn_jax.main", *arguments, "--mode=eval")
     assert same.returncode == 0 and "warning" not in same.stderr
-    other = command("crnn_jax.main", *arguments, "--mode=eval")
+    other = command("crnn_jax.main", *arguments, "--config.seed=0", "--mode=eval")
     assert other.returncode == 0
     assert (
         "drawn otherwise than when the model was trained: seed was 1 and is now 0" in other.stderr
@@ -187,8 +213,8 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     head, *rows = (line.split() for line in done.stdout.splitlines())
-    assert head == ["set", "labels", "images", "exact", "caseless", "36", "characters", "CER"]
-    assert [row[:-8] for row in rows] == [
+    assert " ".join(head) == ("set subset images exact CER caseless caseless CER 36 characters")
+    assert [row[:-10] for row in rows] == [
         [str(IMAGES), "all", "8"],
         [str(other), "all", "10"],
         [str(other), "alphanumeric", "9"],
@@ -197,14 +223,60 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
     assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
     metrics = json.loads(command(*arguments, "--json").stdout)
     assert [row["count"] for row in metrics] == [8, 10, 9, 8]
-    data = (f"--config.data.dir={IMAGES}", f"--workdir={trained}", "--mode=eval")
-    evaluated = json.loads(command("crnn_jax.main", *SMALL, *data).stdout.splitlines()[-1])
+    evaluated = json.loads(
+        command("crnn_jax.main", f"--workdir={trained}", "--mode=eval").stdout.splitlines()[-1]
+    )
     for key in ("exact_match", "exact_match_caseless", "exact_match_alphanumeric", "cer"):
         assert metrics[0][key] == metrics[3][key] == evaluated[key]
     # The two that are left out count as wrong in the whole.
     assert metrics[1]["exact_match"] * 10 == pytest.approx(metrics[0]["exact_match"] * 8)
     assert_one_line(command("crnn_jax.score", f"--model={trained}"), "name the folders")
-    assert_one_line(command("crnn_jax.score", f"--model={trained}", str(tmp_path / "no")), "folder")
+
+
+def test_a_set_that_is_missing_is_named_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(evaluation, "score", lambda model, folders, size: read.extend(folders))
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(DataError, match=f"no folder {re.escape(str(nowhere))}; check"):
+        score.main(parse_flags(score.FLAGS, ["score", str(IMAGES), str(nowhere)]))
+    assert read == []
+
+
+ROW = {"set": "a [set]", "subset": "all", "count": 1234, "exact_match": 0.5, "cer": 0.25}
+ROW |= {"exact_match_caseless": 0.75, "cer_caseless": 0.125, "exact_match_alphanumeric": 1.0}
+
+
+def test_what_was_scored_before_an_error_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(*_: object) -> Iterator[dict[str, Any]]:
+        yield ROW
+        raise DataError("the second set is damaged")
+
+    monkeypatch.setattr(evaluation, "score", rows)
+    with pytest.raises(DataError, match="second set"):
+        score.main(parse_flags(score.FLAGS, ["score", str(IMAGES)]))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    row = "a [set] all 1,234 50.00 % 25.00 % 75.00 % 12.50 % 100.00 %"
+    assert " ".join(shown.splitlines()[1].split()) == row
+
+
+def test_case_counts_in_one_error_rate_and_not_in_the_other(
+    monkeypatch: pytest.MonkeyPatch, trained: Path
+) -> None:
+    """Against counting by hand: of eight labels of five characters, one letter in another case."""
+    labels = [line.split("\t")[1] for line in (IMAGES / "test.tsv").read_text().splitlines()]
+    texts = [labels[0].upper(), *labels[1:]]
+    letters = sum(character.isalpha() for character in labels[0])
+    assert letters
+    result = evaluation.Evaluation({}, texts, Counter())
+    monkeypatch.setattr(evaluation, "evaluate_split", lambda *_: result)
+    row = next(iter(evaluation.score(trained, [IMAGES], 8)))
+    assert (row["cer"], row["cer_caseless"]) == (letters / 40, 0)
+    assert (row["exact_match"], row["exact_match_caseless"]) == (7 / 8, 1)
 
 
 def test_workdir_of_another_alphabet_is_left_as_it_is(trained: Path) -> None:
@@ -238,7 +310,7 @@ def test_values_are_checked_together(tmp_path: Path) -> None:
 
 def test_mistyped_key_is_refused(tmp_path: Path) -> None:
     done = command("crnn_jax.main", *SMALL, "--config.batchsize=3", f"--workdir={tmp_path}")
-    assert_one_line(done, "'batchsize'", 'Did you mean "batch_size"', "--help")
+    assert_one_line(done, "no config.batchsize, did you mean config.batch_size?")
 
 
 @pytest.mark.slow  # .ci/run does the same
@@ -286,7 +358,12 @@ def test_the_data_checks_prints_and_says_how_bad_it_is(tmp_path: Path) -> None:
     done = command("crnn_jax.check_data", *named, f"--config.data.dir={folder}")
     assert done.returncode == 1 and "error: unreadable image: 1 test" in done.stdout
     assert_one_line(command("crnn_jax.check_data", f"--dir={tmp_path}/no"), "no folder")
-    assert_one_line(command("crnn_jax.check_data", str(folder)), str(folder), f"--dir={folder}")
+    for arguments, message in (
+        ([str(folder)], f"named with --dir={re.escape(str(folder))}"),
+        (["--dir="], "--dir is empty"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_data.main(parse_flags(check_data.FLAGS, ["check_data", *arguments]))
     assert_one_line(command("crnn_jax.check_data", "--config.data.folder=x"), "folder")
 
 
@@ -302,4 +379,4 @@ def test_the_data_checks_shows_what_augmentation_does(tmp_path: Path) -> None:
     assert_one_line(done, "set one, such as --config.augment.affine=0.5")
     lost = f"--show_augmented={tmp_path / 'no' / 'grid.png'}"
     done = command("crnn_jax.check_data", f"--dir={IMAGES}", lost, noisy)
-    assert done.returncode == 1 and "a folder that is there" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "an existing folder" in done.stderr.splitlines()[-1]

@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
-from one_device import evaluate, make_eval_step, make_train_step, replicate, shard
+from one_device import evaluate_split, make_eval_step, make_train_step, replicate, shard
 from PIL import Image
 from tensorflow_datasets.core import registered
 
@@ -28,7 +28,7 @@ from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources import load
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.split import Split
-from crnn_jax.dataset import load_test_split
+from crnn_jax.dataset import load_split
 from crnn_jax.errors import DataError
 from crnn_jax.experiment import Experiment
 from crnn_jax.models import num_time_steps
@@ -68,7 +68,7 @@ class Steps:
     def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
         variables = self.state.model
         alphabet = self.experiment.alphabet
-        metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
+        metrics = evaluate_split(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
         return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
 
 
@@ -243,8 +243,8 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
-        test = load_test_split(config, known.alphabet, known.preprocessing, 1)
-        found = evaluate(steps.eval_step, variables, test, known.alphabet, (128,), 8)
+        test = load_split(config, known.alphabet, known.preprocessing, 1)
+        found = evaluate_split(steps.eval_step, variables, test, known.alphabet, (128,), 8)
         return found.metrics, [text or "" for text in found.texts]
 
     _, texts = metrics_and_texts(source="folder", dir=str(CAPTCHAS))
@@ -281,7 +281,7 @@ def test_evaluation_counts_missing_images_and_unseen_characters_as_wrong(
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
-    test = load_test_split(config, known.alphabet, known.preprocessing, 1)
+    test = load_split(config, known.alphabet, known.preprocessing, 1)
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
@@ -300,7 +300,7 @@ def test_evaluation_with_labels_outside_the_alphabet(tmp_path: Path, steps: Step
     (tmp_path / "data" / "test.tsv").write_text(labels, encoding="utf-8")
     known = steps.experiment
     config = config_for("folder", tmp_path / "data")
-    metrics = steps.evaluate(load_test_split(config, known.alphabet, known.preprocessing, 1))
+    metrics = steps.evaluate(load_split(config, known.alphabet, known.preprocessing, 1))
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 

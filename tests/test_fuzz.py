@@ -10,7 +10,6 @@ import io
 import json
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from ml_collections import config_flags
 from PIL import Image
 
 from configs import captcha
@@ -39,7 +36,6 @@ from tests.test_sources import write_lmdb
 
 DATA = Path(__file__).parent / "data"
 CAPTCHA = DATA / "captcha_keras_v2" / "images" / "00027.png"
-CONFIG = Path(__file__).parents[1] / "configs" / "captcha.py"
 
 
 @contextlib.contextmanager
@@ -202,9 +198,7 @@ VALUES = (
 )
 
 
-# ml_collections (1.1.0) loads the file in a way that Python has deprecated.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides() -> None:
     """From the command line to all that is built from a config before an image is read."""
     rng = random.Random(3)
     keys = sorted(key for key, _ in captcha.get_config().iteritems(preserve_field_references=False))
@@ -217,14 +211,10 @@ def test_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
                 rng.choice((*keys, "x", "data.x", "model.", ".", "batch_size.x", "data..x"))
             )
         overrides = [f"--config.{name}={rng.choice(VALUES)}" for name in names]
-        command = ["main.py", f"--config={CONFIG}", *overrides]
-        values = flags.FlagValues()
-        monkeypatch.setattr(sys, "argv", command)  # config_flags looks for overrides here
-        monkeypatch.setattr(flags, "FLAGS", values)
-        holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+        config = captcha.get_config()
         with only_our_errors(overrides):
-            commands.read_flags(command)
-            build(holder.value)
+            commands.override(config, ["main.py", *overrides])
+            build(config)
             built += 1
     assert 20 < built < 200
 

@@ -178,8 +178,8 @@ def test_a_model_is_known_by_name_everywhere(
 ) -> None:
     assert find_model("small") == find_model(packaged) == packaged
     recognizer = Recognizer.load("small")
-    rows = score("small", [IMAGES], 8)
-    assert rows[0]["count"] == 8 and rows == score(packaged, [IMAGES], 8)
+    rows = list(score("small", [IMAGES], 8))
+    assert rows[0]["count"] == 8 and rows == list(score(packaged, [IMAGES], 8))
     config = small_config(init_from="small")
     config.alphabet.characters = ALPHABET.characters[::-1]
     state, line = Experiment.build(config).initial_state()

@@ -1,8 +1,10 @@
 """Start-up: slow imports wait until they are needed; flags for XLA; the restart for huge pages."""
 
 import functools
+import importlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import NoReturn
 import jaxlib.version
 import pytest
 
-from crnn_jax import compiler, huge_pages
+from crnn_jax import cli, compiler, huge_pages
 from crnn_jax.compiler import FLAG, SETTING, enable_compilation_cache, set_cpu_flags
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +28,31 @@ def run(*command: str, **variables: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".main", ".predict", ".check_data"])
+def imported_by(code: str, *arguments: str) -> str:
+    """What is slow to import and was, after some lines of Python."""
+    code += f"\nimport sys\nprint(*{SLOW_TO_IMPORT} & set(sys.modules), file=sys.stderr)"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize("module", ["", ".cli", ".recipes"])
 def test_nothing_slow_is_imported(module: str) -> None:
-    code = f"import sys, crnn_jax{module}; print(*{SLOW_TO_IMPORT} & set(sys.modules))"
-    assert run(sys.executable, "-c", code) == "\n"
+    assert imported_by(f"import crnn_jax{module}; crnn_jax.ConfigError") == "\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_shown_at_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without what is slow to import; of all flags, and exit code 0."""
+    assert imported_by("from crnn_jax.cli import main; main()", command, "--help") == "\n"
+    cli.main(["crnn-jax", command, "--help"])
+    shown = capsys.readouterr().out
+    module = importlib.import_module(f"crnn_jax.{cli.COMMANDS[command][0]}")
+    assert shown.startswith((module.__doc__ or "").partition("\n")[0])
+    assert f"`crnn-jax {command}" in shown
+    for name in module.FLAGS:
+        assert re.search(rf"^  --(\[no\])?{name}: ", shown, re.MULTILINE), name
+    if "config" in module.FLAGS:
+        assert "captcha:fine_tune" in shown and "scene_text:benchmarks" in shown
 
 
 # --- compilation cache ---

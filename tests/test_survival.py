@@ -21,7 +21,7 @@ import pytest
 
 from crnn_jax import train
 from crnn_jax.errors import CheckpointError, ConfigError
-from crnn_jax.evaluate import evaluate_workdir
+from crnn_jax.evaluation import evaluate
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
@@ -131,7 +131,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """Also where Python does not come to run a handler: the whole process is in one C call."""
     code = """
 import signal, sys, threading
-from crnn_jax.commands import run_command
+from absl import flags
+from crnn_jax.commands import run
 from crnn_jax.training.interrupt import StopRequest
 
 def main(_):
@@ -142,7 +143,7 @@ def main(_):
         print("received", flush=True)
         sum(range(10**12))
 
-run_command(main)([])
+run(main, flags.FlagValues(), "")
 """
     for second in (signal.SIGTERM, signal.SIGINT):
         process = subprocess.Popen(
@@ -270,7 +271,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]
 def test_saved_on_four_devices_evaluated_on_one_and_eight(trained: tuple[Path, TrainState]) -> None:
     results = []
     for count in (1, 4, 8):
-        result = evaluate_workdir(small_config(), trained[0], jax.local_devices()[:count])
+        result = evaluate(trained[0], devices=jax.local_devices()[:count])
         del result["seconds"]
         results.append(result)
     first, *others = (result.pop("confusions") for result in results)

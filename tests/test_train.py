@@ -19,7 +19,7 @@ import pytest
 from flax import linen as nn
 from one_device import (
     evaluate,
-    evaluate_workdir,
+    evaluate_split,
     make_eval_step,
     make_train_step,
     replicate,
@@ -35,7 +35,7 @@ from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
-from crnn_jax.evaluate import Evaluation
+from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import Experiment
 from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
@@ -432,7 +432,7 @@ def test_metrics_are_written_and_the_saved_model_gives_them_again(
     assert [line["step"] for line in written if line["split"] == "validation"] == [3, 6, 9, 12]
     test = written[-1]
     assert test["split"] == "test" and test["count"] == 8
-    again = evaluate_workdir(small_config(), workdir)
+    again = evaluate(workdir)
     for key in ("exact_match", "exact_match_caseless", "cer", "one_minus_ned", "count"):
         assert again[key] == pytest.approx(test[key], rel=1e-5)
     # As many edits as there are errors of characters, if none is too rare to be among them.
@@ -454,7 +454,7 @@ def test_fine_tuning_carries_the_convolutions_over_and_leaves_them_frozen(
 ) -> None:
     workdir, origin = whole
     config = small_config(
-        init_from=str(workdir), init_parts="conv_stack", freeze="conv_stack", seed=1
+        init_from=str(workdir), init_scope="conv_stack", freeze="conv_stack", seed=1
     )
     tuned = train_and_evaluate(config, tmp_path / "tuned")
     best = Recognizer.load(workdir).model
@@ -690,6 +690,6 @@ def test_thirty_two_real_captchas_are_learned_by_heart() -> None:
         state, _ = jax.block_until_ready(step(state, arrays))
     variables = state.model
     eval_step = make_eval_step(model)
-    result = evaluate(eval_step, variables, prepared, alphabet, [128], batch_size=32)
+    result = evaluate_split(eval_step, variables, prepared, alphabet, [128], batch_size=32)
     assert result.texts == list(split.labels)
     assert result.metrics["exact_match"] == 1.0

@@ -11,6 +11,7 @@ from typing import Any
 from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.recipes import RENAMED
 
 # 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest; 3:
 # the model may be an average, and what it is that of then stands in `training`. Whatever a later
@@ -78,6 +79,8 @@ def read_json(path: Path) -> Any:
 def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
     """A manifest that is whole, of a format this program knows, and has these parts.
 
+    Settings of its config that were renamed since have their new names.
+
     Raises:
       DamagedCheckpoint: it cannot be read, or is not what was written.
       CheckpointError: a later version of the program wrote it.
@@ -98,6 +101,8 @@ def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> d
         if not isinstance(manifest.get(key), dict):
             raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
     _add_space_to_depth(manifest)
+    if "config" in parts:
+        manifest["config"] = _with_new_names(manifest["config"])
     return manifest
 
 
@@ -168,6 +173,17 @@ def _add_space_to_depth(manifest: dict[str, Any]) -> None:
     for holder, key in ((manifest["model"], "settings"), (manifest.get("config"), "model")):
         if isinstance(holder, dict) and isinstance(settings := holder.get(key), dict):
             settings.setdefault("space_to_depth", factor)
+
+
+def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config by their new names, without those that are flags now."""
+    flat: Any = traverse_util.flatten_dict(config, keep_empty_nodes=True)
+    renamed = {
+        tuple(RENAMED.get(".".join(path), ".".join(path)).split(".")): value
+        for path, value in flat.items()
+        if not RENAMED.get(".".join(path), "").startswith("--")
+    }
+    return traverse_util.unflatten_dict(renamed)
 
 
 def _in_part(key: str) -> str:

@@ -1,7 +1,8 @@
-"""Evaluation: what a model reads in a whole split, and how much of it is right."""
+"""Evaluation: a model reads a whole split, and its texts are compared with the labels."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from crnn_jax.config import Config, check_config
 from crnn_jax.data.batching import evaluation_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
-from crnn_jax.dataset import load_benchmark, load_test_split
-from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.dataset import load_benchmark, load_split
+from crnn_jax.errors import ConfigError
+from crnn_jax.recognition.trained_model import BEST, TrainedModel
+from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.confusions import Confusions, confusions
 from crnn_jax.text.metrics import TextMetrics
@@ -26,16 +29,20 @@ from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
 from crnn_jax.training.parallel import Devices
 
-# The metrics of each part of a mixture; the others are of the whole alone.
+# Metrics that each part of a mixture has as well.
 OF_PARTS = ("exact_match", "exact_match_caseless", "cer")
 SCORES = (
     *("exact_match", "exact_match_caseless", "exact_match_alphanumeric"),
-    *("cer", "one_minus_ned"),
+    *("cer", "cer_caseless", "one_minus_ned"),
 )
-SHOWN_CONFUSIONS = 20  # the commonest
-SCORE_BUCKETS = 4  # widths to pad to, of which each costs a compilation
+SHOWN_CONFUSIONS = 20  # the most frequent
+SCORE_BUCKETS = 4  # widths to pad to; each costs a compilation
+
+SPLITS = ("train", "validation", "test")
 
 EvalStep = Callable[[Any, Any], dict[str, jax.Array]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def make_eval_step(model: nn.Module, devices: Devices = None) -> EvalStep:
     return parallel.pmap(eval_step, devices)
 
 
-def evaluate(
+def evaluate_split(
     eval_step: EvalStep,
     variables: Any,
     prepared: PreparedSplit,
@@ -128,7 +135,7 @@ def evaluate(
 
 
 def _of_parts(prepared: PreparedSplit, texts: Sequence[str | None]) -> dict[str, float]:
-    """The metrics of each part of a mixture; their names end with `/part`."""
+    """The metrics of each part of a mixture; their names end with a slash and the part's name."""
     read: dict[str, tuple[list[str | None], list[str]]] = {}
     for part, text, label in zip(prepared.split.parts, texts, prepared.labels, strict=False):
         predictions, labels = read.setdefault(part, ([], []))
@@ -139,16 +146,21 @@ def _of_parts(prepared: PreparedSplit, texts: Sequence[str | None]) -> dict[str,
 
 
 def score(
-    model_name: str | Path,
+    model_name: str | Path | None,
     directories: Sequence[Path],
     batch_size: int,
     devices: Devices = None,
-) -> list[dict[str, Any]]:
-    """What a trained model reads in whole sets, each on all its labels and on the `SUBSETS`.
+) -> Iterator[dict[str, Any]]:
+    """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
 
-    Returns:
-      A row of metrics for each: `set`, `labels` (the subset), `count` and `SCORES`. Subsets of
-      no label, or of all, are left out.
+    Args:
+      model_name: a workdir, or the name of a pretrained model; None for the default one.
+      directories: folders of images, or LMDB databases.
+      batch_size: over all devices.
+
+    Yields:
+      A row of metrics for each set and subset: `set`, `subset`, `count` and `SCORES`. Subsets
+      without labels, or with all of them, are left out.
 
     Raises:
       CheckpointError: nothing was saved, or it cannot be read.
@@ -158,45 +170,77 @@ def score(
     model = TrainedModel.load(model_name)
     eval_step = make_eval_step(model.network, devices)
     variables = parallel.replicate(model.variables, devices)
-    rows: list[dict[str, Any]] = []
     for directory in directories:
         prepared = load_benchmark(
             directory, model.alphabet, model.preprocessing, model.space_to_depth
         )
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
-        result = evaluate(
+        texts = evaluate_split(
             eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices
-        )
-        texts = result.texts
+        ).texts
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):
-                metrics = TextMetrics.from_texts(
-                    [texts[i] for i in chosen], [prepared.labels[i] for i in chosen]
-                ).compute()
+                read, labels = ([of[i] for i in chosen] for of in (texts, prepared.labels))
+                metrics = TextMetrics.from_texts(read, labels).compute()
+                caseless = TextMetrics.from_texts(
+                    [text if text is None else text.casefold() for text in read],
+                    [label.casefold() for label in labels],
+                )
+                metrics["cer_caseless"] = caseless.compute()["cer"]
                 kept = {key: metrics[key] for key in ("count", *SCORES)}
-                rows.append({"set": str(directory), "labels": subset, **kept})
-    return rows
+                yield {"set": str(directory), "subset": subset, **kept}
 
 
-def evaluate_workdir(config: Config, workdir: Path, devices: Devices = None) -> dict[str, Any]:
-    """The metrics and `confusions` of a saved model on the test split of a config's data.
+def evaluate(
+    workdir: str | Path,
+    data: str | Path | Config | None = None,
+    *,
+    split: str = "test",
+    step: int | None = None,
+    devices: Devices = None,
+) -> dict[str, Any]:
+    """Reads the images of a split with a trained model, and returns how much of it is right.
 
-    Alphabet, preprocessing and network are the model's own; the config gives the data, the batch
-    size and `eval.step`. Confusions are lists of a character written, what was read for it, either
-    empty where there was none, and how often; the commonest first.
+    Args:
+      workdir: the folder of a run; or the name of a pretrained model, which needs `data`.
+      data: a folder of labeled images, or a config, whose `data`, `seed` and `batch_size` are
+        used; None for the data that the model was trained with.
+      split: `train`, `validation` or `test`.
+      step: the step of a checkpoint; None for the best one.
+
+    Returns:
+      `step`, `split`, `source` and `directory` of the images, the metrics of `TextMetrics`, and
+      `confusions`: the 20 most frequent, as lists of the character in the label, what was read
+      instead, and how often. Either text may be empty.
 
     Raises:
-      CheckpointError: nothing was saved, or it cannot be read.
+      CheckpointError: there is no checkpoint, or it cannot be read.
       ConfigError, DataError: the data cannot be used.
     """
+    if split not in SPLITS:
+        raise ConfigError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}")
+    model = TrainedModel.load(workdir, BEST if step is None else step)
+    own = config = config_of(model)
+    if isinstance(data, str | Path):
+        config = own.copy_and_resolve_references()
+        config.data.update(source="folder", dir=str(data))
+    elif data is not None:
+        config = data
+    if not config.data.source:
+        raise ConfigError(
+            f"{workdir} does not say what it was trained with; name images, such as"
+            " --config.data.source=folder --config.data.dir=DIR"
+        )
     check_config(config)
     parallel.check_batch_size(config.batch_size, devices)
-    model = TrainedModel.load(workdir, config.eval.step)
-    prepared = load_test_split(config, model.alphabet, model.preprocessing, model.space_to_depth)
+    images = describe(config.data)
+    if own.data.source and images != (trained := describe(own.data)):
+        logger.warning("%s was trained with other data: %s", workdir, in_words(trained))
+    prepared = load_split(config, model.alphabet, model.preprocessing, model.space_to_depth, split)
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
-    result = evaluate(
+    result = evaluate_split(
         make_eval_step(model.network, devices),
         parallel.replicate(model.variables, devices),
         prepared,
@@ -206,4 +250,8 @@ def evaluate_workdir(config: Config, workdir: Path, devices: Devices = None) -> 
         devices,
     )
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
-    return {"step": model.step, **result.metrics, "confusions": commonest}
+    return {
+        **{"step": model.step, "split": split, **images},
+        **result.metrics,
+        "confusions": commonest,
+    }
