@@ -6,7 +6,7 @@
 `run` trains each named experiment in an empty workdir, with the arguments of its row ({data} stands
 for DIR, {some} for a copy of the set with fewer training images), and writes its metrics into
 docs/results.json. `render` writes the tables of docs/results.md, and draws the curves of the
-experiments on whole sets, docs/_static/learning_curves.png (`pip install ".[bench]"`).
+experiments on whole sets, docs/_static/learning_curves.png (`pip install -e ".[bench]"`).
 """
 
 import argparse

@@ -4,23 +4,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
+from one_device import evaluate
 from PIL import Image
 
 import crnn_jax
 from crnn_jax import main
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import CheckpointError, ConfigError
-from crnn_jax.evaluation import evaluate
 from crnn_jax.run_data import config_of_run
-from crnn_jax.training import parallel
 from tests.test_recipes import GOLDEN, with_config
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "devices", lambda: jax.local_devices()[:1])
 
 
 def images(folder: Path, *labels: str) -> Path:
