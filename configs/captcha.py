@@ -148,10 +148,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.optimizer.shortcut_end = 0.2
     # The gradient's largest global norm; 0 leaves it alone.
     config.optimizer.clip_norm = 5.0
-    # Above 0, what is evaluated, saved and read with is the moving average of parameters and
-    # statistics over about 1 / (1 - average) steps. It reads far better than they do before the
-    # rate falls, and no better at the end of a long run.
-    config.optimizer.average = 0.0
+    # Above 0, the model that is evaluated and saved is the exponential moving average of parameters
+    # and statistics, over about 1 / (1 - ema_decay) steps. It reads far better than they do before
+    # the rate falls, and no better at the end of a long run.
+    config.optimizer.ema_decay = 0.0
 
     # A workdir, or the name of a pretrained model, to start from with other data: its parameters
     # and statistics ...
@@ -164,6 +164,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     # Steps between two lines of training metrics.
     config.log_every = 50
+    # Steps that jax.profiler traces into the workdir's folder `trace`, once they are compiled; 0
+    # for none.
+    config.trace_steps = 0
     # Epochs between two evaluations on the validation images, and two checkpoints; where
     # `min_steps` makes the run longer, these are made longer alike.
     config.eval_every = 1

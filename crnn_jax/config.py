@@ -29,6 +29,7 @@ def check_config(config: Config) -> None:
     require("seed", 0 <= config.seed < 2**32, "lies between 0 and 4294967295")
     require("min_steps", config.min_steps >= 0, "must be 0 or more")
     require("patience", config.patience >= 0, "must be above 0, or 0 for a run to its end")
+    require("trace_steps", config.trace_steps >= 0, "must be above 0, or 0 for no trace")
 
     require("model.name", config.model.name in MODELS, f"is one of {', '.join(MODELS)}")
     require(
@@ -61,7 +62,7 @@ def check_config(config: Config) -> None:
     optimizer = config.optimizer
     require("optimizer.learning_rate", 0 < optimizer.learning_rate < math.inf, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
-    require("optimizer.average", 0 <= optimizer.average < 1, "is a decay below 1, or 0 for none")
+    require("optimizer.ema_decay", 0 <= optimizer.ema_decay < 1, "is below 1, or 0 for no average")
     require("optimizer.warmup", 0 <= optimizer.warmup < 1, "is a share of the run, from 0 to 1")
     require("optimizer.shortcut_end", 0 < optimizer.shortcut_end <= 1, "is a share of the run")
     require("optimizer.factors", _numbers(optimizer.factors), "are numbers")

@@ -27,7 +27,7 @@ from workload import LEARNING_RATE, SEED, Workload
 
 from crnn_jax.compiler import choose_convolutions
 from crnn_jax.huge_pages import restart_with_huge_pages
-from crnn_jax.train import make_train_step
+from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
 
 OURS = "crnn_jax fp32"  # what bf16 reads as well is not known; on CPUs without it, it is slower
@@ -61,7 +61,7 @@ def our_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray
 
 def fresh_variables(workload: Workload) -> dict[str, Any]:
     """Parameters and statistics on the host."""
-    return jax.tree.map(np.asarray, workload.state(workload.network()).model)
+    return jax.tree.map(np.asarray, workload.state(workload.network()).variables)
 
 
 def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, Program]:

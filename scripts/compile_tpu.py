@@ -24,7 +24,7 @@ from rich.table import Table
 from workload import Workload
 
 from crnn_jax.evaluate import make_eval_step
-from crnn_jax.train import make_train_step
+from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
 
 CHIPS = {"v5e": (197e12, 819e9), "v6e": (918e12, 1640e9)}  # bf16 FLOP/s and bytes/s of HBM
@@ -72,7 +72,7 @@ def costs(topology: str, workload: Workload, settings: dict[str, Any]) -> dict[s
     batch = on_each_device(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, workload.batch())))
     return {
         "train": cost(make_train_step(network, workload.optimizer(), 0), state, batch),
-        "eval": cost(make_eval_step(network), state.model, batch),
+        "eval": cost(make_eval_step(network), state.eval_variables, batch),
     }
 
 

@@ -31,7 +31,7 @@ from crnn_jax.evaluate import evaluate, make_eval_step
 from crnn_jax.experiment import Experiment
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.train import make_train_step
+from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
 from tests.test_sources import lmdb_samples
 from tests.test_sources import write_lmdb as write_database
@@ -62,7 +62,7 @@ class Steps:
         self.eval_step = make_eval_step(model)
 
     def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
-        variables = self.state.model
+        variables = self.state.variables
         alphabet = self.experiment.alphabet
         metrics = evaluate(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
         return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
@@ -237,7 +237,7 @@ def test_a_number_is_no_image(tmp_path: Path) -> None:
 def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps) -> None:
     """Against each part evaluated alone; with texts of which the network reads some."""
     known = steps.experiment
-    variables = steps.state.model
+    variables = steps.state.variables
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
@@ -321,7 +321,7 @@ def test_what_cannot_be_learned_moves_no_gradient(tmp_path: Path, steps: Steps) 
     # The empty label counts: nothing but blanks is what is to be written for it.
     losses = parallel.gather(
         steps.eval_step(
-            steps.state.model,
+            steps.state.variables,
             parallel.shard(device_arrays(batch)),
         )
     )["losses"]
@@ -343,7 +343,7 @@ def test_an_image_is_prepared_alike_everywhere(
         for batch, count in evaluation_batches(train, (128,), 8)
         for index, image in zip(batch["indices"][:count], batch["images"], strict=False)
     }
-    variables = parallel.unreplicate(steps.state.model)
+    variables = parallel.unreplicate(steps.state.variables)
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
     model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})
