@@ -164,10 +164,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.optimizer.shortcut_end = 0.2
     # The largest global norm of the gradient; 0 does not clip it.
     config.optimizer.clip_norm = 5.0
-    # Above 0, the model that is evaluated and saved is the moving average of parameters and
-    # statistics over about 1 / (1 - average) steps. It reads far better than they do before the
-    # rate falls, and no better at the end of a long run.
-    config.optimizer.average = 0.0
+    # Above 0, the model that is evaluated and saved is the exponential moving average of parameters
+    # and statistics, over about 1 / (1 - ema_decay) steps. It reads far better than they do before
+    # the rate falls, and no better at the end of a long run.
+    config.optimizer.ema_decay = 0.0
 
     # A workdir, or the name of a pretrained model, whose parameters and statistics a new run starts
     # from. Its alphabet may be another: characters that both have are carried over.

@@ -74,7 +74,7 @@ def check_config(config: Config) -> None:
     optimizer = config.optimizer
     require("optimizer.learning_rate", 0 < optimizer.learning_rate < math.inf, "must be above 0")
     require("optimizer.clip_norm", optimizer.clip_norm >= 0, "must be above 0, or 0 for none")
-    require("optimizer.average", 0 <= optimizer.average < 1, "must be a decay below 1, or 0")
+    require("optimizer.ema_decay", 0 <= optimizer.ema_decay < 1, "must be below 1, or 0 for none")
     require("optimizer.warmup", 0 <= optimizer.warmup < 1, SHARE)
     require("optimizer.shortcut_end", 0 < optimizer.shortcut_end <= 1, "must be a share of the run")
     require("optimizer.factors", _numbers(optimizer.factors), "must be numbers")

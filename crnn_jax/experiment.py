@@ -1,4 +1,4 @@
-"""What a config stands for: data, alphabet, model and optimizer, built and checked together."""
+"""Everything that a config describes: data, alphabet, model and optimizer, checked together."""
 
 import importlib.metadata
 import json
@@ -31,13 +31,13 @@ from crnn_jax.training.state import (
     make_optimizer,
 )
 
-NAMED = 5  # offenders that a message names; the rest are counted
+NAMED = 5  # images that a message names
 RECORDED_VERSIONS = ("crnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs and that its config decides."""
+    """Everything that a run needs, built from its config."""
 
     config: Config
     alphabet: Alphabet
@@ -49,6 +49,7 @@ class Experiment:
     plan: TrainingPlan
     model: Any
     model_description: dict[str, Any]
+    learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
     devices: Devices  # those that share each batch; None: all
 
@@ -57,7 +58,7 @@ class Experiment:
         """Reads the data and builds the rest.
 
         Raises:
-          ConfigError, DataError: something cannot be used, or does not fit together.
+          ConfigError, DataError: a setting or an image cannot be used, or they do not match.
         """
         check_config(config)
         augmentation = Augmentation.from_config(config.augment)
@@ -77,7 +78,7 @@ class Experiment:
         description = {"name": settings.pop("name"), "settings": settings}
         if config.freeze == CONV_STACK:
             settings = {**settings, "freeze_conv_stack": True}
-        schedule = learning_rate_schedule(config.optimizer, len(plan))
+        learning_rate = learning_rate_schedule(config.optimizer, len(plan))
         return cls(
             config=config,
             alphabet=dataset.alphabet,
@@ -91,14 +92,15 @@ class Experiment:
                 description["name"], dataset.alphabet.num_classes, settings, axis_name=parallel.AXIS
             ),
             model_description=description,
+            learning_rate=learning_rate,
             optimizer=make_optimizer(
-                schedule, config.optimizer.clip_norm, config.freeze == CONV_STACK
+                learning_rate, config.optimizer.clip_norm, config.freeze == CONV_STACK
             ),
             devices=devices,
         )
 
     def manifest(self) -> dict[str, Any]:
-        """What the arrays of this experiment mean, as JSON."""
+        """The settings and facts that say what saved arrays mean, in JSON types."""
         manifest = {
             "config": self.config.to_dict(),
             "alphabet": self.alphabet.to_dict(),
@@ -107,18 +109,18 @@ class Experiment:
             "num_examples": {name: len(self.splits[name]) for name in ("train", "validation")},
             "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         }
-        return json.loads(json.dumps(manifest))  # tuples become lists, as they come back
+        return json.loads(json.dumps(manifest))  # tuples become lists, as in a saved manifest
 
     def scratch(self) -> TrainState:
         """A state at step 0, initialized from the seed."""
         shape = (self.preprocessing.height, max(self.buckets), self.preprocessing.channels)
-        averaged = self.config.optimizer.average > 0
-        return TrainState.create(self.model, self.optimizer, shape, self.config.seed, averaged)
+        with_ema = self.config.optimizer.ema_decay > 0
+        return TrainState.create(self.model, self.optimizer, shape, self.config.seed, with_ema)
 
     def initial_state(self) -> tuple[TrainState, str]:
-        """A state at step 0 and where it comes from: `config.init_from`, or scratch.
+        """A state at step 0, and where it comes from: `config.init_from`, or scratch.
 
-        Raises: as `TrainedModel.load` and `carry_over`.
+        Raises: see `TrainedModel.load` and `carry_over`.
         """
         state = self.scratch()
         if not self.config.init_from:
@@ -128,10 +130,10 @@ class Experiment:
 
     @cached_property
     def _eval_step(self) -> EvalStep:
-        return make_eval_step(self.model, self.devices)  # one, so that each width is compiled once
+        return make_eval_step(self.model, self.devices)  # kept, so that each width compiles once
 
     def evaluate(self, variables: Any, split: str) -> Evaluation:
-        """Reads a split with replicated variables; see `evaluate_split`."""
+        """Evaluates replicated variables on a split; see `evaluate_split`."""
         return evaluate_split(
             self._eval_step,
             variables,
@@ -143,7 +145,7 @@ class Experiment:
         )
 
     def summary(self) -> list[str]:
-        """Lines for people on the data, with warnings of what is wrong with it."""
+        """The data in a few lines for the terminal, with warnings about problems in it."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return [
             f"images: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
@@ -158,6 +160,6 @@ class Experiment:
 
 
 def run_length(config: Config, images: int) -> int:
-    """Epochs of a run on so many images: `config.epochs`, or more to make up `min_steps`."""
+    """The epochs of a run on so many images: `config.epochs`, or more to reach `min_steps`."""
     steps_per_epoch = max(1, images // config.batch_size)
     return max(config.epochs, -(-config.min_steps // steps_per_epoch))

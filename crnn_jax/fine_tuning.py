@@ -1,4 +1,4 @@
-"""What a new run takes over from a trained model: arrays by their names, classes by character."""
+"""Fine-tuning: copies a trained model's arrays by name, and its classes by character."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ from crnn_jax.training.integrity import flatten
 from crnn_jax.training.state import CONV_STACK, HEADS, SHORTCUT_HEAD, TrainState
 
 FIRST_KERNEL = f"params/{CONV_STACK}/conv1/kernel"
-SHOWN = 40  # new characters that are shown; the rest are counted
+SHOWN = 40  # new characters that are listed; the rest are counted
 
 logger = logging.getLogger(__name__)
 
@@ -23,40 +23,50 @@ logger = logging.getLogger(__name__)
 def carry_over(
     config: Config, origin: TrainedModel, state: TrainState, alphabet: Alphabet
 ) -> tuple[TrainState, str]:
-    """`state` with the origin's parameters and statistics, and what was carried over.
+    """Copies parameters and statistics of a trained model into a new state.
 
-    Of the heads these are the blank and the characters that the origin knows, wherever they stand
-    in either alphabet; new characters are as they were. `config.init_scope` may leave all but the
-    convolution stack as it was. Images may be twice as high as the origin's, with twice the space
-    to depth: each 2 x 2 pixels are then read as one was.
+    In the heads, the blank and the characters that both alphabets have are copied, whatever their
+    places; new characters keep their initial values. With `config.init_scope` "conv_stack" only the
+    convolution stack is copied. A model for images 32 pixels high can be carried over to a height
+    of 64 with twice the space to depth, where it sees 2 x 2 pixels as it saw one.
+
+    Args:
+      config: the recipe of the new run.
+      origin: the trained model, loaded from `config.init_from`.
+      state: a state at step 0.
+      alphabet: that of the new run.
+
+    Returns:
+      The new state, and a line that says what was carried over.
 
     Raises:
-      CheckpointError: the origin has other shapes, or reads another kind of images.
+      CheckpointError: the origin's arrays have other shapes, or it reads images with another
+        number of channels.
     """
     _compare_inputs(config, origin)
     classes = alphabet.classes_in(origin.alphabet)
-    fresh = flatten(state.model)
+    fresh = flatten(state.variables)
     known = flatten(origin.variables)
     if _twice_as_fine(config, origin):
         known[FIRST_KERNEL] = finer_kernel(known[FIRST_KERNEL], config.data.channels)
     for path in {**fresh, **known}:
-        part = path.split("/")[1]
-        if config.init_scope != "all" and part != CONV_STACK:
+        module = path.split("/")[1]
+        if config.init_scope != "all" and module != CONV_STACK:
             continue
-        if part == SHORTCUT_HEAD and not (path in fresh and path in known):
-            continue  # nothing is read with it
-        if part in HEADS and path in known:
-            known[path] = known[path][..., classes]  # any column for a new character, as yet
+        if module == SHORTCUT_HEAD and not (path in fresh and path in known):
+            continue  # either model may lack it, as only training uses it
+        if module in HEADS and path in known:
+            known[path] = known[path][..., classes]  # a new character gets some column for now
         there, here = (tree[path].shape if path in tree else "missing" for tree in (known, fresh))
         if there != here:
             raise CheckpointError(
-                f"init_from={config.init_from} holds another model: {path} is {there} there and"
+                f"init_from={config.init_from} is another model: {path} is {there} there and"
                 f" {here} here; set config.model to that of its manifest"
             )
-        stays = classes < 0 if part in HEADS else False
+        stays = classes < 0 if module in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
     variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
-    state = state.beginning_with(variables)
+    state = state.with_variables(variables)
     carried = f"{config.init_scope} from step {origin.step} of {config.init_from}"
     if config.init_scope != "all":
         return state, carried
@@ -75,12 +85,12 @@ def _twice_as_fine(config: Config, origin: TrainedModel) -> bool:
 
 
 def _compare_inputs(config: Config, origin: TrainedModel) -> None:
-    """Warns of what makes images look unlike those that the origin was trained on.
+    """Warns about settings that make images look unlike those that the origin was trained on.
 
-    `data.invert` is not among it: it makes images like those.
+    `data.invert` is not among them, as it makes images more like those.
 
     Raises:
-      CheckpointError: they have another number of channels.
+      CheckpointError: the images have another number of channels.
     """
     preprocessing = origin.preprocessing
     if preprocessing.channels != config.data.channels:
@@ -90,16 +100,16 @@ def _compare_inputs(config: Config, origin: TrainedModel) -> None:
         )
     settings = origin.description["settings"]
     height = preprocessing.height * (2 if _twice_as_fine(config, origin) else 1)
-    for key, learned, asked in (
+    for key, trained, asked in (
         ("data.height", height, config.data.height),
         ("data.width", preprocessing.width, config.data.width),
-        # No array has another shape for these.
+        # These change no array's shape.
         ("model.leaky", settings.get("leaky", False), config.model.leaky),
         ("model.per_image", settings.get("per_image", False), config.model.per_image),
     ):
-        if learned != asked:
+        if trained != asked:
             logger.warning(
-                "init_from=%s was trained with %s=%s, so with %s much is to be learned anew;"
+                "init_from=%s was trained with %s=%s; with %s it must learn much again;"
                 " --config.%s=%s avoids that",
-                *(config.init_from, key, learned, asked, key, learned),
+                *(config.init_from, key, trained, asked, key, trained),
             )

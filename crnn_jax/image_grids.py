@@ -1,4 +1,4 @@
-"""Grids of images: what the data checks looked at, and what augmentation makes of it."""
+"""Image grids of a data set: its samples and problems, and the effect of augmentation."""
 
 from typing import TypeVar
 
@@ -12,13 +12,13 @@ from crnn_jax.training.image_grid import image_grid
 
 T = TypeVar("T")
 
-EVENLY, OFFENDERS = 40, 5  # images: from all over the data, and of each finding
-AUGMENTED, VERSIONS = 12, 5  # training images, and versions of each
-WIDEST = 9  # times its height is what is shown of an image
+SAMPLES, OFFENDERS = 40, 5  # images from all over the data, and images of each finding
+AUGMENTED, VERSIONS = 12, 5  # training images, and augmented versions of each
+WIDEST = 9  # an image is cut off at so many times its height
 
 
 def sample_grid(report: Report) -> Image.Image:
-    """Images from all over the data with their labels; offenders first, what is wrong in red.
+    """Draws images with problems, which are named in red, then samples with their labels.
 
     Raises:
       DataError: no image can be read.
@@ -41,26 +41,26 @@ def sample_grid(report: Report) -> Image.Image:
         for name, index in finding.places[:OFFENDERS]:
             add(name, index, finding.kind)
     everything = [(name, i) for name, split in report.splits.items() for i in range(len(split))]
-    for name, index in _evenly(everything, EVENLY):
+    for name, index in _evenly(everything, SAMPLES):
         add(name, index, "")
     if not images:
-        raise DataError("no image can be read, so there is none to draw; leave out --image_grid")
+        raise DataError("no image can be read, so there is nothing to draw; omit --image_grid")
     return image_grid(images, texts, references)
 
 
 def augmentation_grid(report: Report, augmentation: Augmentation, seed: int) -> Image.Image:
-    """Training images as prepared, a row for each, and what its first steps would make of them.
+    """Draws training images, each followed by the versions that the first steps would train on.
 
-    Beneath stand the label, and the names of the changes.
+    The label is below each image, and the names of the changes are below each version.
 
     Raises:
-      DataError: there are no training images that can be read.
+      DataError: no training image can be read.
     """
     train = report.splits.get("train")
     readable = [i for i in range(len(train)) if i not in train.failures] if train else []
     if not train or not readable:
         raise DataError(
-            "there are no training images to change; add some, or leave out --show_augmented"
+            "there are no training images to augment; add some, or omit --show_augmented"
         )
     images: list[np.ndarray] = []
     texts: list[str] = []

@@ -23,7 +23,11 @@ Config: TypeAlias = Any
 DEFAULT = "captcha"  # has every setting that a config can have
 
 # Old names of settings. A new name that begins with -- is a flag of the command.
-RENAMED = {"init_parts": "init_scope", "eval.step": "--step"}
+RENAMED = {
+    "eval.step": "--step",
+    "init_parts": "init_scope",
+    "optimizer.average": "optimizer.ema_decay",
+}
 
 _PACKAGE = Path(__file__).resolve().parent
 # The wheel has the recipes in the package; a clone has them beside it.

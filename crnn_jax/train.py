@@ -1,192 +1,119 @@
-"""Training: the step, and the loop around it."""
+"""Training: where a run starts, its loop, and how it ends."""
 
-import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
 
 from crnn_jax import models
 from crnn_jax.config import Config
 from crnn_jax.data.batching import training_batches
-from crnn_jax.data.prepared import PreparedSplit, device_arrays
+from crnn_jax.data.prepared import Batch, PreparedSplit, device_arrays
 from crnn_jax.errors import ConfigError, TrainingDiverged
 from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.text.confusions import describe
+from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
-from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import check_same
+from crnn_jax.training.milestones import EarlyStopping, Milestones
 from crnn_jax.training.parallel import Devices
-from crnn_jax.training.state import TrainState, apply_if_finite, shortcut_weight_schedule
+from crnn_jax.training.state import TrainState, shortcut_weight_schedule
 from crnn_jax.training.throughput import Throughput
+from crnn_jax.training.tracing import StepTrace, annotation
 from crnn_jax.training.workdir import exclusive
 from crnn_jax.training.writers import Writer
 
-SHOWN_IMAGES = 24  # test images shown with what was read in them
-DESCRIBED = 10  # errors on the test images, the commonest
-PLATEAU = 0.4  # share of a run by which CTC has left its blank-only plateau, or hardly ever will
-
-
-def make_train_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    shortcut_weight: optax.Schedule = lambda step: 0.0,
-    average: float = 0.0,
-    devices: Devices = None,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """A pmapped step: a replicated state and a sharded batch give the next state and metrics.
-
-    The loss is the mean over the global batch's samples whose label can be aligned. Metrics are
-    the same on each device: `loss`, `gradient_norm`, `skipped` in all and `skipped_in_row`. Of a
-    network with a shortcut the gradient is that of a mixture of two losses, its shortcut's with the
-    weight at this step, in [0, 1], and its own with the rest; the metric is its own. `average` is
-    the decay of the moving average that the model is, if the state has one.
-    """
-
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        # The same on all devices: what is random depends on a sample's place in the whole batch.
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        before = state.moved
-
-        def loss_shares(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            outputs: Any = model.apply(
-                {"params": params, "batch_stats": before["batch_stats"]},
-                batch["images"],
-                batch["widths"],
-                train=True,
-                mutable=["batch_stats", "shortcut"],
-                rngs={"dropout": key},
-            )
-            (logits, lengths), changed = outputs
-            shortcut = changed.get("shortcut", {}).get("logits", ())
-            of_heads = [
-                ctc_loss(head, lengths, batch["label_ids"], batch["label_lengths"])
-                for head in (logits, *shortcut)
-            ]
-            mask = of_heads[0][1] & batch["mask"]
-            count = jax.lax.psum(mask.sum(), parallel.AXIS)
-            # This device's share of the global mean: the shares, and their gradients, add up.
-            shares = [
-                jnp.where(mask, losses, 0).sum() / jnp.maximum(count, 1) for losses, _ in of_heads
-            ]
-            mixed = shares[0]
-            if shortcut:
-                weight = jnp.asarray(shortcut_weight(state.step))
-                mixed = (1 - weight) * shares[0] + weight * shares[1]
-            return mixed, (shares[0], changed.get("batch_stats", {}))
-
-        (_, (loss, batch_stats)), gradients = jax.value_and_grad(loss_shares, has_aux=True)(
-            before["params"]
-        )
-        loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
-        norm = optax.tree.norm(gradients)
-
-        updates, opt_state = optimizer.update(gradients, state.opt_state, before["params"])
-        params = optax.apply_updates(before["params"], updates)
-        updated = state.moved_to({"params": params, "batch_stats": batch_stats}, average).replace(
-            opt_state=opt_state, skipped_in_row=jnp.zeros_like(state.skipped_in_row)
-        )
-        state = apply_if_finite(state, updated, jnp.isfinite(loss) & jnp.isfinite(norm))
-        metrics = {
-            "loss": loss,
-            "gradient_norm": norm,
-            "skipped": state.skipped,
-            "skipped_in_row": state.skipped_in_row,
-        }
-        return state, metrics
-
-    return parallel.pmap(train_step, devices, donate_first=True)
+SHOWN_IMAGES = 24  # images of a split that are shown with their predictions
+DESCRIBED = 10  # the most common errors on the test images that are listed
 
 
 def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = None) -> TrainState:
-    """Trains as the config says on the devices given, or on all; evaluates and saves on the way.
+    """Trains as the config says, evaluates and saves along the way.
 
-    A run begins from the newest checkpoint in the workdir, else from `config.init_from`, else
-    from scratch. It ends with the best checkpoint's evaluation on the test split. SIGTERM and
-    Ctrl-C save before they act.
+    A run starts from the newest checkpoint in the workdir, else from `config.init_from`, else from
+    scratch. At its end the best checkpoint is evaluated on the test split. SIGTERM and Ctrl-C stop
+    it after the current step, which is saved.
+
+    Args:
+      config: the recipe, such as that of `configs/captcha.py`.
+      workdir: folder for checkpoints, metrics.jsonl, predictions.png and TensorBoard's events; it
+        is created if missing.
+      devices: all devices of this machine by default.
 
     Returns:
       The final state, on the host.
 
     Raises:
-      ConfigError, DataError, CheckpointError: before the first step, if something does not fit.
+      ConfigError, DataError, CheckpointError: before the first step, if something does not fit;
+        later, if the workdir cannot be written or images can no longer be read.
       TrainingDiverged: too many steps in a row were not finite.
     """
     workdir = Path(workdir)
-    experiment = Experiment.build(config, devices)
-    plan, splits = experiment.plan, experiment.splits
-    with (
-        exclusive(workdir),
-        Checkpoints(workdir, config.keep) as checkpoints,
-        StopRequest() as stop,
-    ):
-        state, beginning = begin(experiment, workdir, checkpoints)
-        first_step = int(state.step)
-        with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
-            prep = experiment.preprocessing
-            shape = (prep.height, max(experiment.buckets), prep.channels)
-            writer.say(models.summary(experiment.model, shape))
-            for line in (*experiment.summary(), beginning):
-                writer.say(line)
-            state = parallel.replicate(state, devices)
-            state, ending = run(experiment, state, checkpoints, writer, stop)
-            if stop.received is None:
-                like = state.model
-                best, variables = checkpoints.first_whole(
-                    checkpoints.best_first(),
-                    lambda step: (step, checkpoints.restore_model(step, like)),
-                )
-                variables = parallel.replicate(variables, devices)
-                result = experiment.evaluate(variables, "test")
-                writer.metrics(best, best / plan.steps_per_epoch, "test", result.metrics)
-                show_images(writer, best, splits["test"], result)
-                if result.confusions:
-                    writer.say(f"commonest errors: {describe(result.confusions, DESCRIBED)}")
-            writer.say(ending)
+    with exclusive(workdir):
+        experiment = Experiment.build(config, devices)
+        with Checkpoints(workdir, config.keep) as checkpoints, StopRequest() as stop:
+            state, origin = start(experiment, workdir, checkpoints)
+            plan, first_step = experiment.plan, int(state.step)
+            with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
+                describe_run(experiment, origin, writer)
+                state, ending = run(experiment, state, checkpoints, writer, stop)
+                if stop.received is None:
+                    # Every evaluation makes a line, so the tested checkpoint is still the best.
+                    if writer.newest_split == "test":
+                        ending = (
+                            f"this run is finished, it {ending}; its result on the test images is"
+                            f" the last line of {writer.metrics_file}"
+                        )
+                    else:
+                        test(experiment, state, checkpoints, writer)
+                writer.say(ending)
     stop.deliver()
     return state
 
 
-def begin(
+def start(
     experiment: Experiment, workdir: Path, checkpoints: Checkpoints
 ) -> tuple[TrainState, str]:
-    """The state a run begins with, and a line that says where it comes from.
+    """The state that a run starts with, and where it comes from.
 
     Raises:
-      CheckpointError: what was saved is of another run, or cannot be read.
-      ConfigError: what was saved is further than the run is to go.
+      CheckpointError: the checkpoints belong to another run, or cannot be read.
+      ConfigError: the newest checkpoint is beyond the end of the run.
     """
     steps = checkpoints.newest_first()
-    if steps:
-        like = jax.eval_shape(experiment.scratch)
+    if not steps:
+        return experiment.initial_state()
+    like = jax.eval_shape(experiment.scratch)
 
-        def restore(step: int) -> TrainState:
-            check_same(workdir, checkpoints.manifest(step), experiment.manifest())
-            return checkpoints.restore(step, like)
+    def restore(step: int) -> TrainState:
+        check_same(workdir, checkpoints.manifest(step), experiment.manifest())
+        return checkpoints.restore(step, like)
 
-        state = checkpoints.first_whole(steps, restore)
-        if int(state.step) > len(experiment.plan):
-            raise ConfigError(
-                f"{workdir} is at step {int(state.step):,} already, and with this config a run ends"
-                f" after {len(experiment.plan):,}; choose another --workdir, or more"
-                " --config.epochs"
-            )
-        origin = f"going on after step {int(state.step):,}"
-    else:
-        state, origin = experiment.initial_state()
+    state = checkpoints.first_whole(steps, restore)
+    step, total_steps = int(state.step), len(experiment.plan)
+    if step > total_steps:
+        raise ConfigError(
+            f"{workdir} is at step {step:,} already, and this config ends after {total_steps:,};"
+            " choose another --workdir, or raise --config.epochs"
+        )
+    return state, f"continuing after step {step:,}"
+
+
+def describe_run(experiment: Experiment, origin: str, writer: Writer) -> None:
+    """Prints the network, the data, and the length of the run."""
+    preprocessing = experiment.preprocessing
+    shape = (preprocessing.height, max(experiment.buckets), preprocessing.channels)
+    writer.say(models.summary(experiment.model, shape))
+    for line in experiment.summary():
+        writer.say(line)
     config, plan = experiment.config, experiment.plan
     longer = plan.epochs > config.epochs
-    why = f" (not {config.epochs}, for min_steps={config.min_steps})" if longer else ""
-    return state, (
+    why = f" (not {config.epochs}, because of min_steps={config.min_steps})" if longer else ""
+    writer.say(
         f"{plan.epochs} epochs{why} of {plan.steps_per_epoch:,} steps"
         f" on {parallel.description(experiment.devices)}, {origin}"
     )
@@ -199,10 +126,10 @@ def run(
     writer: Writer,
     stop: StopRequest,
 ) -> tuple[TrainState, str]:
-    """Takes the steps that are left, unless it is stopped or `config.patience` ends.
+    """The training loop: takes the remaining steps, unless it is stopped or stops early.
 
     Returns:
-      The state, on the host, and a line that says why it is the last.
+      The last state, on the host, and a line that says why the run ended there.
     """
     config, plan, train = experiment.config, experiment.plan, experiment.splits["train"]
     train_step = make_train_step(
@@ -210,127 +137,148 @@ def run(
         experiment.optimizer,
         config.seed,
         shortcut_weight_schedule(config.optimizer, len(plan)),
-        config.optimizer.average,
+        config.optimizer.ema_decay,
         experiment.devices,
     )
-    first_step = int(parallel.unreplicate(state.step))
+    first_step = int(state.step)
     batches = training_batches(
         train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
     )
-    # A small set's run is made longer by min_steps, and so are its pauses between evaluations.
-    evaluation_interval = max(1, config.eval_every * len(plan) // config.epochs)
-    best = BestScore.of(checkpoints.manifest(first_step) if first_step else {})
-    ending = f"ended after all {len(plan):,} steps"
+    milestones = Milestones.from_config(config, len(plan))
+    early_stopping = EarlyStopping.resume(
+        config.patience, checkpoints.manifest(first_step) if first_step else {}
+    )
     throughput = Throughput()
-    compiled: set[int] = set()
-    previous: dict[str, jax.Array] = {}
-    for step in range(first_step + 1, len(plan) + 1):
-        if 0 < config.patience <= best.evaluations_since:
-            ending = (
-                f"ended after step {step - 1:,} of {len(plan):,}: {best.evaluations_since}"
-                f" evaluations in a row were no better than {100 * best.score:.2f} %, see"
-                " config.patience"
-            )
-            break
-        epoch = step / plan.steps_per_epoch
-        # The first batch takes as long as reading ahead takes to begin; that is starting, too.
-        with throughput.waiting() if compiled else throughput.paused():
-            batch = next(batches)
-        for index in batch["indices"][batch["missing"]]:
-            writer.say(f"warning: {train.split.names[index]} cannot be read any more; left out")
-        width = batch["images"].shape[2]
-        if width not in compiled:
-            # Else the step before would be done while the clock stands still, in no time.
+    state = parallel.replicate(state, experiment.devices)
+    metrics: dict[str, jax.Array] = {}
+    with StepTrace(writer.workdir / "trace", config.trace_steps, writer.say) as trace:
+        for step in range(first_step + 1, len(plan) + 1):
+            if early_stopping.should_stop:
+                ending = f"ended after step {step - 1:,} of {len(plan):,}: {early_stopping.reason}"
+                break
+            with throughput.waiting():
+                batch = next(batches)
+            warn_of_missing(batch, train, writer)
+            previous = metrics
+            width = batch["images"].shape[2]
+            with throughput.step(width, previous) as compiled, annotation(step):
+                arrays = parallel.shard(device_arrays(batch), experiment.devices)
+                state, metrics = train_step(state, arrays)
+            # At most two steps run at a time, and the metrics of the previous one are at hand.
             jax.block_until_ready(previous)
-        with throughput.paused() if width not in compiled else contextlib.nullcontext():
-            arrays = parallel.shard(device_arrays(batch), experiment.devices)
-            state, metrics = train_step(state, arrays)
-        compiled.add(width)
-        # Waiting for the step before keeps at most two under way, and its metrics are at hand.
-        jax.block_until_ready(previous)
-        throughput.add(metrics, len(batch["indices"]))
-        # Read once: a signal that comes after this stops the next step.
-        stopping = stop.received is not None
-        if previous and int(previous["skipped_in_row"][0]) >= config.max_skipped:
-            names = [train.split.names[index] for index in plan[step - 2][:NAMED]]
-            raise TrainingDiverged(
-                f"loss or gradient was not finite in {config.max_skipped} steps in a row, the last"
-                f" on {', '.join(names)} ...; lower --config.optimizer.learning_rate, or look at"
-                " these images"
-            )
-        previous = metrics
-        finished = step == len(plan)
-        if step > first_step + 1:  # of the first step alone no time is known
-            writer.progress(step, **throughput.so_far())
-        if step % config.log_every == 0 or finished:
-            writer.metrics(step, epoch, "train", throughput.close())
-        evaluating = step % evaluation_interval == 0 or finished
-        if evaluating or stopping:
-            jax.block_until_ready(metrics)
+            throughput.add(metrics, len(batch["indices"]))
+            stopping = stop.received is not None  # once: a later signal stops the next step
+            check_divergence(experiment, step - 1, previous)
             with throughput.paused():
-                score = None
-                # Also before a stop: else it would have no say in which checkpoint is the best.
-                if evaluating:
-                    score = validate(experiment, state, writer, step)
-                    best.update(score)
-                    due = step - evaluation_interval < PLATEAU * len(plan) <= step
-                    if due and not best.score and not config.init_from:
-                        writer.say(
-                            f"warning: nothing is read after {step:,} of {len(plan):,} steps, and"
-                            " it may stay so; with so few or such images start from a model that"
-                            " reads, as configs/captcha.py:fine_tune does, or with"
-                            " --config.init_from"
-                        )
-                # The order of the data and the random keys are functions of seed and step.
-                position = {"step": step, "epoch": epoch, "seed": config.seed}
-                manifest = {**experiment.manifest(), "position": position, **best.to_manifest()}
-                checkpoints.save(parallel.unreplicate(state), manifest, score)
-        if stopping:
-            ending = f"stopped and saved at step {step:,}; the same command goes on from here"
-            break
+                trace.after_step(metrics, compiled)
+            if step > first_step + 1:  # the first step has no time of its own
+                writer.progress(step, **throughput.so_far())
+            if milestones.log_at(step):
+                record(experiment, step, throughput.close(), writer)
+            # A stop does not skip an evaluation, which may find the best checkpoint.
+            if milestones.evaluate_at(step) or stopping:
+                jax.block_until_ready(metrics)
+                with throughput.paused():
+                    score = None
+                    if milestones.evaluate_at(step):
+                        score = validate(experiment, state, step, writer)
+                        early_stopping.update(score)
+                        warn_of_plateau(experiment, step, milestones, early_stopping, writer)
+                    save(experiment, state, step, score, early_stopping, checkpoints)
+            if stopping:
+                ending = f"stopped and saved at step {step:,}; the same command continues from here"
+                break
+        else:
+            ending = f"ended after all {len(plan):,} steps"
     return parallel.unreplicate(state), ending
 
 
-@dataclass
-class BestScore:
-    """The best exact match on the validation images, in [0, 1], and how long ago that was.
-
-    Every checkpoint's manifest has it: a run that goes on knows it also if the best is lost.
-    """
-
-    score: float = 0.0
-    evaluations_since: int = 0
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """As it was when a checkpoint was saved; checkpoints of earlier versions lack a part."""
-        return cls(manifest.get("best_score") or 0.0, manifest.get("since_best", 0))
-
-    def to_manifest(self) -> dict[str, Any]:
-        """What `of` reads."""
-        return {"best_score": self.score, "since_best": self.evaluations_since}
-
-    def update(self, score: float) -> None:
-        """Takes in an evaluation.
-
-        They are counted from the first on that read a text right: CTC may take epochs to leave its
-        blank-only plateau, on which all scores are 0.
-        """
-        no_better = bool(self.score) and score <= self.score
-        self.evaluations_since = self.evaluations_since + 1 if no_better else 0
-        self.score = max(self.score, score)
+def warn_of_missing(batch: Batch, train: PreparedSplit, writer: Writer) -> None:
+    """Names the images of a batch that could not be read."""
+    for index in batch["indices"][batch["missing"]]:
+        writer.say(f"warning: {train.split.names[index]} can no longer be read; it is left out")
 
 
-def validate(experiment: Experiment, state: TrainState, writer: Writer, step: int) -> float:
-    """Reads, records and shows the validation images; their exact match, in [0, 1]."""
-    result = experiment.evaluate(state.model, "validation")
-    writer.metrics(step, step / experiment.plan.steps_per_epoch, "validation", result.metrics)
-    show_images(writer, step, experiment.splits["validation"], result)
+def check_divergence(experiment: Experiment, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Raises TrainingDiverged if too many steps in a row, up to this one, were not finite."""
+    max_skipped = experiment.config.max_skipped
+    if metrics and int(metrics["skipped_in_row"][0]) >= max_skipped:
+        names = experiment.splits["train"].split.names
+        last = ", ".join(names[index] for index in experiment.plan[step - 1][:NAMED])
+        raise TrainingDiverged(
+            f"loss or gradient was not finite in {max_skipped} steps in a row, the last on {last}"
+            " ...; lower --config.optimizer.learning_rate, or look at these images"
+        )
+
+
+def record(experiment: Experiment, step: int, metrics: Mapping[str, float], writer: Writer) -> None:
+    """Records training metrics, with the learning rate of the step."""
+    updates = step - 1 - int(metrics["skipped"])  # made before this step
+    rate: Any = experiment.learning_rate(max(0, updates))
+    epoch = step / experiment.plan.steps_per_epoch
+    writer.metrics(step, epoch, "train", {**metrics, "learning_rate": float(rate)})
+
+
+def validate(experiment: Experiment, state: TrainState, step: int, writer: Writer) -> float:
+    """Evaluates a replicated state on the validation images; their exact match, in [0, 1]."""
+    result = experiment.evaluate(state.eval_variables, "validation")
+    report(experiment, step, "validation", result, writer)
     return result.metrics[SCORE]
 
 
-def show_images(writer: Writer, step: int, split: PreparedSplit, result: Evaluation) -> None:
-    """Shows the first images of a split with what was read in them."""
+def warn_of_plateau(
+    experiment: Experiment,
+    step: int,
+    milestones: Milestones,
+    early_stopping: EarlyStopping,
+    writer: Writer,
+) -> None:
+    """Warns once if a run from scratch still reads nothing when it should."""
+    reads_nothing = not early_stopping.best_score and not experiment.config.init_from
+    if reads_nothing and milestones.plateau_at(step):
+        writer.say(
+            f"warning: no image is read correctly after {step:,} of {milestones.total_steps:,}"
+            " steps, and that may not change; with few or difficult images, start from a trained"
+            " model: use configs/captcha.py:fine_tune, or set --config.init_from"
+        )
+
+
+def save(
+    experiment: Experiment,
+    state: TrainState,
+    step: int,
+    score: float | None,
+    early_stopping: EarlyStopping,
+    checkpoints: Checkpoints,
+) -> None:
+    """Saves a replicated state; `score` is None if it was not evaluated."""
+    # Seed and step determine the order of the data and the random keys.
+    epoch = step / experiment.plan.steps_per_epoch
+    position = {"step": step, "epoch": epoch, "seed": experiment.config.seed}
+    manifest = {**experiment.manifest(), "position": position, **early_stopping.to_manifest()}
+    checkpoints.save(parallel.unreplicate(state), manifest, score)
+
+
+def test(
+    experiment: Experiment, state: TrainState, checkpoints: Checkpoints, writer: Writer
+) -> None:
+    """Evaluates the best checkpoint on the test images."""
+    like = state.eval_variables
+    step, variables = checkpoints.first_whole(
+        checkpoints.best_first(), lambda step: (step, checkpoints.restore_model(step, like))
+    )
+    result = experiment.evaluate(parallel.replicate(variables, experiment.devices), "test")
+    report(experiment, step, "test", result, writer)
+    if result.confusions:
+        writer.say(f"most common errors: {describe(result.confusions, DESCRIBED)}")
+
+
+def report(
+    experiment: Experiment, step: int, name: str, result: Evaluation, writer: Writer
+) -> None:
+    """Records the evaluation of a split, and shows its first images with their predictions."""
+    writer.metrics(step, step / experiment.plan.steps_per_epoch, name, result.metrics)
+    split = experiment.splits[name]
     first = range(min(SHOWN_IMAGES, len(split)))
     images = {i: image for i in first if (image := split.image(i)) is not None}
     if images:

@@ -27,7 +27,7 @@ from workload import LEARNING_RATE, SEED, Workload
 
 from crnn_jax.compiler import set_cpu_flags
 from crnn_jax.huge_pages import restart_with_huge_pages
-from crnn_jax.train import make_train_step
+from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
 
 # In fp32: the accuracy of bf16 has not been measured, and CPUs without it are slower with it.
@@ -62,7 +62,7 @@ def our_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray
 
 def fresh_variables(workload: Workload) -> dict[str, Any]:
     """Initial parameters and statistics, on the host."""
-    return jax.tree.map(np.asarray, workload.state(workload.network()).model)
+    return jax.tree.map(np.asarray, workload.state(workload.network()).variables)
 
 
 def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, Program]:

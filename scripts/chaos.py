@@ -1,11 +1,11 @@
-"""Kills a training run again and again, and checks that nothing is lost.
+"""Kills a training run many times and checks that nothing is lost.
 
     python scripts/chaos.py --kills 50
 
-trains configs/tiny.py on the images kept with the tests, once undisturbed and once with SIGKILL
-at random times: in the midst of a save, between saves, and while the program starts. After each
-kill the run has to go on from its newest checkpoint, and in the end its parameters, statistics and
-optimizer have to be those of the undisturbed run, bit for bit.
+trains configs/tiny.py on the images of the tests, once undisturbed and once with SIGKILL at random
+times: during a save, between saves, and while the program starts. After each kill the run must
+continue from its newest checkpoint. At the end its parameters, statistics and optimizer must equal
+those of the undisturbed run bit for bit.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from pathlib import Path
 from crnn_jax.training.checkpoint import UNFINISHED, Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS_PER_EPOCH = 3  # of 8 of the images' training split
+STEPS_PER_EPOCH = 3  # with batches of 8 of the training images
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 WAYS = ("saving", "running", "starting")
-BEGINNING = re.compile(r"device\(s\), (?:going on after step ([\d,]+)|from scratch)")
+BEGINNING = re.compile(r"device\(s\), (?:continuing after step ([\d,]+)|from scratch)")
 
 
 class Run:
-    """A training run in a workdir, which can be started and killed any number of times."""
+    """A training run that can be started and killed many times."""
 
     def __init__(self, folder: Path, name: str, epochs: int, eval_every: int) -> None:
         self.workdir = folder / name
@@ -39,7 +39,7 @@ class Run:
             f"--config.data.dir={ROOT / 'tests' / 'data' / 'captcha_keras_v2'}",
             "--config.data.validation_fraction=0.2",
             "--config.batch_size=8",
-            # So that what is compiled does not depend on the length of the run.
+            # With a warm-up, the compiled program would depend on the length of the run.
             "--config.optimizer.warmup=0.0",
             f"--config.epochs={epochs}",
             f"--config.eval_every={eval_every}",
@@ -49,21 +49,21 @@ class Run:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_DEVICE}",
-            # All starts but the first find everything compiled.
+            # Only the first start has to compile.
             "JAX_COMPILATION_CACHE_DIR": os.environ.get(
                 "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
             ),
         }
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Starts the run where it stands; its log is that of this start alone."""
+        """Starts the run, or continues it; the log is overwritten."""
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
 
     def saved(self) -> int:
-        """The newest step whose folder is complete, 0 if there is none."""
+        """The newest step with a complete folder; 0 if there is none."""
         names = (path.name for path in (self.workdir / "checkpoints").glob("*"))
         return max((int(name) for name in names if name.isdecimal()), default=0)
 
@@ -72,21 +72,21 @@ class Run:
         return any((self.workdir / "checkpoints").glob(f"*{UNFINISHED}*"))
 
     def began_at(self) -> int | None:
-        """The step that the last start went on from; None if it did not come so far."""
+        """The step from which the last start continued; None if it did not get that far."""
         found = BEGINNING.search(self.log.read_text(encoding="utf-8", errors="replace"))
         return int((found[1] or "0").replace(",", "")) if found else None
 
     def digests(self) -> dict[str, dict[str, object]]:
-        """A digest of each array of the newest checkpoint."""
+        """The digest of each array in the newest checkpoint."""
         with Checkpoints(self.workdir, read_only=True) as checkpoints:
             return checkpoints.manifest(self.saved())["arrays"]
 
 
 def kill_once(run: Run, way: str, rng: random.Random) -> None:
-    """Starts the run and kills it at a random moment of the kind that `way` names.
+    """Starts the run and kills it at a random time, during the phase that `way` names.
 
     Raises:
-      RuntimeError: it ended by itself, or went on from another step than the newest.
+      RuntimeError: the run ended by itself, or continued from a step that is not the newest.
     """
     newest = run.saved()
     process = run.start()
@@ -106,21 +106,21 @@ def kill_once(run: Run, way: str, rng: random.Random) -> None:
         process.kill()
         code = process.wait()
     if code >= 0:
-        raise RuntimeError(f"it ended by itself with code {code}, see {run.log}")
+        raise RuntimeError(f"the run ended by itself with code {code}, see {run.log}")
     if run.began_at() not in (None, newest):
-        raise RuntimeError(f"it went on from step {run.began_at()}, not from the newest, {newest}")
+        raise RuntimeError(f"the run continued from step {run.began_at()}, not from {newest}")
 
 
 def main() -> int:
-    """Runs, kills, compares; 0 if all was survived and the end is the same."""
-    parser = argparse.ArgumentParser(description="Kills a training run, and compares.")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=2000, help="of the whole run, about")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    """Returns 0 if the run survived all kills and both runs end with the same arrays."""
+    parser = argparse.ArgumentParser(description="Kills a training run many times.")
+    parser.add_argument("--kills", type=int, default=50, help="how many times")
+    parser.add_argument("--steps", type=int, default=2000, help="length of the run, roughly")
+    parser.add_argument("--seed", type=int, default=0, help="decides the times of the kills")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     epochs = -(-arguments.steps // STEPS_PER_EPOCH)
-    # Enough saves that the run is not over before the last kill: one in three kills lets one pass.
+    # Enough saves that the run does not end before the last kill; every third kill lets one pass.
     eval_every = max(1, epochs // (2 * arguments.kills))
     with tempfile.TemporaryDirectory(prefix="crnn_jax_chaos_") as scratch:
         undisturbed = Run(Path(scratch), "undisturbed", epochs, eval_every)
@@ -133,18 +133,18 @@ def main() -> int:
             for kill in range(arguments.kills):
                 way = WAYS[kill % len(WAYS)]
                 kill_once(killed, way, rng)
-                survived = kill  # the one before: the run has gone on from where it was
+                survived = kill  # the kills before this one, from which the run has recovered
                 print(f"killed while {way}, step {killed.saved()} is saved", flush=True)
             newest = killed.saved()
             if killed.start().wait() or killed.began_at() != newest:
-                raise RuntimeError("the last start did not go on to the end")
+                raise RuntimeError("the last start did not reach the end of the run")
             survived = arguments.kills
         except RuntimeError as error:
             print(error, killed.log.read_text(encoding="utf-8"), sep="\n", file=sys.stderr)
         same = killed.saved() == undisturbed.saved() and killed.digests() == undisturbed.digests()
         print(
-            f"survived {survived} of {arguments.kills} kills; {killed.saved()} steps; the end is"
-            f" {'exactly' if same else 'NOT'} that of the undisturbed run"
+            f"survived {survived} of {arguments.kills} kills in {killed.saved()} steps; the arrays"
+            f" are {'exactly' if same else 'NOT'} those of the undisturbed run"
         )
     return 0 if same and survived == arguments.kills else 1
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from workload import Workload
 
 from crnn_jax.evaluation import make_eval_step
-from crnn_jax.train import make_train_step
+from crnn_jax.train_step import make_train_step
 
 CHIPS = {"v5e": (197e12, 819e9), "v6e": (918e12, 1640e9)}  # bf16 FLOP/s and bytes/s of HBM
 
@@ -77,7 +77,10 @@ def costs(topology: str, workload: Workload, settings: dict[str, Any]) -> dict[s
     batch = on_each_device(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, workload.batch())))
     train_step = make_train_step(network, workload.optimizer(), 0, devices=devices)
     eval_step = make_eval_step(network, devices)
-    return {"train": cost(train_step, state, batch), "eval": cost(eval_step, state.model, batch)}
+    return {
+        "train": cost(train_step, state, batch),
+        "eval": cost(eval_step, state.eval_variables, batch),
+    }
 
 
 def main() -> None:

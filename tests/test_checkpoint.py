@@ -16,7 +16,7 @@ import optax
 import pytest
 import tensorstore
 
-from crnn_jax.errors import CheckpointError, DamagedCheckpoint, TrainingDiverged
+from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint, TrainingDiverged
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.manifest import FORMAT, check_same, seal
 from crnn_jax.training.state import TrainState
@@ -46,12 +46,12 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_a_state_comes_back_bit_for_bit(averaged: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_ema", [False, True])
+def test_a_state_comes_back_bit_for_bit(with_ema: bool, tmp_path: Path) -> None:
     state, like_state = state_at(7, 1 / 3), state_at(0)
-    if averaged:
-        state = state.replace(raw=state_at(7, 2 / 3).model)
-        like_state = like_state.replace(raw=like_state.model)
+    if with_ema:
+        state = state.replace(ema=state_at(7, 2 / 3).variables)
+        like_state = like_state.replace(ema=like_state.variables)
     gradients = jax.tree.map(jnp.ones_like, state.params)
     _, opt_state = OPTIMIZER.update(gradients, state.opt_state)
     state = state.replace(opt_state=opt_state)
@@ -59,11 +59,32 @@ def test_a_state_comes_back_bit_for_bit(averaged: bool, tmp_path: Path) -> None:
         checkpoints.save(state, MANIFEST, 0.5)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(7, like_state)
-        model = checkpoints.restore_model(7, state.model)
+        model = checkpoints.restore_model(7, state.eval_variables)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
-    jax.tree.map(np.testing.assert_array_equal, model["params"], state.params)
-    assert set(model) == {"params", "batch_stats"}
+    jax.tree.map(np.testing.assert_array_equal, model, state.eval_variables)
+    assert with_ema == bool((model["params"]["head"]["kernel"] == np.float32(2 / 3)).all())
+
+
+def test_names_of_arrays_on_disk(tmp_path: Path) -> None:
+    """Those of format 3: evaluated arrays in `model`, the optimizer's parameters in `raw`."""
+    average = {"params": {"w": jnp.ones(1)}, "batch_stats": {"m": jnp.zeros(1)}}
+    counts = dict.fromkeys(("step", "skipped", "skipped_in_row"), jnp.zeros((), jnp.int32))
+    params = {"w": jnp.full(1, 2.0)}
+    state = TrainState(
+        params=params, batch_stats={}, opt_state=OPTIMIZER.init(params), ema=average, **counts
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, MANIFEST, None)
+        arrays = checkpoints.manifest(0)["arrays"]
+    assert set(arrays) == {
+        *("model/params/w", "model/batch_stats/m", "training/raw/params/w"),
+        *(f"training/{name}" for name in counts),
+        *("training/opt_state/0/count", "training/opt_state/0/mu/w", "training/opt_state/0/nu/w"),
+    }
+    for name, value in (("model/params/w", 1.0), ("training/raw/params/w", 2.0)):
+        digest = hashlib.sha256(np.array([value], "<f4").tobytes()).hexdigest()
+        assert arrays[name]["sha256"] == digest
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -98,7 +119,7 @@ def test_the_manifest_is_json_with_a_digest_of_each_array(tmp_path: Path) -> Non
             "sha256": hashlib.sha256(bias).hexdigest(),
         }
         assert len(manifest["arrays"]) == 3 + 5 + 3  # parameters and statistics; Adam; counters
-        with pytest.raises(CheckpointError, match=r"no step 9; the steps saved are 1"):
+        with pytest.raises(CheckpointError, match=r"no step 9; the saved steps are 1"):
             checkpoints.manifest(9)
 
 
@@ -193,19 +214,19 @@ def test_an_empty_step_folder_is_no_checkpoint(two: Path, caplog: pytest.LogCapt
     assert "checkpoints/3" in caplog.text.replace("\\", "/")
 
 
-def test_with_no_whole_checkpoint_nothing_begins(two: Path) -> None:
+def test_a_run_with_only_damaged_checkpoints_does_not_start(two: Path) -> None:
     for step in (1, 2):
         (two / "checkpoints" / str(step) / "manifest" / "metadata").write_bytes(b"{}")
-    for _ in range(2):  # nor does the second try, as if the first had cleared the way
+    for _ in range(2):  # the second time, too: the first must not clear the way for a new run
         with (
             Checkpoints(two) as checkpoints,
-            pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: 2, 1 .*--workdir"),
+            pytest.raises(CheckpointError, match=r"all .* are damaged \(2, 1\); .*--workdir"),
         ):
             restore_newest(checkpoints)
     for step in (1, 2):
         path = two / "checkpoints" / str(step)
         path.rename(path.with_name(f"damaged-{step}"))
-    with Checkpoints(two) as checkpoints, pytest.raises(CheckpointError, match=r"damaged .*alone"):
+    with Checkpoints(two) as checkpoints, pytest.raises(CheckpointError, match=r"holds only dam"):
         checkpoints.newest_first()
 
 
@@ -247,7 +268,7 @@ def test_a_full_disk_costs_no_checkpoint(two: Path) -> None:
                 checkpoints.save(large, MANIFEST, 0.3)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert re.search(r"3 cannot be saved: .* about 0\.4 MB .* make room", str(caught.value))
+        assert re.search(r"3 cannot be saved: .* about 0\.4 MB .* free some", str(caught.value))
         assert "\n" not in str(caught.value)
         assert checkpoints.newest_first() == [2, 1]
         assert int(restore_newest(checkpoints).step) == 2
@@ -263,10 +284,10 @@ def test_what_is_not_finite_is_not_saved(two: Path) -> None:
         assert checkpoints.newest_first() == [2, 1]
 
 
-def test_a_vanished_folder_is_not_made_anew(two: Path) -> None:
+def test_a_vanished_folder_is_not_created_again(two: Path) -> None:
     with Checkpoints(two) as checkpoints:
         shutil.rmtree(two)
-        with pytest.raises(FileNotFoundError, match="vanished"):
+        with pytest.raises(ConfigError, match=r"two cannot be written \(it has vanished: .* again"):
             checkpoints.save(state_at(3), MANIFEST, None)
     assert not two.exists()
 
@@ -280,7 +301,7 @@ def test_a_link_out_of_the_folder_is_not_followed(two: Path, tmp_path: Path) -> 
     path.symlink_to(tmp_path / "elsewhere")
     with (
         Checkpoints(two) as checkpoints,
-        pytest.raises(DamagedCheckpoint, match=r"metadata is no plain file.*remove it"),
+        pytest.raises(DamagedCheckpoint, match=r"metadata is not a regular file.*remove it"),
     ):
         checkpoints.restore(2, state_at(0))
 
@@ -326,7 +347,9 @@ def test_sizes_are_looked_at_before_anything_is_read(two: Path) -> None:
             checkpoints.restore_model(2, huge)
         # Stored larger than the model has it: refused by shape.
         like = {"params": {"head": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}}
-        with pytest.raises(DamagedCheckpoint, match=r"kernel is float32 \[2, 3\] where .*\[2, 2\]"):
+        with pytest.raises(
+            DamagedCheckpoint, match=r"kernel is float32 \[2, 3\], expected .*\[2, 2\]"
+        ):
             checkpoints.restore_model(2, like)
         path = two / "checkpoints" / "2" / "manifest" / "metadata"
         with path.open("r+b") as file:
@@ -345,12 +368,16 @@ def test_a_small_array_in_a_huge_chunk_is_not_unpacked(two: Path) -> None:
     files_of_model.write(key, json.dumps({**layout, "chunks": [2, 10**9]}).encode()).result()
     with (
         Checkpoints(two) as checkpoints,
-        pytest.raises(DamagedCheckpoint, match=r"params/head/kernel has chunks beyond it"),
+        pytest.raises(DamagedCheckpoint, match=r"params/head/kernel has chunks larger than"),
     ):
         checkpoints.restore(2, state_at(0))
 
 
 # What may change
+
+
+def with_config(**values: Any) -> dict[str, Any]:
+    return {**MANIFEST, "config": {**MANIFEST["config"], **values}}
 
 
 def test_differences_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -364,9 +391,8 @@ def test_differences_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         message = rf"another {key}: {field} was .* is now 'new'; .*--workdir"
         with pytest.raises(CheckpointError, match=message):
             check_same(tmp_path, MANIFEST, changed)
-    changed = {**MANIFEST, "config": {**MANIFEST["config"], "seed": 1}}
     with pytest.raises(CheckpointError, match=r"another config: seed was 0 .* now 1; .*--workdir"):
-        check_same(tmp_path, MANIFEST, changed)
+        check_same(tmp_path, MANIFEST, with_config(seed=1))
 
 
 @pytest.mark.parametrize(
@@ -388,23 +414,35 @@ def test_the_parts_of_a_mixture_stay(tmp_path: Path, change: Any, message: str) 
     check_same(tmp_path, saved, with_parts({"real": {"dir": "moved", "weight": 1.0}}))
 
 
-def test_a_run_without_an_average_does_not_go_on_with_one(tmp_path: Path) -> None:
-    """Nor does one of a program that knew none."""
-    averaging = {**MANIFEST, "config": {**MANIFEST["config"], "optimizer": {"average": 0.99}}}
-    with pytest.raises(CheckpointError, match=r"optimizer\.average was 0\.0 and is now 0\.99"):
+def test_a_run_without_an_average_does_not_continue_with_one(tmp_path: Path) -> None:
+    """Nor does one of an older program, which had no averages."""
+    averaging = with_config(optimizer={"ema_decay": 0.99})
+    with pytest.raises(CheckpointError, match=r"optimizer\.ema_decay was 0\.0 and is now 0\.99"):
         check_same(tmp_path, MANIFEST, averaging)
-    none = {**MANIFEST, "config": {**MANIFEST["config"], "optimizer": {"average": 0.0}}}
+    none = with_config(optimizer={"ema_decay": 0.0})
     check_same(tmp_path, MANIFEST, none)
-    with pytest.raises(CheckpointError, match=r"optimizer\.average was 0\.99 and is now 0\.0"):
+    with pytest.raises(CheckpointError, match=r"optimizer\.ema_decay was 0\.99 and is now 0\.0"):
         check_same(tmp_path, averaging, none)
 
 
+def test_settings_are_compared_under_their_new_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = with_config(optimizer={"average": 0.9}, init_parts="all", eval={"step": -1})
+    check_same(tmp_path, old, with_config(optimizer={"ema_decay": 0.9}, init_scope="all"))
+    assert not caplog.records  # nor does a setting that no longer exists make a difference
+    with pytest.raises(CheckpointError, match=r"optimizer\.ema_decay was 0\.9 and is now 0\.5"):
+        check_same(tmp_path, old, with_config(optimizer={"ema_decay": 0.5}))
+    check_same(tmp_path, old, with_config(optimizer={"ema_decay": 0.9}, init_scope="conv_stack"))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("init_scope was 'all' and is now 'conv_stack'")
+
+
 def test_harmless_changes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # A setting that the program has learned since says nothing.
-    changed = {**MANIFEST, "config": {**MANIFEST["config"], "epochs": 9, "brand_new": 1}}
-    check_same(tmp_path, MANIFEST, changed)
+    # A new setting that the older program did not have says nothing.
+    check_same(tmp_path, MANIFEST, with_config(epochs=9, brand_new=1))
     assert [record.getMessage() for record in caplog.records] == [
-        "the config is not that of the checkpoint: epochs was 8 and is now 9"
+        "the config has changed since the checkpoint: epochs was 8 and is now 9"
     ]
 
 
@@ -415,4 +453,4 @@ def test_other_images_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert not caplog.records
     check_same(tmp_path, saved, now)
     (record,) = caplog.records
-    assert "train was 90 and is now 100; their order is another now" in record.getMessage()
+    assert "train was 90 and is now 100; they now come in another order" in record.getMessage()

@@ -191,7 +191,7 @@ def test_the_grid_shows_offenders_in_red(clean: Path) -> None:
 def test_no_grid_without_an_image(clean: Path) -> None:
     for image in (clean / "images").iterdir():
         image.write_bytes(image.name.encode())
-    with pytest.raises(DataError, match=r"no image can be read.*leave out --image_grid"):
+    with pytest.raises(DataError, match=r"no image can be read.*omit --image_grid"):
         sample_grid(check_dataset(config_for(clean)))
 
 
@@ -209,7 +209,7 @@ def test_the_augmentation_grid_has_a_row_for_an_image(clean: Path) -> None:
             expected = 255 - shown if column else shown
             np.testing.assert_allclose(cell, expected, rtol=0, atol=1)
     (clean / "train.tsv").unlink()
-    with pytest.raises(DataError, match="no training images to change"):
+    with pytest.raises(DataError, match="no training images to augment"):
         augmentation_grid(check_dataset(config_for(clean)), Augmentation(invert=1.0), 0)
 
 

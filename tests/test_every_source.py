@@ -66,7 +66,7 @@ class Steps:
         self.eval_step = make_eval_step(model)
 
     def evaluate(self, prepared: PreparedSplit) -> dict[str, float]:
-        variables = self.state.model
+        variables = self.state.variables
         alphabet = self.experiment.alphabet
         metrics = evaluate_split(self.eval_step, variables, prepared, alphabet, (128,), 8).metrics
         return {key: value for key, value in metrics.items() if "/" not in key != "seconds"}
@@ -239,7 +239,7 @@ def test_a_number_is_not_an_image(tmp_path: Path) -> None:
 def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps) -> None:
     """The same as those of each part alone. Some labels are replaced by what the network reads."""
     known = steps.experiment
-    variables = steps.state.model
+    variables = steps.state.variables
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
@@ -339,7 +339,7 @@ def test_masked_samples_do_not_change_the_gradient(tmp_path: Path, steps: Steps)
     # The empty label counts; its only path is all blanks.
     losses = parallel.gather(
         steps.eval_step(
-            steps.state.model,
+            steps.state.variables,
             shard(arrays),
         )
     )["losses"]
@@ -362,7 +362,7 @@ def test_an_image_is_prepared_alike_everywhere(
         for batch, count in evaluation_batches(train, (128,), 8)
         for index, image in zip(batch["indices"][:count], batch["images"], strict=False)
     }
-    variables = parallel.unreplicate(steps.state.model)
+    variables = parallel.unreplicate(steps.state.variables)
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
     model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})

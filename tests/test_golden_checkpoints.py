@@ -1,13 +1,12 @@
-"""Checkpoints kept from each format: this program reads them all, forever.
+"""Stored checkpoints of each format, all of which this program must read.
 
-`python tests/test_golden_checkpoints.py FOLDER` writes one in today's format. It is run once for a
-format, by the commit that brings it; what it wrote is never written again.
+`python tests/test_golden_checkpoints.py FOLDER` writes one in the current format. It is run once
+for each format, in the commit that introduces it, and its output is never replaced.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -42,12 +41,22 @@ MANIFEST = {
 }
 
 
-def state(averaged: bool) -> TrainState:
-    """A state of which every array follows a formula, so that nothing has to be kept beside it."""
+def state(with_ema: bool) -> TrainState:
+    """A state whose arrays follow a formula, so that nothing has to be stored beside them.
+
+    The formula counts the arrays as they are on disk: the evaluated ones first, then the optimizer,
+    and the arrays that it updates last.
+    """
     network = models.create("crnn", ALPHABET.num_classes, MODEL["settings"])
     optimizer = make_optimizer(optax.constant_schedule(1e-3), 5.0, freeze_conv_stack=False)
-    empty = TrainState.create(network, optimizer, (32, 32, 1), seed=0, averaged=averaged)
-    leaves, structure = jax.tree.flatten(empty)
+    empty = TrainState.create(network, optimizer, (32, 32, 1), seed=0, with_ema=with_ema)
+    on_disk = (
+        empty.step,
+        *(empty.eval_variables["params"], empty.eval_variables["batch_stats"]),
+        *(empty.opt_state, empty.skipped, empty.skipped_in_row),
+        empty.variables if with_ema else {},
+    )
+    leaves, structure = jax.tree.flatten(on_disk)
     filled = []
     for place, leaf in enumerate(leaves):
         if np.issubdtype(leaf.dtype, np.integer):
@@ -55,13 +64,24 @@ def state(averaged: bool) -> TrainState:
         else:
             values = np.linspace(0.1, 1 + place / 7, leaf.size, dtype=np.float32)
             filled.append(values.reshape(leaf.shape))
-    filled_state: Any = jax.tree.unflatten(structure, filled)
-    return filled_state.replace(step=np.asarray(12, np.int32))
+    _, params, batch_stats, opt_state, skipped, skipped_in_row, raw = jax.tree.unflatten(
+        structure, filled
+    )
+    evaluated = {"params": params, "batch_stats": batch_stats}
+    updated = raw if with_ema else evaluated
+    return TrainState(
+        step=np.asarray(12, np.int32),
+        **updated,
+        opt_state=opt_state,
+        skipped=skipped,
+        skipped_in_row=skipped_in_row,
+        ema=evaluated if with_ema else {},
+    )
 
 
 @pytest.mark.parametrize("folder", sorted(GOLDEN.iterdir()), ids=lambda folder: folder.name)
 def test_a_kept_checkpoint_comes_back_bit_for_bit(folder: Path) -> None:
-    expected = state(averaged=folder.name not in ("format1", "format2"))
+    expected = state(with_ema=folder.name not in ("format1", "format2"))
     with Checkpoints(folder, read_only=True) as checkpoints:
         restored = checkpoints.restore(12, expected)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
@@ -73,6 +93,9 @@ def test_a_kept_model_reads(folder: Path) -> None:
     model = TrainedModel.load(folder)
     assert (model.step, model.alphabet, model.preprocessing) == (12, ALPHABET, PREPROCESSING)
     jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state(False).params)
+    if folder.name == "format3":  # a moving average, which is what inference uses
+        average = state(True).eval_variables
+        jax.tree.map(np.testing.assert_array_equal, dict(model.variables), average)
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 64, 1), np.uint8)
     logits, _ = model.network.apply(model.variables, images, np.array([64]))
     plain = PlainCRNN((2,) * 7, 2, ALPHABET.num_classes, normalized=range(1, 8), slope=0.0)
@@ -127,4 +150,4 @@ def test_a_run_without_space_to_depth_goes_on(height: int, expected: int, tmp_pa
 
 if __name__ == "__main__":
     with Checkpoints(Path(sys.argv[1])) as kept:
-        kept.save(state(averaged=True), MANIFEST, 0.75)
+        kept.save(state(with_ema=True), MANIFEST, 0.75)

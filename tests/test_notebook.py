@@ -163,7 +163,7 @@ def test_interrupt_saves_and_the_cell_goes_on_from_there(run: Run) -> None:
     assert f"{beginning}, from scratch" in run.text(INTERRUPTED)
     stopped = re.search(r"stopped and saved at step (\d)", run.text(INTERRUPTED))
     assert stopped
-    assert f"{beginning}, going on after step {stopped[1]}" in run.text("rest")
+    assert f"{beginning}, continuing after step {stopped[1]}" in run.text("rest")
 
 
 def test_training_ends_with_the_last_epoch(run: Run) -> None:

@@ -1,5 +1,6 @@
-"""Runs as processes of their own: killed, stopped, started twice; and locks, clocks and devices."""
+"""Runs in processes of their own that are killed, stopped, or started twice; locks and devices."""
 
+import errno
 import itertools
 import json
 import os
@@ -20,22 +21,22 @@ import numpy as np
 import pytest
 
 from crnn_jax import train
-from crnn_jax.errors import CheckpointError, ConfigError
+from crnn_jax.errors import CheckpointError, ConfigError, DataError
 from crnn_jax.evaluation import evaluate
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
-from crnn_jax.training.workdir import exclusive
+from crnn_jax.training.workdir import exclusive, writing
 from tests.test_train import IMAGES, small_config
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 300  # seconds until a test gives a process up; it decides nothing else
+PATIENCE = 300  # seconds until a test gives up on a process; decides nothing else
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C is heard even where the tests were started with it ignored, as in a background."""
+    """Ctrl-C is handled even if the tests were started with it ignored, as in the background."""
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, earlier)
@@ -53,7 +54,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
-    """The run of the commands' tests and of chaos.py, so that all share what is compiled."""
+    """The run of the commands' tests and of chaos.py, so that all share the compiled programs."""
     command = [
         *(sys.executable, "-m", "crnn_jax.main", "--config=configs/tiny.py"),
         *("--config.data.source=folder", f"--config.data.dir={IMAGES}"),
@@ -69,7 +70,7 @@ def start(workdir: Path, log: Path) -> subprocess.Popen[str]:
 
 @posix
 def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_path: Path) -> None:
-    """SIGTERM with a second run beside it, then Ctrl-C to what goes on from there."""
+    """SIGTERM while a second run starts, then Ctrl-C to the run that continues."""
     workdir, log = tmp_path / "run", tmp_path / "log"
     metrics = workdir / "metrics.jsonl"
     steps = [0]
@@ -104,7 +105,7 @@ def test_a_stopped_run_saves_off_the_interval_and_a_second_run_is_refused(tmp_pa
     ("kills", "steps"), [(2, 20), pytest.param(20, 500, marks=pytest.mark.slow)]
 )
 def test_killed_runs_end_as_the_undisturbed_one(kills: int, steps: int, tmp_path: Path) -> None:
-    # A copy of what is compiled already: a killed process leaves files by half.
+    # A copy of the compiled programs, as a killed process may leave partial files.
     compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
     if Path(compiled).is_dir():
         compiled = shutil.copytree(compiled, tmp_path / "compiled")
@@ -123,12 +124,12 @@ def test_killed_runs_end_as_the_undisturbed_one(kills: int, steps: int, tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"survived {kills} of {kills} kills" in done.stdout
-    assert "exactly that of the undisturbed run" in done.stdout
+    assert "exactly those of the undisturbed run" in done.stdout
 
 
 @posix
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Also where Python does not come to run a handler: the whole process is in one C call."""
+    """Also where Python cannot run a handler, because the process is inside one C call."""
     code = """
 import signal, sys, threading
 from absl import flags
@@ -154,11 +155,11 @@ run(main, flags.FlagValues(), "")
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "received\n"
         process.send_signal(second)
-        assert process.wait(PATIENCE) == -second  # what shells call 143 and 130
+        assert process.wait(PATIENCE) == -second  # which shells report as 143 and 130
         process.stdout.close()
 
 
-def test_earlier_handlers_are_put_back() -> None:
+def test_earlier_handlers_are_restored() -> None:
     caught: list[int] = []
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
@@ -213,17 +214,62 @@ with exclusive(Path({str(tmp_path)!r})):
         f"workdir {tmp_path} is in use by {place}; wait for it, stop it, or choose another"
         " --workdir"
     )
-    with exclusive(tmp_path):  # the dead process left its file, but not its lock
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    with exclusive(tmp_path):  # the dead process left its files, but not its lock
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
         with pytest.raises(ConfigError, match="in use"), exclusive(tmp_path):
             raise AssertionError
     with exclusive(tmp_path):
         pass
 
 
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+
+        def refuse(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        caplog.clear()
+        with monkeypatch.context() as context:
+            context.setattr(fcntl, "flock", refuse)
+            with exclusive(tmp_path / str(number)):
+                pass
+        assert f"the file system of {tmp_path / str(number)} has no locks" in caplog.text
+        # Not even then a file that would outlive a killed process.
+        with exclusive(tmp_path / str(number)):
+            pass
+
+
+def test_the_lock_is_taken_before_data_are_read(tmp_path: Path) -> None:
+    config = small_config(**{"data.dir": str(tmp_path / "nowhere")})
+    with exclusive(tmp_path), pytest.raises(ConfigError, match="is in use by"):
+        train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(DataError, match="nowhere"):
+        train.train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/a.png"),
+        OSError(errno.ENOSPC, "No space left on device", "/tmp/batch"),
+    ],
+)
+def test_only_an_error_of_writing_the_workdir_is_called_one(error: OSError, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, exclusive(tmp_path):
+        raise error
+    assert caught.value is error
+    with pytest.raises(ConfigError, match=r"cannot be written \(.*again"), writing(tmp_path):
+        raise error
+
+
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Root may write everywhere, so tests of rights that are run by root become another user."""
+    """Root may write everywhere, so with root tests of permissions become another user."""
     if sys.platform == "win32" or os.geteuid() != 0:
         yield
         return
@@ -263,7 +309,7 @@ FOUR = jax.local_devices()[:4]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
-    """A run on four devices and its end."""
+    """A run on four devices: its workdir and its final state."""
     workdir = tmp_path_factory.mktemp("trained")
     return workdir, train.train_and_evaluate(small_config(epochs=2), workdir, FOUR)
 
@@ -300,7 +346,7 @@ def before_each_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]
 def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the second epoch on no file can become larger than 100 kB."""
+    """From the second epoch on, no file can become larger than 100 kB."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -312,7 +358,7 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     with monkeypatch.context() as context:
         before_each_step(context, fill)
         try:
-            # A metric, an image or the checkpoint, whichever comes first to the limit.
+            # A metric, an image or the checkpoint, whichever reaches the limit first.
             with pytest.raises((CheckpointError, ConfigError), match="start the same command") as e:
                 train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
         finally:
@@ -326,10 +372,22 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
 
 
+def test_a_run_out_of_memory_is_not_called_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(step: int) -> None:
+        if step == 1:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    before_each_step(monkeypatch, exhaust)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
+
+
 def test_a_clock_that_jumps_changes_nothing(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every step the clock is put forward a week, or back."""
+    """At every step the clock is set a week forward or back."""
     now, week, jumps = time.time, 7 * 24 * 3600, [0]
 
     def jump(step: int) -> None:
@@ -347,7 +405,7 @@ def test_a_workdir_that_vanishes_is_one_line(
     trained: tuple[Path, TrainState], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    message = r"run cannot be written \(it has vanished: .*, and it is not there; .* same command"
+    message = r"run cannot be written \(it has vanished: .*, and it does not exist; .* same command"
     with (
         pytest.raises(ConfigError, match=message),
         exclusive(workdir),
@@ -376,7 +434,7 @@ def test_a_changed_config_is_refused_by_name(
     message: str,
 ) -> None:
     before = sorted(path.name for path in (trained[0] / "checkpoints").rglob("*"))
-    with pytest.raises(CheckpointError, match=rf"{message}.*; choose another --workdir, or go"):
+    with pytest.raises(CheckpointError, match=rf"{message}.*; choose another --workdir, or"):
         train.train_and_evaluate(small_config(epochs=2, **changes), trained[0], FOUR)
     assert sorted(path.name for path in (trained[0] / "checkpoints").rglob("*")) == before
 

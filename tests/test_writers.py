@@ -1,4 +1,4 @@
-"""Tests of what a run leaves behind: metrics.jsonl, TensorBoard, the grid, and the terminal."""
+"""Tests of the output of a run: metrics.jsonl, TensorBoard, the grid, and the terminal."""
 
 import contextlib
 import io
@@ -80,23 +80,25 @@ def test_non_finite_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("half", ["", '{"step": 250, "epo', '{"step"', "12", "\udce4"])
-def test_resume_forgets_what_came_after_the_checkpoint(tmp_path: Path, half: str) -> None:
+def test_resume_deletes_the_lines_after_the_checkpoint(tmp_path: Path, half: str) -> None:
     with writer(tmp_path) as out:
+        assert out.newest_split == ""
         for step in (100, 200, 300, 400):
             out.metrics(step, 1, "train", {"loss": step})
     with (tmp_path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
         file.write(half)
     with writer(tmp_path, first_step=200) as out:
         assert [entry["step"] for entry in entries(tmp_path)] == [100, 200]
+        assert out.newest_split == "train"
         out.metrics(300, 2, "train", {"loss": 1.0})
     assert [entry["step"] for entry in entries(tmp_path)] == [100, 200, 300]
     assert entries(tmp_path)[-1]["loss"] == 1.0
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
-    # TensorBoard hides from this step on what came before.
+    # TensorBoard hides the events of earlier files from this step on.
     assert [e.step for e in events(tmp_path) if e.HasField("session_log")][-1] == 201
 
 
-def test_a_new_run_in_an_old_directory_starts_from_nothing(tmp_path: Path) -> None:
+def test_a_new_run_in_an_old_directory_starts_a_new_file(tmp_path: Path) -> None:
     for _ in range(2):
         with writer(tmp_path / "made" / "on the way") as out:
             out.metrics(100, 1, "train", {"loss": 1.0})
@@ -106,7 +108,7 @@ def test_a_new_run_in_an_old_directory_starts_from_nothing(tmp_path: Path) -> No
 def test_tensorboard_has_scalars_and_images(tmp_path: Path) -> None:
     with writer(tmp_path) as out:
         out.metrics(250, 1, "validation", {"loss": 0.5, "cer": float("nan")})
-        out.images(250, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
+        out.predictions(250, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
     values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
     assert [(step, value.tag) for step, value in values] == [
         (250, "validation/loss"),
@@ -120,7 +122,7 @@ def test_tensorboard_has_scalars_and_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limits of this kind")
 def test_a_full_disk_is_an_error_and_lets_the_process_end(tmp_path: Path) -> None:
-    """The second grid fits, its event does not. A thread with a queue would wait for room."""
+    """The second grid fits, its event does not. A thread with a queue would wait forever."""
     code = f"""
 import resource
 from pathlib import Path
@@ -130,24 +132,26 @@ from crnn_jax.training.writers import Writer
 workdir = Path({str(tmp_path)!r})
 image = np.random.default_rng(0).integers(0, 255, (32, 400, 3), np.uint8)
 with Writer(workdir, 1000, 250, 0) as out:
-    out.images(1, [image], ["a"], ["b"])
+    out.predictions(1, [image], ["a"], ["b"])
     size = (workdir / "predictions.png").stat().st_size
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 2, hard))
-    out.images(2, [image], ["a"], ["b"])
+    out.predictions(2, [image], ["a"], ["b"])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 1
-    assert done.stderr.endswith("OSError: [Errno 27] File too large\n"), done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("crnn_jax.errors.ConfigError: workdir "), done.stderr
+    assert f"{tmp_path} cannot be written (File too large: one of its files); fix that" in error
     assert "events" in done.stderr and "Thread" not in done.stderr
 
 
 def test_plain_lines_are_few_and_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # CI systems set it, and must not get control sequences for it.
+    # CI systems set it, but cannot show control sequences.
     monkeypatch.setenv("FORCE_COLOR", "1")
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

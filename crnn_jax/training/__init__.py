@@ -1,1 +1,1 @@
-"""What a training run is made of: state, checkpoints, devices, loss, and writers."""
+"""The elements of a training run: state, checkpoints, devices, loss, and writers."""

@@ -1,11 +1,17 @@
-"""Saving and restoring: the only file that knows Orbax.
+"""Saving and restoring: the only file that imports Orbax.
 
-A step's folder holds three items: `model` (parameters and batch statistics), `training`
-(optimizer, counters, and what the model is the average of, if it is one) and `manifest` (JSON: what
-the arrays mean, and a digest of each). Nothing is pickled. A step counts as saved when Orbax has
-renamed its folder and all has been read back.
+The folder of a step holds three items:
+
+- `model`: the parameters and batch statistics that are evaluated (`TrainState.eval_variables`);
+- `training`: the optimizer's state and the counters; if `model` is a moving average, also `raw`,
+  the parameters and statistics that the optimizer updates;
+- `manifest`: JSON that says what the arrays mean, with a digest of each.
+
+Nothing is pickled. A step counts as saved once Orbax has renamed its folder and every array has
+been read back.
 """
 
+import errno
 import logging
 import math
 import shutil
@@ -24,32 +30,34 @@ from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
 from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
+from crnn_jax.training.workdir import writing
 
-SCORE = "exact_match"
-DAMAGED = "damaged-"  # begins the names of folders that were set aside
-DELETED = ".deleted"  # ends the names of folders that are being deleted
-UNFINISHED = ".orbax-checkpoint-tmp"  # is in the names of folders that are being written
+SCORE = "exact_match"  # the metric by which the best checkpoint is chosen
+DAMAGED = "damaged-"  # prefix of folders that were set aside
+DELETED = ".deleted"  # suffix of folders that are being deleted
+UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of folders that are being written
 
-HUSHES = "hushes_abandoned_reads"
+HOOKED = "silences_abandoned_reads"  # marks our hook, so that it is installed once
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest `keep` and the best one by exact match."""
+    """The checkpoints of a workdir: the newest `keep`, and the one with the best exact match."""
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
-        """Opens the checkpoints; unless `read_only`, the caller has the workdir to itself."""
+        """Opens the checkpoints; unless `read_only`, the caller must hold the workdir's lock."""
         self.directory = workdir.resolve() / CHECKPOINTS
         self._keep = keep
         self._read_only = read_only
-        # Synchronous: nothing is reported that is not on disk. On two cores a save of the default
-        # network takes a second, of the paper's network two, where an epoch takes minutes.
+        # Synchronous, so that a reported step is on disk. On two cores a save takes one second for
+        # the default network and two for the paper's, while an epoch takes minutes.
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-        _hush_abandoned_reads()
+        _silence_abandoned_reads()
         if not read_only:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            with writing(workdir):
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._clear()
 
     def __enter__(self) -> Self:
@@ -59,27 +67,27 @@ class Checkpoints:
         self._orbax.close()
 
     def newest_first(self) -> list[int]:
-        """The steps that were saved, whole or not.
+        """The saved steps in falling order, damaged ones included.
 
         Raises:
-          CheckpointError: there are damaged ones alone, set aside earlier.
+          CheckpointError: the only checkpoints are damaged ones that were set aside earlier.
         """
         names = [path.name for path in self.directory.glob("*")]
         steps = sorted((int(n) for n in names if n.isascii() and n.isdecimal()), reverse=True)
         if not steps and any(name.startswith(DAMAGED) for name in names):
             raise CheckpointError(
-                f"{self.directory} holds damaged checkpoints alone; put an undamaged copy there,"
-                " or start anew in another --workdir"
+                f"{self.directory} holds only damaged checkpoints; put an undamaged copy there, or"
+                " start a new run in another --workdir"
             )
         return steps
 
     def best_first(self) -> list[int]:
-        """The steps that were saved by falling score; those without one last, by falling step."""
+        """The saved steps by falling score; steps without a score come last, the newest first."""
 
         def rank(step: int) -> tuple[bool, float, int]:
             try:
                 score = self.manifest(step)["score"]
-            except DamagedCheckpoint:  # is named when it is tried
+            except DamagedCheckpoint:  # reported when it is restored
                 score = None
             return score is not None, score or 0.0, step
 
@@ -88,10 +96,10 @@ class Checkpoints:
     def first_whole(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
         """`load(step)` of the first of `steps` that is not damaged.
 
-        Those before it are named in the log and set aside, so that they can be saved again.
+        The damaged steps before it are logged and set aside, so that they can be saved again.
 
         Raises:
-          CheckpointError: there are none, none is whole, or `load` refused one.
+          CheckpointError: there are no steps, all are damaged, or `load` refused one.
         """
         damaged: list[int] = []
         for step in steps:
@@ -106,27 +114,32 @@ class Checkpoints:
             return result
         if not damaged:
             raise CheckpointError(
-                f"{self.directory.parent} holds no checkpoint; train first, or name another"
+                f"{self.directory.parent} holds no checkpoint; train first, or choose another"
                 " --workdir"
             )
         raise CheckpointError(
-            f"no checkpoint in {self.directory} is whole: {', '.join(map(str, damaged))} cannot be"
-            " restored; put an undamaged copy there, or start anew in another --workdir"
+            f"all checkpoints in {self.directory} are damaged ({', '.join(map(str, damaged))}); put"
+            " an undamaged copy there, or start a new run in another --workdir"
         )
 
     def save(self, state: TrainState, manifest: Mapping[str, Any], score: float | None) -> None:
-        """Writes a step, with its score if it was evaluated, and drops those no longer kept.
+        """Writes a step, with its score if it was evaluated, and deletes steps no longer kept.
 
         Raises:
-          CheckpointError: it could not be written; the earlier ones are as they were.
+          CheckpointError: it cannot be written; the earlier checkpoints are unchanged.
+          ConfigError: the workdir cannot be written, or no longer exists.
           TrainingDiverged: a value is not finite.
-          FileNotFoundError: the workdir has vanished.
         """
-        if not self.directory.is_dir():  # Orbax would make it anew, on whatever disk is there now
-            raise FileNotFoundError(2, "it has vanished", str(self.directory))
-        self._clear()  # again, as threads of a save that failed may have gone on writing
+        with writing(self.directory.parent):
+            # Orbax would create the folder again, perhaps on another disk.
+            if not self.directory.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "it has vanished", str(self.directory))
+            self._save(state, manifest, score)
+
+    def _save(self, state: TrainState, manifest: Mapping[str, Any], score: float | None) -> None:
+        self._clear()  # again: threads of a failed save may have written more
         step = int(state.step)
-        model, training = jax.tree.map(np.asarray, _items(state))
+        model, training = jax.tree.map(np.asarray, _to_items(state))
         arrays = flatten({"model": model, "training": training})
         sealed = seal({**manifest, "score": score, "arrays": describe(arrays)})
         try:
@@ -138,28 +151,28 @@ class Checkpoints:
                     manifest=ocp.args.JsonSave(sealed),
                 ),
             )
-        except Exception as error:  # a full disk is an OSError, a ValueError or one of XLA's
+        except Exception as error:  # a full disk raises OSError, ValueError or an error of XLA
             self._clear()
             needed = sum(array.nbytes for array in arrays.values()) / 1e6
             free = shutil.disk_usage(self.directory).free / 1e6
             raise CheckpointError(
                 f"{self.directory / str(step)} cannot be saved: {_reason(error)}; it needs about"
-                f" {needed:.1f} MB and {free:.1f} MB are free: make room and start the same command"
-                " again, it goes on from the checkpoint before"
+                f" {needed:.1f} MB and {free:.1f} MB are free: free some space and start the same"
+                " command again, which continues from the previous checkpoint"
             ) from error
         self.restore(step, state)
         newest = self.newest_first()
         for old in set(newest[self._keep :]) - set(self.best_first()[:1]):
-            # Renamed first, so that a kill leaves no half of a checkpoint.
+            # Renamed first: if the process is killed here, no partial checkpoint remains.
             path = self.directory / str(old)
             shutil.rmtree(path.rename(path.with_name(path.name + DELETED)))
 
     def manifest(self, step: int) -> dict[str, Any]:
-        """What the arrays of a step mean.
+        """The manifest of a step, which says what its arrays mean.
 
         Raises:
-          DamagedCheckpoint: it cannot be read, or is not what was written.
-          CheckpointError: there is no such step, or a later version of the program wrote it.
+          DamagedCheckpoint: it cannot be read, or has changed since it was written.
+          CheckpointError: there is no such step, or a newer version of the program wrote it.
         """
         folder = self._folder(step)
         manifest = read_manifest(folder / "manifest" / "metadata")
@@ -169,43 +182,42 @@ class Checkpoints:
         return manifest
 
     def restore_model(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """`params` and `batch_stats` of a step, as NumPy arrays; no optimizer is read.
+        """`params` and `batch_stats` of a step, as NumPy arrays, without the optimizer.
 
         Args:
-          step: a step that was saved.
-          like: trees with the shapes and dtypes that belong there.
+          step: a saved step.
+          like: trees with the expected shapes and dtypes.
 
         Raises:
-          DamagedCheckpoint: the arrays are not those that were saved.
-          CheckpointError: there is no such step, or a later version of the program wrote it.
+          DamagedCheckpoint: the arrays are not the ones that were saved.
+          CheckpointError: there is no such step, or a newer version of the program wrote it.
         """
         return self._restore(step, {"model": like})["model"]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """A step as a state with the structure, shapes and types of `like`, as NumPy arrays.
+        """A step as a state with the structure, shapes and dtypes of `like`, as NumPy arrays.
 
-        Raises: as `restore_model`.
+        Raises: see `restore_model`.
         """
-        model, training = _items(like)
+        model, training = _to_items(like)
         restored = self._restore(step, {"model": model, "training": training})
-        state: Any = serialization.from_state_dict(
-            like, {"raw": {}, **restored["model"], **restored["training"]}
-        )
-        return state
+        return _from_items(like, restored["model"], restored["training"])
 
     def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         manifest = self.manifest(step)
         folder = self._folder(step)
         place = str(folder)
         try:
-            # By shapes alone, before memory is set aside for values.
+            # The shapes are compared before memory is allocated for the values.
             handler = ocp.PyTreeCheckpointHandler()
             found = {item: handler.metadata(epath.Path(folder / item)).tree for item in like}
             check_forms(flatten(like), flatten(found), place)
             for path, array in flatten(found).items():
-                # A chunk is unpacked whole: a small array may not be said to lie in a huge one.
+                # A chunk is unpacked as a whole, so a huge one around a small array is refused.
                 if math.prod(array.storage.chunk_shape) > max(1, math.prod(array.shape)):
-                    raise DamagedCheckpoint(f"{place} is damaged: {path} has chunks beyond it")
+                    raise DamagedCheckpoint(
+                        f"{place} is damaged: {path} has chunks larger than the array"
+                    )
             blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
             restored = self._orbax.restore(
                 folder,
@@ -215,7 +227,7 @@ class Checkpoints:
             )
         except CheckpointError:
             raise
-        except Exception as error:  # damaged files raise nearly anything there is
+        except Exception as error:  # damaged files can raise almost anything
             raise DamagedCheckpoint(f"{place} cannot be restored: {_reason(error)}") from error
         arrays = {item: restored[item] for item in like}
         if manifest["format"] > 1:
@@ -223,44 +235,45 @@ class Checkpoints:
         return arrays
 
     def _folder(self, step: int) -> Path:
-        """The folder of a step, in which there are plain files and folders alone."""
+        """The folder of a step, checked to contain only regular files and folders."""
         steps = self.newest_first()
         if step not in steps:
             raise CheckpointError(
-                f"{self.directory} has no step {step}; the steps saved are"
+                f"{self.directory} has no step {step}; the saved steps are"
                 f" {', '.join(map(str, reversed(steps))) or 'none'}"
             )
         folder = self.directory / str(step)
         for path in (folder, *folder.rglob("*")):
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise DamagedCheckpoint(f"{path} is no plain file or folder; remove it")
+                raise DamagedCheckpoint(f"{path} is not a regular file or folder; remove it")
         return folder
 
     def _set_aside(self, step: int) -> None:
         target = self.directory / f"{DAMAGED}{step}"
         shutil.rmtree(target, ignore_errors=True)
-        (self.directory / str(step)).rename(target)
+        with writing(self.directory.parent):
+            (self.directory / str(step)).rename(target)
 
     def _clear(self) -> None:
-        """Removes what a kill or a full disk has left unfinished."""
+        """Deletes unfinished folders, which a killed process or a full disk leaves behind."""
         for path in (*self.directory.glob(f"*{UNFINISHED}*"), *self.directory.glob(f"*{DELETED}")):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _hush_abandoned_reads() -> None:
-    """Keeps quiet about reads that Orbax gave up when another read of the same step had failed.
+def _silence_abandoned_reads() -> None:
+    """Hides the tracebacks of reads that Orbax abandons when another read of the step has failed.
 
-    They end later, in threads, find the event loop closed, and would each print a traceback.
+    Such a read ends later, in a thread, when its event loop is already closed.
     """
     earlier = sys.unraisablehook
-    if getattr(earlier, HUSHES, False):
+    if getattr(earlier, HOOKED, False):
         return
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             earlier(unraisable)
 
-    setattr(hook, HUSHES, True)
+    setattr(hook, HOOKED, True)
     sys.unraisablehook = hook
 
 
@@ -269,9 +282,20 @@ def _reason(error: Exception) -> str:
     return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
-def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    tree = serialization.to_state_dict(state)
-    model = {key: tree.pop(key) for key in ("params", "batch_stats")}
-    if not tree["raw"]:
-        del tree["raw"]  # Orbax would tell an empty one from none
-    return model, tree
+def _to_items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The items `model` and `training`, as the module's docstring describes them."""
+    training = serialization.to_state_dict(state)
+    variables = {key: training.pop(key) for key in ("params", "batch_stats")}
+    if ema := training.pop("ema"):
+        return ema, {**training, "raw": variables}
+    return variables, training  # without an empty `raw`, which Orbax would save, too
+
+
+def _from_items(
+    like: TrainState, model: Mapping[str, Any], training: Mapping[str, Any]
+) -> TrainState:
+    """Undoes `_to_items`; `like` has the structure of the state."""
+    counters = {key: value for key, value in training.items() if key != "raw"}
+    variables, ema = (training["raw"], model) if like.ema else (model, {})
+    state: Any = serialization.from_state_dict(like, {**variables, "ema": ema, **counters})
+    return state

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, written where they are asked for, without a thread."""
+"""Event files for TensorBoard, written without a thread."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-# Both are made when the module is imported, where type checkers do not see them.
+# protobuf creates both when the module is imported, which type checkers cannot see.
 Event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
 SessionLog = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -17,12 +17,12 @@ SessionLog = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 class EventFile:
     """A new event file of a run.
 
-    tensorboardX's own SummaryWriter hands events to a thread. If the disk is full, that thread
-    dies with a traceback, and the program waits for it at its end, for ever.
+    tensorboardX's own SummaryWriter passes events to a thread. When the disk is full, that thread
+    dies with a traceback, and the program then waits for it forever.
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        """Opens the file; TensorBoard hides what earlier files have from `first_step` on."""
+        """Opens the file; TensorBoard hides events of earlier files from `first_step` on."""
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"))
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
@@ -36,11 +36,11 @@ class EventFile:
         self._write(Event(step=step, summary=summary.image(name, image, dataformats="HWC")))
 
     def flush(self) -> None:
-        """Puts what was recorded on disk, for TensorBoard to read."""
+        """Writes the recorded events to disk, where TensorBoard reads them."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._writer.close()
 
     def _write(self, event: Any) -> None:

@@ -1,4 +1,4 @@
-"""Grids of images with their texts beneath, in a font of this machine that has the letters."""
+"""Grids of images with texts below them, in a font of this machine that has the characters."""
 
 import functools
 import math
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Fonts that Linux, macOS and Windows have, by the names under which Pillow finds them.
+# Fonts of Linux, macOS and Windows, by the names with which Pillow finds them.
 FONTS = (
     *("NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf"),
     *("Arial Unicode.ttf", "msyh.ttc", "malgun.ttf", "segoeui.ttf"),
 )
 SIZE = 20
-HEIGHT = 64  # pixels of an image in a grid
-_NO_CHARACTER = "\U0010ffff"  # unassigned for good, so every font draws its missing glyph
+HEIGHT = 64  # of an image in a grid, in pixels
+_NO_CHARACTER = "\U0010ffff"  # never assigned, so that every font draws its "missing" glyph
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -25,15 +25,15 @@ def image_grid(
     references: Sequence[str],
     columns: int = 0,
 ) -> Image.Image:
-    """Draws images in columns, each with what was read beneath.
+    """Draws images in columns, each with a text below it.
 
-    What was read wrongly is red, and the reference follows it.
+    A text that differs from its reference is red, and the reference is below it.
 
     Args:
-      images: at least one uint8 image (H, W, C), C being 1 or 3.
-      texts: what was read in each.
-      references: what stands in each.
-      columns: 0 for as many as 1200 pixels hold.
+      images: uint8 images (H, W, C), at least one; C is 1 or 3.
+      texts: the text for each image, such as the prediction.
+      references: the correct text for each image.
+      columns: 0 for as many as fit into 1200 pixels.
     """
     font = choose_font("".join({*"".join(texts), *"".join(references)}))
     line, margin = 28, 14
@@ -68,14 +68,14 @@ def image_grid(
 
 
 def choose_font(characters: str) -> Font:
-    """The font of this machine, Pillow's own included, that lacks the fewest of the characters."""
-    return min(_fonts(), key=lambda font: len(_lacking(characters, font)))
+    """The font with the fewest missing characters, of this machine's fonts and Pillow's own."""
+    return min(_fonts(), key=lambda font: len(_missing(characters, font)))
 
 
 def drawable(text: str, font: Font) -> str:
-    """The text with code points in brackets for what the font lacks."""
-    lacking = _lacking(text, font)
-    return "".join(f"[{ord(c):04X}]" if c in lacking else c for c in text)
+    """The text, with code points in brackets for characters that the font does not have."""
+    missing = _missing(text, font)
+    return "".join(f"[{ord(c):04X}]" if c in missing else c for c in text)
 
 
 @functools.cache
@@ -89,12 +89,12 @@ def _fonts() -> tuple[Font, ...]:
     return tuple(found)
 
 
-def _lacking(characters: str, font: Font) -> set[str]:
-    # Pillow cannot be asked what a font has; what it has not looks like what no font has.
+def _missing(characters: str, font: Font) -> set[str]:
+    # Pillow cannot tell what a font has, but all missing characters look the same.
     def drawn(character: str) -> bytes:
         image = Image.new("L", (2 * SIZE, 2 * SIZE))
         ImageDraw.Draw(image).text((0, 0), character, 255, font)
         return image.tobytes()
 
-    missing = drawn(_NO_CHARACTER)
-    return {c for c in set(characters) - {" "} if not c.isprintable() or drawn(c) == missing}
+    placeholder = drawn(_NO_CHARACTER)
+    return {c for c in set(characters) - {" "} if not c.isprintable() or drawn(c) == placeholder}

@@ -1,4 +1,4 @@
-"""Stopping between two steps when the system or the user asks for it."""
+"""Stopping a run between two steps on SIGTERM or Ctrl-C."""
 
 import signal
 import sys
@@ -8,11 +8,14 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """A context in which SIGTERM and Ctrl-C are remembered instead of acted upon.
+    """A context in which the first SIGTERM or Ctrl-C is only remembered.
 
-    One that is ignored, as `nohup` and the background of a script have it, is ignored still. A
-    second signal acts at once, as the handlers that were there before are put back. `deliver` lets
-    the remembered signal do what it would have done.
+    It restores the earlier handlers, so that a second signal acts at once. `deliver` raises the
+    remembered signal again, with its usual effect. A signal that was ignored before, as under
+    `nohup` or in the background of a script, stays ignored.
+
+    Attributes:
+        received: the number of the remembered signal, or None.
     """
 
     def __init__(self) -> None:
@@ -20,7 +23,7 @@ class StopRequest:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python allows handlers in the main thread alone; elsewhere the caller owns the signals.
+        # Python allows signal handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is signal.SIG_IGN:
@@ -29,13 +32,13 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._put_back()
+        self._restore()
 
     def deliver(self) -> None:
         """Raises the remembered signal, if any, for the earlier handlers.
 
-        Where there is none, and the system would kill, the program exits with the code that shells
-        give to such a death: 143 for SIGTERM, 130 for Ctrl-C.
+        If there is no handler and the system would kill the process, it exits with the code that
+        shells report for such a process: 143 for SIGTERM, 130 for Ctrl-C.
         """
         if self.received is None:
             return
@@ -45,9 +48,9 @@ class StopRequest:
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        self._put_back()
+        self._restore()
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
         self._earlier.clear()

@@ -1,4 +1,4 @@
-"""The CTC loss, with samples that cannot be aligned left out."""
+"""The CTC loss, which leaves out samples that cannot be aligned."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,25 @@ def ctc_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each label, in nats (Graves et al. 2006, section 4.1).
 
-    A label of n characters with r adjacent repeats needs n + r time steps, for CTC tells "aa"
-    from "a" by a blank between. `optax.ctc_loss` gives a shorter sequence a loss of about 1e5
-    and a gradient to match, which spoils training without a word; here it has neither.
+    A label of n characters with r adjacent repeats needs n + r time steps, because CTC needs a
+    blank between two equal characters. For a shorter sequence `optax.ctc_loss` returns a loss of
+    about 1e5 with a large gradient, which silently ruins training; this function returns zero.
 
     Args:
       logits: (B, T, K); class 0 is the blank.
-      lengths: (B,) valid time steps; logits behind them count for nothing.
+      lengths: (B,) valid time steps; logits after them are ignored.
       label_ids: (B, L) class indices in [1, K), zero-padded.
-      label_lengths: (B,) characters in each label; an empty label is all blanks.
+      label_lengths: (B,) characters in each label; an empty label means only blanks.
 
     Returns:
-      Losses (B,) in float32, and booleans (B,), true where the label fits the time steps. Where
-      it does not, the loss and its gradient are zero, whatever the logits.
+      Losses (B,) in float32, and booleans (B,) that are true where the label fits into the time
+      steps. Where it does not, the loss and its gradient are zero, whatever the logits.
     """
     letter = jnp.arange(label_ids.shape[1])[None, :] < label_lengths[:, None]
     repeats = ((label_ids[:, 1:] == label_ids[:, :-1]) & letter[:, 1:]).sum(1)
     feasible = lengths >= label_lengths + repeats
 
-    # Masked going in as well as coming out: zero times an infinite gradient would be NaN.
+    # The inputs are masked as well as the result: zero times an infinite gradient would be NaN.
     letter = letter & feasible[:, None]
     step = (jnp.arange(logits.shape[1])[None, :] < lengths[:, None]) & feasible[:, None]
     losses = optax.ctc_loss(

@@ -1,10 +1,10 @@
-"""The manifest: what a checkpoint's arrays mean. Sealed, read, and compared with what is wanted."""
+"""The manifest, which says what a checkpoint's arrays mean: sealing, reading and comparing it."""
 
 import hashlib
 import json
 import logging
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from flax import traverse_util
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.recipes import RENAMED
 
-# 1: no digests, the score in a file of its own; 2: digests of the arrays and of the manifest; 3:
-# the model may be an average, and what it is that of then stands in `training`. Whatever a later
-# format brings, its manifest is sealed in the same way: damage can then be told from novelty.
+# 1: no digests, the score in a file of its own. 2: digests of the arrays and of the manifest. 3:
+# the model may be a moving average; `training` then has the arrays that the optimizer updates.
+# Every later format must seal its manifest in the same way, to tell damage from a new format.
 FORMAT = 3
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that has the checkpoints
 MAX_BYTES = 16 * 2**20
@@ -23,30 +23,30 @@ MAX_BYTES = 16 * 2**20
 
 # What must agree before a checkpoint's arrays can be used.
 IDENTITY = ("alphabet", "model", "preprocessing")
-# Settings on which depends which images a step has seen, which are validation images, and what the
-# optimizer's arrays are. Others may change under way.
+# Settings that decide which images a step sees, which images are validation images, and what the
+# optimizer's arrays are. Other settings may change between two starts of a run.
 FIXED = (
-    *("seed", "batch_size", "freeze", "optimizer.clip_norm", "optimizer.average"),
+    *("seed", "batch_size", "freeze", "optimizer.clip_norm", "optimizer.ema_decay"),
     *("data.source", "data.variant", "data.test_fraction", "data.validation_fraction"),
     *("data.buckets", "data.on_unreadable", "data.on_empty_label", "data.on_unseen"),
     *("data.map_to", "data.weight"),
 )
-# What older programs, which lack these settings, did.
-BEFORE = {"optimizer.average": 0.0}
-# Settings on which depends which images are the test images of a set that has none of its own.
+# What older programs did that had no such setting.
+BEFORE = {"optimizer.ema_decay": 0.0}
+# Settings that decide which images are the test images, in data without a test set of its own.
 SPLITTING = ("seed", "data.test_fraction")
 
 logger = logging.getLogger(__name__)
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the format, unless it names one, and a digest of the whole."""
+    """The manifest with its format, unless it has one, and a digest of the whole."""
     sealed = {"format": FORMAT, **manifest}
     return {**sealed, "digest": _digest(sealed)}
 
 
 def read_plain_file(path: Path, max_bytes: int) -> bytes:
-    """What is in a file; it is not read if it is too large, or no plain file.
+    """The content of a file, which must be a regular file and not too large.
 
     Raises:
       DamagedCheckpoint: it cannot be read.
@@ -54,7 +54,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("no plain file")
+            raise ValueError("not a regular file")
         if status.st_size > max_bytes:
             raise ValueError(f"{status.st_size:,} bytes, more than {max_bytes:,}")
         return path.read_bytes()
@@ -64,7 +64,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises:
       DamagedCheckpoint: it cannot be read.
@@ -76,88 +76,81 @@ def read_json(path: Path) -> Any:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
 
 
-def read_manifest(path: Path, parts: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
-    """A manifest that is whole, of a format this program knows, and has these parts.
+def read_manifest(path: Path, keys: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
+    """An undamaged manifest that has these keys, in a format that this program knows.
 
     Settings of its config that were renamed since have their new names.
 
     Raises:
-      DamagedCheckpoint: it cannot be read, or is not what was written.
-      CheckpointError: a later version of the program wrote it.
+      DamagedCheckpoint: it cannot be read, or has changed since it was written.
+      CheckpointError: a newer version of the program wrote it.
     """
     manifest = read_json(path)
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `format`")
+        raise DamagedCheckpoint(f"{path} is not a checkpoint's manifest: it has no `format`")
     sealed = {key: value for key, value in manifest.items() if key != "digest"}
     sealable = manifest["format"] != 1 or sealed != manifest
     if sealable and manifest.get("digest") != _digest(sealed):
-        raise DamagedCheckpoint(f"{path} is damaged: its digest is not that of its content")
+        raise DamagedCheckpoint(f"{path} is damaged: its digest does not match its content")
     if manifest["format"] > FORMAT:
         raise CheckpointError(
-            f"{path} has format {manifest['format']}, this program reads up to {FORMAT};"
+            f"{path} has format {manifest['format']}, and this program reads up to {FORMAT};"
             " install a newer crnn_jax"
         )
-    for key in (*parts, *(("arrays",) if manifest["format"] > 1 else ())):
+    for key in (*keys, *(("arrays",) if manifest["format"] > 1 else ())):
         if not isinstance(manifest.get(key), dict):
-            raise DamagedCheckpoint(f"{path} is no manifest of a checkpoint: it has no `{key}`")
+            raise DamagedCheckpoint(f"{path} is not a checkpoint's manifest: it has no `{key}`")
     _add_space_to_depth(manifest)
-    if "config" in parts:
+    if "config" in keys:
         manifest["config"] = _with_new_names(manifest["config"])
     return manifest
 
 
 def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Compares the manifest of a checkpoint with that of the run that is to go on from it.
+    """Compares a checkpoint's manifest with that of the run that is to continue from it.
 
-    Settings that may change under way are logged by name as a warning, and so are other numbers of
-    images.
+    Other settings that changed are named in a warning, and so are changed numbers of images.
 
     Raises:
-      CheckpointError: naming what differs and matters.
+      CheckpointError: something differs with which the run cannot continue; it is named.
     """
-    remedy = "choose another --workdir, or go back to the old setting"
+    remedy = "choose another --workdir, or restore the old setting"
     for key in IDENTITY:
         # Earlier versions also saved a digest of the alphabet.
         old = {name: value for name, value in saved[key].items() if name != "fingerprint"}
-        if difference := _difference(old, current[key]):
+        if difference := _difference(old, current[key], {**old, **current[key]}):
             raise CheckpointError(
                 f"{workdir} was trained with another {key}: {difference}; {remedy}"
             )
-    flat: Any = traverse_util.flatten_dict(current["config"], sep=".")
-    old: Any = traverse_util.flatten_dict(saved["config"], sep=".")
-    old = {key: value for key, value in BEFORE.items() if key in flat} | old
-    # Another setting that an older program did not know says nothing.
-    new = {key: value for key, value in flat.items() if key in old or _in_part(key) != key}
-    fixed = [
-        {key: value for key, value in config.items() if _in_part(key) in FIXED}
-        for config in (old, new)
-    ]
-    if difference := _difference(*fixed):
+    old, new = BEFORE | _settings(saved["config"]), _settings(current["config"])
+    # A setting that only one of the two programs has says nothing, except in a part of a mixture,
+    # which need not set everything.
+    keys = [key for key in old | new if (key in old and key in new) or _in_part(key) != key]
+    if difference := _difference(old, new, [key for key in keys if _in_part(key) in FIXED]):
         raise CheckpointError(f"{workdir} was trained with another config: {difference}; {remedy}")
-    if difference := _difference(old, new):
-        logger.warning("the config is not that of the checkpoint: %s", difference)
+    if difference := _difference(old, new, keys):
+        logger.warning("the config has changed since the checkpoint: %s", difference)
     counts = current.get("num_examples", {})
-    # Checkpoints of earlier versions do not tell.
-    if difference := _difference(saved.get("num_examples", counts), counts):
+    # Older checkpoints do not have the numbers.
+    if difference := _difference(saved.get("num_examples", counts), counts, counts):
         logger.warning(
-            "the images are not those of the checkpoint: %s; their order is another now, and some"
-            " of the training images may be validation images now",
+            "the images have changed since the checkpoint: %s; they now come in another order, and"
+            " some that were training images may be validation images",
             difference,
         )
 
 
 def warn_of_another_split(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Warns if test images that chance draws are others now than by the config of a training.
+    """Warns if the test images are drawn differently than in the config of the training run.
 
-    Then it was trained on most of them, if it is the same set.
+    If the images are the same, the model was trained on most of these test images.
     """
-    old: Any = traverse_util.flatten_dict(saved, sep=".")
-    new: Any = traverse_util.flatten_dict(current, sep=".")
+    old, new = _settings(saved), _settings(current)
     keys = sorted(key for key in old.keys() & new.keys() if _in_part(key) in SPLITTING)
-    if difference := _difference({key: old[key] for key in keys}, {key: new[key] for key in keys}):
+    if difference := _difference(old, new, keys):
         logger.warning(
-            "these test images are drawn otherwise than when the model was trained: %s; if it is"
-            " the same set, it was trained on most of them; evaluate it with the old settings",
+            "these test images are drawn differently than in training: %s; if the data are the"
+            " same, the model was trained on most of them: evaluate with the old settings",
             difference,
         )
 
@@ -186,15 +179,24 @@ def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(renamed)
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config by their dotted names."""
+    flat: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
+    return flat
+
+
 def _in_part(key: str) -> str:
-    """`data.KEY` for `data.parts.NAME.KEY`, with which a part of a mixture sets it for itself."""
+    """`data.KEY` for `data.parts.NAME.KEY`, which is the same setting for a part of a mixture."""
     names = key.split(".")
     return f"data.{names[-1]}" if names[:2] == ["data", "parts"] else key
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in keys)
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(
+        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    )
 
 
 def _digest(sealed: Mapping[str, Any]) -> str:

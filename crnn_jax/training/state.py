@@ -9,25 +9,31 @@ import optax
 from flax import linen as nn
 from flax import struct, traverse_util
 
-CONV_STACK = "conv_stack"  # the name of the part that can be carried over alone, and frozen
-SHORTCUT_HEAD = "shortcut_head"  # of the part that serves training alone, if there is one
-HEADS = ("head", SHORTCUT_HEAD)  # of the parts whose arrays have the classes on their last axis
+CONV_STACK = "conv_stack"  # the module that can be carried over alone, and frozen
+SHORTCUT_HEAD = "shortcut_head"  # the module, if there is one, that only training uses
+HEADS = ("head", SHORTCUT_HEAD)  # modules whose arrays have the classes on their last axis
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run needs to go on, but for what its config says.
+    """Everything that a run needs to continue, apart from its config.
 
-    `params` and `batch_stats` are the model: what is evaluated, and read with later. The optimizer
-    moves them, or `raw`, whose moving average they are then.
+    Attributes:
+        step: steps taken, skipped ones included; it also decides the next batch.
+        params: the parameters that the optimizer updates.
+        batch_stats: the statistics of batch normalization that go with `params`.
+        opt_state: the optimizer's own state.
+        skipped: updates that were skipped because something was not finite.
+        skipped_in_row: how many of the latest steps were skipped.
+        ema: `params` and `batch_stats` as exponential moving averages; empty without averaging.
     """
 
-    step: jax.Array  # steps taken, and so the place in the data
+    step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-    skipped: jax.Array  # updates left out because something was not finite
+    skipped: jax.Array
     skipped_in_row: jax.Array
-    raw: Any = struct.field(default_factory=dict)  # params and batch_stats, or empty
+    ema: Any = struct.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -36,11 +42,11 @@ class TrainState(struct.PyTreeNode):
         optimizer: optax.GradientTransformation,
         shape: tuple[int, ...],
         seed: int,
-        averaged: bool = False,
+        with_ema: bool = False,
     ) -> "TrainState":
-        """A fresh state for images of `shape` (H, W, C), initialized from the seed."""
+        """A new state for images of `shape` (H, W, C), initialized from the seed."""
 
-        @jax.jit  # all in one program, which is kept from one start to the next
+        @jax.jit  # one program, which the compilation cache keeps
         def create(key: jax.Array) -> "TrainState":
             images = jnp.zeros((1, *shape), jnp.uint8)
             variables = {"batch_stats": {}, **model.init(key, images, jnp.array([shape[1]]))}
@@ -52,39 +58,38 @@ class TrainState(struct.PyTreeNode):
                 opt_state=optimizer.init(variables["params"]),
                 skipped=zero,
                 skipped_in_row=zero,
-                raw=variables if averaged else {},
+                ema=variables if with_ema else {},
             )
 
         return create(jax.random.key(seed))
 
     @property
-    def model(self) -> dict[str, Any]:
-        """The variables that are evaluated."""
+    def variables(self) -> dict[str, Any]:
+        """The variables that the optimizer updates: `params` and `batch_stats`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def moved(self) -> dict[str, Any]:
-        """The variables that the optimizer moves."""
-        return self.raw or self.model
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables that are evaluated and used for inference: the average, if there is one."""
+        return self.ema or self.variables
 
-    def beginning_with(self, variables: Any) -> "TrainState":
-        """The state with another model's variables, which may be without statistics."""
+    def with_variables(self, variables: Mapping[str, Any]) -> "TrainState":
+        """The state with another model's variables; `batch_stats` may be missing."""
         variables = {"batch_stats": {}, **variables}
-        return self.replace(**variables, raw=variables if self.raw else {})
+        return self.replace(**variables, ema=variables if self.ema else {})
 
-    def moved_to(self, variables: Any, average: float) -> "TrainState":
-        """The state with the variables that a step has led to.
+    def update(self, variables: dict[str, Any], ema_decay: float) -> "TrainState":
+        """The state after a step has led to these variables, its average updated.
 
-        Of `raw` ones the model follows as their exponential moving average with the decay
-        `average` (Polyak and Juditsky 1992, for the average of all steps), which is smaller in the
-        first steps, as in TensorFlow's ExponentialMovingAverage: of no more than all there were.
+        The decay is lower at first, min(ema_decay, (1 + step) / (10 + step)), so that the average
+        soon forgets the initial values (TensorFlow's ExponentialMovingAverage does the same).
         """
-        if not self.raw:
+        if not self.ema:
             return self.replace(**variables)
-        rest = 1 - jnp.minimum(average, (self.step + 1) / (self.step + 10))
-        # In this form it leaves alone what no step moves.
-        model = jax.tree.map(lambda old, new: old + rest * (new - old), self.model, variables)
-        return self.replace(**model, raw=variables)
+        weight = 1 - jnp.minimum(ema_decay, (self.step + 1) / (self.step + 10))
+        # In this form an array that no step changes stays exactly as it is.
+        ema = jax.tree.map(lambda old, new: old + weight * (new - old), self.ema, variables)
+        return self.replace(**variables, ema=ema)
 
 
 def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
@@ -94,34 +99,34 @@ def learning_rate_schedule(settings: Mapping[str, Any], total_steps: int) -> opt
       settings: `learning_rate`; `boundaries` and as many `factors`, each of which multiplies the
         rate from its boundary on; `warmup`. Boundaries and warm-up are shares of the run.
       total_steps: steps of the run.
-    """
 
-    constant = optax.piecewise_constant_schedule(
-        settings["learning_rate"],
-        {
-            round(boundary * total_steps): factor
-            for boundary, factor in zip(settings["boundaries"], settings["factors"], strict=True)
-        },
-    )
+    Returns:
+      A function from the number of updates made so far to the learning rate of the next one.
+    """
+    factors: dict[int, float] = {}
+    for boundary, factor in zip(settings["boundaries"], settings["factors"], strict=True):
+        step = round(boundary * total_steps)
+        factors[step] = factors.get(step, 1.0) * factor  # a short run may round two to one step
+    constant = optax.piecewise_constant_schedule(settings["learning_rate"], factors)
     warmup = round(settings["warmup"] * total_steps)
     return lambda count: constant(count) * jnp.minimum(1.0, (count + 1) / (warmup + 1))
 
 
 def shortcut_weight_schedule(settings: Mapping[str, Any], total_steps: int) -> optax.Schedule:
-    """The share of the shortcut in the loss: from 1 at the first step down to 0, linearly.
+    """The weight of the shortcut's loss: linearly from 1 at the first step to 0.
 
     Args:
-      settings: `shortcut_end`, the share of the run after which it is 0.
+      settings: `shortcut_end`, the share of the run after which the weight is 0.
       total_steps: steps of the run.
     """
-    # In 0 steps optax would not go from 1 to 0 at once, but stay at 1.
+    # With 0 transition steps optax would stay at 1.
     return optax.linear_schedule(1.0, 0.0, max(1, round(settings["shortcut_end"] * total_steps)))
 
 
 def make_optimizer(
     schedule: optax.Schedule, clip_norm: float, freeze_conv_stack: bool
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015), gradients clipped by global norm unless `clip_norm` is 0."""
+    """Adam (Kingma and Ba 2015); gradients are clipped by global norm unless `clip_norm` is 0."""
     adam = optax.adam(schedule)
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
     if not freeze_conv_stack:
@@ -139,13 +144,13 @@ def frozen_labels(params: Any) -> Any:
 
 
 def apply_if_finite(state: TrainState, updated: TrainState, finite: jax.Array) -> TrainState:
-    """`updated` where `finite` holds and its norm is finite, else `state`, counted as skipped.
+    """`updated` if `finite` holds and its norm is finite; else `state`, with the skip counted.
 
-    Either way a step was taken: the data go on.
+    The step counter grows in both cases, so that the run goes on with the next batch.
     """
-    # A finite gradient can still make an infinite parameter. A norm tells of all arrays; of a flag
-    # for each of 150 arrays XLA would put the chain, whole, into the update of every one of them:
-    # 24,000 operations, which took a third of the time that a step took to compile.
+    # A finite gradient can still make an infinite parameter. One norm covers all arrays. With a
+    # flag for each of 150 arrays, XLA would copy the whole chain of flags into every update:
+    # 24,000 operations, a third of the time that compiling a step took.
     floats = [leaf for leaf in jax.tree.leaves(updated) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite &= jnp.isfinite(optax.tree.norm(floats))
     kept = state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)

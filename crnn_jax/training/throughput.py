@@ -1,4 +1,4 @@
-"""A run's metrics since they were last recorded, and its pace."""
+"""Training metrics since they were last recorded, and the speed of the steps."""
 
 import contextlib
 import time
@@ -8,21 +8,22 @@ from typing import Any
 
 import jax
 
-PACED = 200  # steps whose mean time tells how long the rest will take
+PACED = 200  # the latest steps whose mean time is used to estimate the time left
 
 
 class Throughput:
-    """Training metrics since they were last recorded, and the pace of the steps.
+    """Training metrics since they were last recorded, and the speed of the steps.
 
-    Its clock stands still while the run starts, compiles a program, evaluates or saves. A step is
-    added while it is under way, and the time since then is the next one's; so the first has none,
-    and its images do not count.
+    Its clock stops while the run starts, compiles a program, evaluates or saves. A step is added
+    while it is running; its time is counted with the next step. So the first step has no time, and
+    its images do not count.
     """
 
     def __init__(self) -> None:
-        self._stood_still = 0.0  # seconds
+        self._stopped = 0.0  # seconds for which the clock was stopped
         self._step_seconds: deque[float] = deque(maxlen=PACED)
         self._last_step: float | None = None
+        self._compiled: set[int] = set()  # widths
         self._open()
 
     def _open(self) -> None:
@@ -32,21 +33,43 @@ class Throughput:
         self._start = self._now()
 
     def _now(self) -> float:
-        return time.monotonic() - self._stood_still
+        return time.monotonic() - self._stopped
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock."""
+        start = time.monotonic()
+        yield
+        self._stopped += time.monotonic() - start
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Counts the time inside as waiting for data; before the first step the clock stops."""
+        if self._last_step is None:  # reading ahead starts, which takes longer than a batch
+            with self.paused():
+                yield
+            return
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of all metrics."""
-        start = time.monotonic()
-        yield
-        self._stood_still += time.monotonic() - start
+    def step(self, width: int, previous: Any) -> Iterator[bool]:
+        """Stops the clock if the step inside must be compiled; yields whether it is compiled.
+
+        Args:
+          width: of the batch; steps of one width share a program.
+          previous: outputs of the previous step, which may still be running.
+        """
+        compiled = width in self._compiled
+        if compiled:
+            yield True
+            return
+        # Otherwise the previous step would finish while the clock is stopped, in no time.
+        jax.block_until_ready(previous)
+        with self.paused():
+            yield False
+        self._compiled.add(width)
 
     def add(self, metrics: dict[str, jax.Array], images: int) -> None:
         """Adds a step."""
@@ -60,8 +83,8 @@ class Throughput:
     def so_far(self) -> dict[str, Any]:
         """Loss and skipped steps as of the step before the newest one; speed; waiting.
 
-        `images_per_second` and `waiting`, a share of the time, are since the last `close`,
-        `seconds_per_step` of the last PACED steps; `skipped` counts since the run began.
+        `images_per_second` and `waiting`, a share of the time, are since the last `close`;
+        `seconds_per_step` is the mean of the last PACED steps; `skipped` is of the whole run.
         """
         seconds = max(self._now() - self._start, 1e-9)
         ready = self._metrics[-2 if len(self._metrics) > 1 else -1]
@@ -74,7 +97,7 @@ class Throughput:
         }
 
     def close(self) -> dict[str, float]:
-        """The means of the metrics since the last `close`; a new interval begins."""
+        """The means of the metrics since the last `close`; a new interval starts."""
         losses = [float(metrics["loss"][0]) for metrics in self._metrics]
         norms = [float(metrics["gradient_norm"][0]) for metrics in self._metrics]
         values = {

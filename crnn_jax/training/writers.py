@@ -1,4 +1,4 @@
-"""Where a run shows itself: the terminal, metrics.jsonl, TensorBoard, a grid of predictions."""
+"""The output of a run: terminal, metrics.jsonl, TensorBoard, and a grid of predictions."""
 
 import contextlib
 import json
@@ -16,12 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from crnn_jax.training.events import EventFile
 from crnn_jax.training.image_grid import image_grid
+from crnn_jax.training.workdir import writing
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
     *("images_per_second", "seconds"),
 )
-# What the terminal says of an evaluation: metric, words, factor.
+# What the terminal shows of an evaluation: metric, text, factor.
 _WORDS = (
     ("exact_match", "exact match {:.2f} %", 100),
     ("exact_match_caseless", "caseless {:.2f} %", 100),
@@ -29,39 +30,49 @@ _WORDS = (
     ("loss", "loss {:.3g}", 1),
     ("seconds", "({:.1f} s)", 1),
 )
-_OF_A_PART = "exact_match/"  # the name of a mixture's part follows, whose exact match it is
+_OF_A_PART = "exact_match/"  # followed by the name of a part of a mixture
 _PLAIN_LINE_EVERY = 10.0  # seconds
 
 
 class Writer:
-    """Shows a run on stderr and records it in a directory; a context manager.
+    """Shows a run on stderr and records it in a workdir; a context manager.
 
-    stdout is left to results. On a terminal a live line is kept at the bottom; elsewhere (log
-    file, CI, notebook) a plain line appears every ten seconds at most.
+    stdout is left to results. On a terminal a live line stays at the bottom; elsewhere (log file,
+    CI, notebook) a plain line is printed every ten seconds at most.
+
+    Attributes:
+        workdir: the folder that everything is written to.
+        metrics_file: metrics.jsonl in it.
+        newest_split: the split of the newest line of metrics.jsonl; empty if there is no line.
     """
 
     def __init__(
         self, workdir: Path, total_steps: int, steps_per_epoch: int, first_step: int
     ) -> None:
-        """Opens the records in `workdir`, without what an earlier run left beyond `first_step`.
+        """Opens the files; lines that an earlier run wrote after `first_step` are deleted.
 
         Args:
-          workdir: directory for metrics.jsonl, predictions.png and tensorboard/; made if missing.
-          total_steps: steps of the whole run, those before a resume included.
+          workdir: folder for metrics.jsonl, predictions.png and tensorboard/; created if missing.
+          total_steps: steps of the whole run, including those before a resume.
           steps_per_epoch: steps in an epoch.
           first_step: steps done before; 0 for a new run.
+
+        Raises:
+          ConfigError: the workdir cannot be written; so do the methods.
         """
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._workdir = workdir
+        self.workdir = workdir
+        self.metrics_file = workdir / "metrics.jsonl"
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
-        _forget_after(workdir / "metrics.jsonl", first_step)
-        # Line buffering: a killed run keeps every metric it has shown.
-        self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._events = EventFile(workdir / "tensorboard", first_step + 1)
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            self.newest_split = _truncate(self.metrics_file, first_step)
+            # Line buffering, so that a killed run keeps every metric it has shown.
+            self._lines = self.metrics_file.open("a", encoding="utf-8", buffering=1)
+            self._events = EventFile(workdir / "tensorboard", first_step + 1)
         self._console = Console(stderr=True, force_jupyter=False)
         self._bar: Progress | None = None
-        # CI systems make rich believe in a terminal (FORCE_COLOR), so the stream is asked as well.
+        # FORCE_COLOR, which CI systems set, makes rich assume a terminal, so ask the stream, too.
         if self._console.is_interactive and sys.stderr.isatty():
             self._bar = Progress(
                 BarColumn(20),
@@ -81,13 +92,13 @@ class Writer:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        # What ends the run is said, not that its last metrics have no room either.
+        # An error that ends the run must not be hidden by a second one about a full disk.
         for file in (self._events, self._lines):
-            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            with contextlib.suppress(OSError) if error else writing(self.workdir):
                 file.close()
 
     def say(self, text: str) -> None:
-        """Prints a line on stderr, above the live line if there is one."""
+        """Prints a line to stderr, above the live line if there is one."""
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def progress(
@@ -99,15 +110,15 @@ class Writer:
         seconds_per_step: float,
         skipped: int = 0,
     ) -> None:
-        """Shows how far the run is; to be called at every step.
+        """Shows how far the run is; to be called after every step.
 
         Args:
           step: steps done.
-          loss: training loss of late.
-          images_per_second: training speed of late.
+          loss: recent training loss.
+          images_per_second: recent training speed.
           waiting: share of the time spent waiting for data, in [0, 1].
-          seconds_per_step: from which the time left is estimated.
-          skipped: steps without an update, as loss or gradient was not finite; shown if any.
+          seconds_per_step: used to estimate the time left.
+          skipped: steps whose update was skipped because it was not finite; shown if any.
         """
         now = time.monotonic()
         if not self._bar and now < self._next_line:
@@ -132,19 +143,21 @@ class Writer:
 
         Args:
           step: steps done.
-          epoch: epochs done, in part too.
-          split: what was measured; "train" makes no readable line, as the live line shows it.
-          values: metrics by name; fractions in [0, 1] for matches and CER, nats, seconds.
+          epoch: epochs done, with a fraction.
+          split: the split; "train" makes no readable line, as the live line shows its metrics.
+          values: metrics by name: matches and CER as fractions, losses in nats, times in seconds.
         """
         rounded = {key: _rounded(value) for key, value in values.items()}
         epoch = round(epoch, 4)
         entry = {"step": step, "epoch": epoch, "split": split, **rounded}
         entry = {key: entry[key] for key in dict.fromkeys((*_FIRST_KEYS, *entry)) if key in entry}
-        self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
-        for key, value in rounded.items():
-            if value is not None:
-                self._events.scalar(f"{split}/{key}", value, step)
-        self._events.flush()
+        with writing(self.workdir):
+            self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
+            for key, value in rounded.items():
+                if value is not None:
+                    self._events.scalar(f"{split}/{key}", value, step)
+            self._events.flush()
+        self.newest_split = split
         if split != "train":
             words = [text.format(n * values[key]) for key, text, n in _WORDS if key in values]
             words += [
@@ -161,32 +174,48 @@ class Writer:
         texts: Sequence[str],
         references: Sequence[str],
     ) -> None:
-        """Shows images, uint8 (H, W, C), with what was read: TensorBoard and predictions.png."""
+        """Shows images with their predictions, in TensorBoard and in predictions.png.
+
+        Args:
+          step: steps done.
+          images: uint8 images (H, W, C).
+          texts: the predicted text of each image.
+          references: the label of each image.
+        """
         grid = image_grid(images, texts, references)
-        grid.save(self._workdir / "predictions.png")
-        self._events.image("predictions", np.asarray(grid), step)
-        self._events.flush()
+        with writing(self.workdir):
+            grid.save(self.workdir / "predictions.png")
+            self._events.image("predictions", np.asarray(grid), step)
+            self._events.flush()
 
     def _epoch(self, step: int) -> int:
         return max(1, math.ceil(step / self._steps_per_epoch))
 
 
 def _rounded(value: float) -> float | None:
-    """Six significant digits; None, JSON's null, for what JSON cannot say."""
+    """Six significant digits; None for NaN and infinity, which JSON does not have."""
     if isinstance(value, int):
         return value
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drops the lines of a JSON-lines file beyond `step`, and what a killed run half wrote."""
+def _truncate(path: Path, step: int) -> str:
+    """Deletes the lines of metrics.jsonl after `step`, and a partial one that a killed run left.
+
+    Returns:
+      The split of the last line that remains; empty if there is none.
+    """
+    kept: list[str] = []
+    newest_split = ""
     if not path.exists():
-        return
-    kept = []
+        return newest_split
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            if json.loads(line)["step"] <= step:
+            entry = json.loads(line)
+            if entry["step"] <= step:
                 kept.append(line + "\n")
+                newest_split = entry.get("split", "")
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
+    return newest_split
