@@ -181,7 +181,8 @@ def score(
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):
-                read, labels = ([of[i] for i in chosen] for of in (texts, prepared.labels))
+                read = [texts[i] for i in chosen]
+                labels = [prepared.labels[i] for i in chosen]
                 metrics = TextMetrics.from_texts(read, labels).compute()
                 caseless = TextMetrics.from_texts(
                     [text if text is None else text.casefold() for text in read],

@@ -29,7 +29,7 @@ from one_device import (
 )
 
 from configs import captcha
-from crnn_jax import models, train
+from crnn_jax import models, train, train_step
 from crnn_jax.data.augment import augment
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.labels import Labels
@@ -352,7 +352,7 @@ def test_eight_devices_agree_with_one() -> None:
     optimizer = optax.sgd(1.0)
     start = TrainState.create(model, optimizer, (32, 48, 1), seed=0)
     assert jax.local_device_count() == 8
-    step = make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
+    step = train_step.make_train_step(model, optimizer, 0, lambda step: 0.3 - step)
     state, metrics = step(parallel.replicate(start), parallel.shard(batch))
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf[0], leaf[7])
