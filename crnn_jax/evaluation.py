@@ -209,6 +209,7 @@ def evaluate(
         used; None for the data that the model was trained with.
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
+      devices: the devices that share each batch; None for all local ones.
 
     Returns:
       `step`, `split`, `source` and `directory` of the images, the metrics of `TextMetrics`, and

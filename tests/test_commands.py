@@ -300,7 +300,7 @@ def test_values_are_checked_together(tmp_path: Path) -> None:
         tmp_path,
         IMAGES,
         "data.height=48",
-        "set --config.data.height=64",
+        "set --config.data.height=32",
         "learning_rate=-1.0",
         more=more,
     )

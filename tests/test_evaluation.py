@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(tmp_path: Path, data: dict[str, Any]) -> Path:
     """A run of an older version, which had few of the settings that there are now."""
-    return with_config(tmp_path, {"seed": 3, "batch_size": 2, "data": data})
+    return with_config(tmp_path, {"seed": 3, "batch_size": 8, "data": data})
 
 
 def test_a_model_is_evaluated_on_what_it_was_trained_with(
@@ -69,7 +69,7 @@ def test_the_parts_of_a_mixture_can_be_elsewhere(folder: Path, tmp_path: Path) -
     parts = {"a": {"source": "folder", "dir": str(folder)}, "b": {"source": "folder", "dir": "b"}}
     workdir = run(tmp_path, {"source": "mixture", "dir": "", "parts": parts})
     config = config_of_run(workdir)
-    assert (config.seed, config.batch_size) == (3, 2)
+    assert (config.seed, config.batch_size) == (3, 8)
     other = images(tmp_path / "other", "12", "34", "56", "78", "90")
     override(config, ["main.py", f"--config.data.parts.b.dir={other}"])
     metrics = evaluate(workdir, config)

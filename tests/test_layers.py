@@ -20,8 +20,8 @@ LAYERS = (
     ("training", "data"),
     ("recognition",),
     (
-        *("config", "dataset", "experiment", "train", "evaluation", "run_data", "image_grids"),
-        "fine_tuning",
+        *("config", "dataset", "experiment", "train", "train_step", "evaluation", "run_data"),
+        *("image_grids", "fine_tuning"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),
