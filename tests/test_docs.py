@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from crnn_jax.cli import COMMANDS
 
 import crnn_jax
+from crnn_jax.cli import COMMANDS
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import ConfigError
 
