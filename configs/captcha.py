@@ -170,8 +170,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.optimizer.ema_decay = 0.0
 
     # A workdir, or the name of a pretrained model, whose parameters and statistics a new run starts
-    # from. Its alphabet may be another: characters that both have are carried over.
-    config.init_from = ""
+    # from. Its alphabet may be another: characters that both have are carried over. "" starts from
+    # scratch. auto starts from the pretrained model, with the settings of captcha:fine_tune, if
+    # there are fewer than 2,000 training images of your own and it knows most of their characters.
+    config.init_from = "auto"
     # What is carried over: all, or conv_stack alone.
     config.init_scope = "all"
     # conv_stack: its parameters and statistics do not change. "" trains everything.
@@ -185,6 +187,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     # Ends the run after this number of evaluations in a row without a better exact match. They
     # count from the first evaluation that reads an image right. 0: the run does not end early.
     config.patience = 0
+    # Ends a run from scratch that still reads nothing after two fifths of its steps, as CTC then
+    # hardly ever leaves its blank-only plateau.
+    config.stop_on_plateau = True
     # The number of newest checkpoints that are kept. The best one is kept as well.
     config.keep = 2
     # Stops after this number of steps in a row whose loss or gradient is not finite.
@@ -208,6 +213,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.augment.update(start=0.0, affine=0.6, perspective=0.3, curve=0.3, contrast=0.5)
         config.augment.update(noise=0.1, blur=0.1, erase=0.2)
     elif variant == "paper":
+        config.init_from = ""
         config.model.update(name="crnn", space_to_depth=1)
         config.data.height = 32
     elif variant == "seed":
@@ -216,6 +222,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.model.update(space_to_depth=1, leaky=False, per_image=False, shortcut=False)
         config.data.update(channels=1, height=32, width=160)
         config.augment.update(affine=0.0, contrast=0.0)
+        config.init_from = ""
         config.epochs = 75
         config.min_steps = 0
         config.eval_every = 25

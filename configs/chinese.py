@@ -19,6 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = crnn_jax.get_config("captcha")
     config.update_from_flattened_dict(
         {
+            # The pretrained model reads captchas, and knows no Chinese.
+            "init_from": "",
             # 100,000 rendered lines; with a GPU or a TPU, chinese/1000000. The alphabet is that of
             # the labels: here 3,755 Chinese characters, punctuation and printable ASCII; 45
             # characters on number plates.

@@ -38,6 +38,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config = crnn_jax.get_config("captcha")
     config.update_from_flattened_dict(
         {
+            # The pretrained model reads captchas.
+            "init_from": "",
             # 100,000 rendered words; with a GPU or a TPU, words/1000000.
             "data.variant": "words",
             # Printable ASCII, so that capitals and punctuation are read as well. Benchmarks compare

@@ -16,6 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.update(
         epochs=4,
         min_steps=0,
+        init_from="",
+        stop_on_plateau=False,
         model={
             "name": "crnn",
             "channels": (16, 32, 48, 48, 64, 64, 64),

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -19,7 +20,8 @@ from crnn_jax.data.report import table_of_parts
 from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.evaluation import EvalStep, Evaluation, evaluate_split, make_eval_step
-from crnn_jax.fine_tuning import carry_over
+from crnn_jax.fine_tuning import AUTO, carry_over, choose_start, with_recipe
+from crnn_jax.recipes import DEFAULT
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
@@ -32,6 +34,7 @@ from crnn_jax.training.state import (
 )
 
 NAMED = 5  # images that a message names
+FINE_TUNE = "captcha:fine_tune"  # the recipe of runs that "auto" starts from the pretrained model
 RECORDED_VERSIONS = ("crnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -51,11 +54,20 @@ class Experiment:
     model_description: dict[str, Any]
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
+    init_from: str  # what the run starts from, "auto" resolved; "" is scratch
+    start_reason: str  # why, of "auto"; else empty
     devices: Devices  # those that share each batch; None: all
 
     @classmethod
-    def build(cls, config: Config, devices: Devices = None) -> Self:
+    def build(
+        cls, config: Config, devices: Devices = None, saved: Mapping[str, Any] | None = None
+    ) -> Self:
         """Reads the data and builds the rest.
+
+        Args:
+          config: the recipe; `init_from` "auto" also chooses settings, see `choose_start`.
+          devices: those that share each batch; all by default.
+          saved: the manifest of the checkpoint that the run continues from, whose choice stays.
 
         Raises:
           ConfigError, DataError: a setting or an image cannot be used, or they do not match.
@@ -65,6 +77,15 @@ class Experiment:
         parallel.check_batch_size(config.batch_size, devices)
         dataset = load_dataset(config)
         train = dataset.splits["train"]
+        init_from, reason = config.init_from, ""
+        if config.init_from == AUTO:
+            if saved is None:
+                init_from, reason = choose_start(config, dataset.alphabet, len(train))
+            else:
+                init_from, reason = saved.get("init_from", ""), "as the run began"
+            if init_from:
+                config = with_recipe(config, FINE_TUNE, DEFAULT)
+                augmentation = Augmentation.from_config(config.augment)
         plan = TrainingPlan(
             train.widths,
             dataset.buckets,
@@ -96,6 +117,8 @@ class Experiment:
             optimizer=make_optimizer(
                 learning_rate, config.optimizer.clip_norm, config.freeze == CONV_STACK
             ),
+            init_from=init_from,
+            start_reason=reason,
             devices=devices,
         )
 
@@ -106,6 +129,7 @@ class Experiment:
             "alphabet": self.alphabet.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "model": self.model_description,
+            "init_from": self.init_from,
             "num_examples": {name: len(self.splits[name]) for name in ("train", "validation")},
             "versions": {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         }
@@ -118,15 +142,15 @@ class Experiment:
         return TrainState.create(self.model, self.optimizer, shape, self.config.seed, with_ema)
 
     def initial_state(self) -> tuple[TrainState, str]:
-        """A state at step 0, and where it comes from: `config.init_from`, or scratch.
+        """A state at step 0, and where it comes from: `init_from`, or scratch.
 
         Raises: see `TrainedModel.load` and `carry_over`.
         """
         state = self.scratch()
-        if not self.config.init_from:
+        if not self.init_from:
             return state, "from scratch"
-        origin = TrainedModel.load(self.config.init_from)
-        return carry_over(self.config, origin, state, self.alphabet)
+        origin = TrainedModel.load(self.init_from)
+        return carry_over(self.config, self.init_from, origin, state, self.alphabet)
 
     @cached_property
     def _eval_step(self) -> EvalStep:
@@ -151,11 +175,22 @@ class Experiment:
             f"images: {sizes}; widths padded to {', '.join(map(str, self.buckets))} px",
             *table_of_parts(self.splits),
             f"alphabet: {len(self.alphabet.characters)} characters {self.alphabet.characters}",
+            *self._start(),
             *(
                 f"warning: {finding.message}; the first: {finding.samples[0]}"
                 for finding in self.findings
                 if finding.severity == "warning"
             ),
+        ]
+
+    def _start(self) -> list[str]:
+        if not self.start_reason:
+            return []
+        if not self.init_from:
+            return [f"init_from=auto: from scratch, as {self.start_reason}"]
+        return [
+            f"init_from=auto: from the pretrained model {self.init_from} with the settings of"
+            f" {FINE_TUNE}, as {self.start_reason}; --config.init_from= starts from scratch"
         ]
 
 

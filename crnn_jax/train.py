@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from crnn_jax import models
-from crnn_jax.config import Config
+from crnn_jax.config import Config, check_config
 from crnn_jax.data.batching import training_batches
 from crnn_jax.data.prepared import Batch, PreparedSplit, device_arrays
 from crnn_jax.errors import ConfigError, TrainingDiverged
@@ -19,7 +19,7 @@ from crnn_jax.training import parallel
 from crnn_jax.training.checkpoint import SCORE, Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.manifest import check_same
-from crnn_jax.training.milestones import EarlyStopping, Milestones
+from crnn_jax.training.milestones import PLATEAU_ADVICE, EarlyStopping, Milestones
 from crnn_jax.training.parallel import Devices
 from crnn_jax.training.state import TrainState, shortcut_weight_schedule
 from crnn_jax.training.throughput import Throughput
@@ -52,10 +52,13 @@ def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = N
         later, if the workdir cannot be written or images can no longer be read.
       TrainingDiverged: too many steps in a row were not finite.
     """
+    check_config(config)  # before the workdir is made
     workdir = Path(workdir)
-    with exclusive(workdir):
-        experiment = Experiment.build(config, devices)
-        with Checkpoints(workdir, config.keep) as checkpoints, StopRequest() as stop:
+    with exclusive(workdir), Checkpoints(workdir, config.keep) as checkpoints:
+        steps = checkpoints.newest_first()
+        saved = checkpoints.first_whole(steps, checkpoints.manifest) if steps else None
+        experiment = Experiment.build(config, devices, saved)
+        with StopRequest() as stop:
             state, origin = start(experiment, workdir, checkpoints)
             plan, first_step = experiment.plan, int(state.step)
             with Writer(workdir, len(plan), plan.steps_per_epoch, first_step) as writer:
@@ -146,14 +149,16 @@ def run(
     )
     milestones = Milestones.from_config(config, len(plan))
     early_stopping = EarlyStopping.resume(
-        config.patience, checkpoints.manifest(first_step) if first_step else {}
+        config.patience,
+        config.stop_on_plateau,
+        checkpoints.manifest(first_step) if first_step else {},
     )
     throughput = Throughput()
     state = parallel.replicate(state, experiment.devices)
     metrics: dict[str, jax.Array] = {}
     with StepTrace(writer.workdir / "trace", config.trace_steps, writer.say) as trace:
         for step in range(first_step + 1, len(plan) + 1):
-            if early_stopping.should_stop:
+            if early_stopping.reason:
                 ending = f"ended after step {step - 1:,} of {len(plan):,}: {early_stopping.reason}"
                 break
             with throughput.waiting():
@@ -181,15 +186,18 @@ def run(
                 with throughput.paused():
                     score = None
                     if milestones.evaluate_at(step):
-                        score = validate(experiment, state, step, writer)
-                        early_stopping.update(score)
-                        warn_of_plateau(experiment, step, milestones, early_stopping, writer)
+                        found = validate(experiment, state, step, writer)
+                        score = found[SCORE]
+                        due = milestones.plateau_at(step) and not experiment.init_from
+                        early_stopping.update(score, found["cer"], due)
                     save(experiment, state, step, score, early_stopping, checkpoints)
             if stopping:
                 ending = f"stopped and saved at step {step:,}; the same command continues from here"
                 break
         else:
             ending = f"ended after all {len(plan):,} steps"
+            if early_stopping.on_plateau:
+                ending += f": {PLATEAU_ADVICE}"
     return parallel.unreplicate(state), ending
 
 
@@ -219,28 +227,13 @@ def record(experiment: Experiment, step: int, metrics: Mapping[str, float], writ
     writer.metrics(step, epoch, "train", {**metrics, "learning_rate": float(rate)})
 
 
-def validate(experiment: Experiment, state: TrainState, step: int, writer: Writer) -> float:
-    """Evaluates a replicated state on the validation images; their exact match, in [0, 1]."""
+def validate(
+    experiment: Experiment, state: TrainState, step: int, writer: Writer
+) -> Mapping[str, float]:
+    """Evaluates a replicated state on the validation images; their metrics."""
     result = experiment.evaluate(state.eval_variables, "validation")
     report(experiment, step, "validation", result, writer)
-    return result.metrics[SCORE]
-
-
-def warn_of_plateau(
-    experiment: Experiment,
-    step: int,
-    milestones: Milestones,
-    early_stopping: EarlyStopping,
-    writer: Writer,
-) -> None:
-    """Warns once if a run from scratch still reads nothing when it should."""
-    reads_nothing = not early_stopping.best_score and not experiment.config.init_from
-    if reads_nothing and milestones.plateau_at(step):
-        writer.say(
-            f"warning: no image is read correctly after {step:,} of {milestones.total_steps:,}"
-            " steps, and that may not change; with few or difficult images, start from a trained"
-            " model: use configs/captcha.py:fine_tune, or set --config.init_from"
-        )
+    return result.metrics
 
 
 def save(

@@ -19,6 +19,7 @@ import optax
 import pytest
 from flax import linen as nn
 from one_device import (
+    ONE_DEVICE,
     evaluate,
     evaluate_split,
     make_eval_step,
@@ -30,7 +31,7 @@ from one_device import (
 
 from configs import captcha
 from crnn_jax import models, train, train_step
-from crnn_jax.data.augment import augment
+from crnn_jax.data.augment import Augmentation, augment
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
@@ -39,7 +40,7 @@ from crnn_jax.data.sources.folder import folder
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import Experiment
-from crnn_jax.fine_tuning import carry_over
+from crnn_jax.fine_tuning import carry_over, choose_start
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.recognition.recognizer import Recognizer
@@ -68,6 +69,7 @@ def small_config(**changes: object) -> ml_collections.ConfigDict:
     config.data.update(source="folder", dir=str(IMAGES), validation_fraction=0.2, buckets=1)
     config.data.height, config.model.space_to_depth = 32, 1  # a quarter of the pixels
     config.update(batch_size=8, epochs=4, min_steps=0, log_every=1)
+    config.update(init_from="", stop_on_plateau=False)  # too short to read anything
     config.optimizer.ema_decay = 0.5  # so that the evaluated arrays are not the optimizer's
     config.update_from_flattened_dict(changes)
     return config
@@ -221,7 +223,10 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
         return wrapped
 
     def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
-        metrics = {"exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0}
+        metrics = {
+            "exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0,
+            "cer": 1.0,
+        }
         return Evaluation(metrics, [""] * len(experiment.splits[split]), Counter())
 
     def ending() -> str:
@@ -268,30 +273,109 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
 
 
 @pytest.mark.parametrize(
-    ("scores", "init_from", "warned"),
-    [((0.0, 0.0, 0.0, 0.0), "", 1), ((0.0, 0.1, 0.0, 0.0), "", 0), ((0.0,) * 4, "whole", 0)],
+    ("scores", "cer", "init_from", "last"),
+    [
+        ((0.0, 0.0), 1.0, "", 6),
+        ((0.0, 0.1, 0.0, 0.0), 1.0, "", 12),
+        ((0.0,) * 4, 0.4, "", 12),  # long lines, of which most characters are read
+        ((0.0,) * 4, 1.0, "whole", 12),
+    ],
 )
-def test_a_run_that_stays_on_the_plateau_is_warned_of_once(
+def test_a_run_that_stays_on_the_plateau_ends_with_advice(
     scores: tuple[float, ...],
+    cer: float,
     init_from: str,
-    warned: int,
+    last: int,
     whole: tuple[Path, TrainState],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """With evaluations after steps 3, 6, 9 and 12; 6 is the first after two fifths of them."""
     of_validation = iter(scores)
 
     def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
-        metrics = {"exact_match": next(of_validation) if split == "validation" else 0.0}
-        return Evaluation(metrics, [""] * len(experiment.splits[split]), Counter())
+        metrics = {"exact_match": next(of_validation, 0.0) if split == "validation" else 0.0}
+        return Evaluation({**metrics, "cer": cer}, [""] * len(experiment.splits[split]), Counter())
 
     monkeypatch.setattr(Experiment, "evaluate", scored)
-    config = small_config(init_from=str(whole[0]) if init_from else "")
-    train_and_evaluate(config, tmp_path)
+    config = small_config(init_from=str(whole[0]) if init_from else "", stop_on_plateau=True)
+    assert int(train_and_evaluate(config, tmp_path).step) == last
     said = capsys.readouterr().err
-    assert said.count("warning: no image is read correctly after 6 of 12 steps") == warned
-    assert said.count("fine_tune") == warned
+    assert ("--config captcha:fine_tune" in said) == (last == 6)
+    assert lines(tmp_path)[-1]["split"] == "test"
+    if last == 6:
+        assert "ended after step 6 of 12: no validation image is read right" in said
+        # It stays ended, unless the user says otherwise.
+        assert int(train_and_evaluate(config, tmp_path).step) == 6
+        config.stop_on_plateau = False
+        assert int(train_and_evaluate(config, tmp_path).step) == 12
+
+
+# --- where a run starts ---
+
+
+def own_images(**changes: object) -> ml_collections.ConfigDict:
+    """The default recipe on the captchas kept with the tests."""
+    config = captcha.get_config()
+    config.data.update(source="folder", dir=str(IMAGES), validation_fraction=0.2)
+    config.update_from_flattened_dict({"batch_size": 8, **changes})
+    return config
+
+
+def test_few_images_start_from_the_pretrained_model() -> None:
+    """With the recipe of fine-tuning, except for settings that the user has changed."""
+    fine_tune = captcha.get_config("fine_tune")
+    config = own_images(epochs=5, **{"augment.noise": 0.7})
+    experiment = Experiment.build(config, ONE_DEVICE)
+    assert (config.init_from, config.min_steps) == ("auto", 2_000)  # the user's object stays
+    chosen = experiment.config
+    assert (experiment.init_from, chosen.init_from) == ("captcha", "auto")
+    assert (chosen.epochs, chosen.augment.noise) == (5, 0.7)
+    assert chosen.model == fine_tune.model and chosen.min_steps == fine_tune.min_steps
+    changed = {**fine_tune.augment.to_dict(), "noise": 0.7}
+    assert experiment.augmentation == Augmentation(**changed)
+    line = next(line for line in experiment.summary() if line.startswith("init_from=auto"))
+    assert "26 training images" in line and "19 of 19 characters" in line
+    state, origin = experiment.initial_state()
+    assert origin.endswith("of captcha, 19 characters with it")
+    kernel = TrainedModel.load("captcha").variables["params"]["between"]["kernel"]
+    np.testing.assert_array_equal(state.params["between"]["kernel"], kernel)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model.name": "crnn"}, "another network or other preprocessing"),
+        ({"data.channels": 1}, "another network or other preprocessing"),
+        ({"alphabet.characters": "2345678bcdefgmnpwxy" + "äöüßéèêàâîôçñøåæœëïû"}, "19 of 39"),
+    ],
+)
+def test_images_unlike_those_of_the_pretrained_model_start_from_scratch(
+    changes: dict[str, object], reason: str
+) -> None:
+    experiment = Experiment.build(own_images(**changes), ONE_DEVICE)
+    assert experiment.init_from == "" and experiment.config.model.dropout == 0
+    assert any(reason in line and "from scratch" in line for line in experiment.summary())
+
+
+@pytest.mark.parametrize(
+    ("source", "images", "start"),
+    [("folder", 1_999, "captcha"), ("lmdb", 2_000, ""), ("generated", 10, ""), ("mixture", 10, "")],
+)
+def test_the_number_of_images_and_their_source_decide(source: str, images: int, start: str) -> None:
+    config = captcha.get_config()
+    config.data.source = source
+    assert choose_start(config, Alphabet("abc"), images)[0] == start
+
+
+def test_a_run_keeps_the_start_that_it_began_with() -> None:
+    """More images, or an older checkpoint without the choice, do not change it."""
+    fine_tuned = Experiment.build(own_images(), ONE_DEVICE, {"init_from": "captcha"})
+    assert fine_tuned.config.model.dropout > 0 and fine_tuned.manifest()["init_from"] == "captcha"
+    for saved in ({"init_from": ""}, {}):
+        scratch = Experiment.build(own_images(), ONE_DEVICE, saved)
+        assert scratch.config.model.dropout == 0 and scratch.init_from == ""
 
 
 @pytest.mark.parametrize(
@@ -595,7 +679,7 @@ def test_images_unlike_those_of_the_origin_are_warned_of(
 
     def carry(**changes: object) -> None:
         config = small_config(init_from=str(workdir), **changes)
-        carry_over(config, origin, state, origin.alphabet)
+        carry_over(config, str(workdir), origin, state, origin.alphabet)
 
     carry(**{"data.invert": True, "data.max_width": 300})
     assert not caplog.records

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 PLATEAU = 0.4  # share of a run; a model that reads nothing by then hardly ever starts to read
+PLATEAU_CER = 0.5  # on the plateau nearly all characters are missing
+PLATEAU_ADVICE = (
+    "no validation image is read right; with few or difficult images start from a trained model,"
+    " with --config captcha:fine_tune or --config.init_from=MODEL"
+)
 
 
 @dataclass(frozen=True)
@@ -37,49 +42,68 @@ class Milestones:
 
 @dataclass
 class EarlyStopping:
-    """The best exact match on the validation images, and how many evaluations ago it was reached.
+    """Whether a run should stop, by its evaluations on the validation images.
 
-    The manifest of every checkpoint has both, so a resumed run knows them even if the best
-    checkpoint is lost.
+    The manifest of every checkpoint has what is remembered, so a resumed run stops at the same
+    step, even if the best checkpoint is lost.
 
     Attributes:
         patience: evaluations without a better score after which the run stops; 0 for never.
-        best_score: exact match in [0, 1].
+        stop_on_plateau: whether it stops if it is stuck on CTC's blank-only plateau.
+        best_score: the best exact match so far, in [0, 1].
         evaluations_since: evaluations since the best one.
+        on_plateau: whether nothing was read when it should have been.
     """
 
     patience: int
+    stop_on_plateau: bool
     best_score: float = 0.0
     evaluations_since: int = 0
+    on_plateau: bool = False
 
     @classmethod
-    def resume(cls, patience: int, manifest: Mapping[str, Any]) -> Self:
+    def resume(cls, patience: int, stop_on_plateau: bool, manifest: Mapping[str, Any]) -> Self:
         """The state at a checkpoint, from its manifest; older checkpoints may lack the values."""
-        return cls(patience, manifest.get("best_score") or 0.0, manifest.get("since_best", 0))
+        return cls(
+            patience,
+            stop_on_plateau,
+            manifest.get("best_score") or 0.0,
+            manifest.get("since_best", 0),
+            manifest.get("on_plateau", False),
+        )
 
     def to_manifest(self) -> dict[str, Any]:
         """The entries that `resume` reads."""
-        return {"best_score": self.best_score, "since_best": self.evaluations_since}
+        return {
+            "best_score": self.best_score,
+            "since_best": self.evaluations_since,
+            "on_plateau": self.on_plateau,
+        }
 
-    def update(self, score: float) -> None:
-        """Takes the score of an evaluation into account.
+    def update(self, score: float, cer: float, due: bool) -> None:
+        """Takes an evaluation into account.
 
-        Evaluations before the first score above 0 do not count: CTC may need epochs to leave its
-        blank-only plateau, where every score is 0.
+        Evaluations before the first score above 0 do not count for the patience: CTC may need
+        epochs to leave its plateau, where every score is 0.
+
+        Args:
+            score: exact match, in [0, 1].
+            cer: character error rate. Of long lines none may be right yet when most characters are.
+            due: whether a run from scratch should have left the plateau by now.
         """
         no_better = bool(self.best_score) and score <= self.best_score
         self.evaluations_since = self.evaluations_since + 1 if no_better else 0
         self.best_score = max(self.best_score, score)
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether the patience is used up."""
-        return 0 < self.patience <= self.evaluations_since
+        self.on_plateau |= due and not self.best_score and cer > PLATEAU_CER
 
     @property
     def reason(self) -> str:
-        """Why the run stops, if it should."""
-        return (
-            f"{self.evaluations_since} evaluations in a row were no better than"
-            f" {100 * self.best_score:.2f} %, see config.patience"
-        )
+        """Why the run should stop; empty if it should not."""
+        if 0 < self.patience <= self.evaluations_since:
+            return (
+                f"{self.evaluations_since} evaluations in a row were no better than"
+                f" {100 * self.best_score:.2f} %, see config.patience"
+            )
+        if self.on_plateau and self.stop_on_plateau:
+            return f"{PLATEAU_ADVICE}; --config.stop_on_plateau=False continues this run"
+        return ""
