@@ -93,7 +93,7 @@ def start(
         check_same(workdir, checkpoints.manifest(step), experiment.manifest())
         return checkpoints.restore(step, like)
 
-    state = checkpoints.first_whole(steps, restore)
+    state = checkpoints.first_undamaged(steps, restore)
     step, total_steps = int(state.step), len(experiment.plan)
     if step > total_steps:
         raise ConfigError(
@@ -264,7 +264,7 @@ def test(
 ) -> None:
     """Evaluates the best checkpoint on the test images."""
     like = state.eval_variables
-    step, variables = checkpoints.first_whole(
+    step, variables = checkpoints.first_undamaged(
         checkpoints.best_first(), lambda step: (step, checkpoints.restore_model(step, like))
     )
     result = experiment.evaluate(parallel.replicate(variables, experiment.devices), "test")

@@ -21,7 +21,7 @@ LAYERS = (
     ("recognition",),
     (
         *("config", "dataset", "experiment", "train", "evaluation", "run_data", "image_grids"),
-        "fine_tuning",
+        *("train_step", "fine_tuning"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),
