@@ -56,7 +56,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = N
     workdir = Path(workdir)
     with exclusive(workdir), Checkpoints(workdir, config.keep) as checkpoints:
         steps = checkpoints.newest_first()
-        saved = checkpoints.first_whole(steps, checkpoints.manifest) if steps else None
+        saved = checkpoints.first_undamaged(steps, checkpoints.manifest) if steps else None
         experiment = Experiment.build(config, devices, saved)
         with StopRequest() as stop:
             state, origin = start(experiment, workdir, checkpoints)
@@ -96,7 +96,7 @@ def start(
         check_same(workdir, checkpoints.manifest(step), experiment.manifest())
         return checkpoints.restore(step, like)
 
-    state = checkpoints.first_whole(steps, restore)
+    state = checkpoints.first_undamaged(steps, restore)
     step, total_steps = int(state.step), len(experiment.plan)
     if step > total_steps:
         raise ConfigError(
@@ -257,7 +257,7 @@ def test(
 ) -> None:
     """Evaluates the best checkpoint on the test images."""
     like = state.eval_variables
-    step, variables = checkpoints.first_whole(
+    step, variables = checkpoints.first_undamaged(
         checkpoints.best_first(), lambda step: (step, checkpoints.restore_model(step, like))
     )
     result = experiment.evaluate(parallel.replicate(variables, experiment.devices), "test")

@@ -288,7 +288,7 @@ def test_nothing_is_unpickled_nor_blown_up(packaged: Path, tmp_path: Path) -> No
         TrainedModel.load(packaged)
     for wrong in (whole[path].astype(np.float32), whole[path][:-1]):
         forge(packaged, {**whole, path: wrong})
-        with pytest.raises(DamagedCheckpoint, match=f"{path} is float.* where float16 .*20"):
+        with pytest.raises(DamagedCheckpoint, match=rf"{path} is float.*, expected float16 .*20"):
             TrainedModel.load(packaged)
     del whole[path]
     forge(packaged, whole)

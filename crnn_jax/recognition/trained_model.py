@@ -89,7 +89,7 @@ class TrainedModel:
                 return replace(model, variables=variables)
 
             if step == BEST:
-                return checkpoints.first_whole(checkpoints.best_first(), restore)
+                return checkpoints.first_undamaged(checkpoints.best_first(), restore)
             return restore(step)
 
     @classmethod

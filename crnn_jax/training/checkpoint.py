@@ -93,7 +93,7 @@ class Checkpoints:
 
         return sorted(self.newest_first(), key=rank, reverse=True)
 
-    def first_whole(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
+    def first_undamaged(self, steps: Iterable[int], load: Callable[[int], T]) -> T:
         """`load(step)` of the first of `steps` that is not damaged.
 
         The damaged steps before it are logged and set aside, so that they can be saved again.
