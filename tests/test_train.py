@@ -98,8 +98,7 @@ def lines(workdir: Path) -> list[dict[str, float | str]]:
 
 def test_the_loop_takes_the_planned_batches_in_order(whole: tuple[Path, TrainState]) -> None:
     """The same numbers, bit for bit, as a plain loop: batch after batch through the step."""
-    config = small_config()
-    experiment = Experiment.build(config)
+    experiment = Experiment.build(small_config(), ONE_DEVICE)
     plan, train = experiment.plan, experiment.splits["train"]
     step = make_train_step(
         experiment.model,
@@ -108,7 +107,7 @@ def test_the_loop_takes_the_planned_batches_in_order(whole: tuple[Path, TrainSta
         shortcut_weight=lambda count: 1 - jnp.minimum(count / 2, 1),  # 0.2 of 12 steps
         ema_decay=0.5,
     )
-    state = parallel.replicate(experiment.scratch())
+    state = replicate(experiment.scratch())
     for count in range(12):
 
         def change(image: np.ndarray, index: int, count: int = count) -> np.ndarray:
@@ -116,7 +115,7 @@ def test_the_loop_takes_the_planned_batches_in_order(whole: tuple[Path, TrainSta
 
         augmented = count >= 0.15 * 12
         batch = train.batch(plan[count], experiment.buckets, change if augmented else None)
-        state, _ = step(state, parallel.shard(device_arrays(batch)))
+        state, _ = step(state, shard(device_arrays(batch)))
         jax.block_until_ready(state)
     assert_equal(whole[1], parallel.unreplicate(state))
 
