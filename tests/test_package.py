@@ -102,13 +102,15 @@ def test_the_console_script_evaluates_a_run(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: there is no model {tmp_path / 'no'}")
 
 
-def test_the_lines_in_the_readme_run(tmp_path: Path) -> None:
-    """A config is made, trained with, loaded, and an image read and shown."""
+def test_the_lines_in_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a script that draws its images: train, load, read an image, and show the text."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("\n## In Python\n")[2].partition("\n## ")[0]
     (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     shutil.copytree(IMAGES, tmp_path / IMAGES.relative_to(ROOT))
-    done = run("-c", code, cwd=tmp_path)
+    (tmp_path / "five_lines.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    done = run("five_lines.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text, _, confidence = done.stdout.splitlines()[-1].partition(" ")
     assert set(text) <= set("0123456789") and 0 < float(confidence) <= 1

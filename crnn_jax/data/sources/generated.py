@@ -71,8 +71,7 @@ def prepare(variant: str, data_dir: str) -> "DatasetBuilder":
         return prepare_once(make)
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker process that draws images died; if your script calls this at top level,"
-            ' move the call under `if __name__ == "__main__":`'
+            "a process that draws images died; start the same command again, with more memory free"
         ) from error
     except (OSError, RuntimeError) as error:  # a full disk raises either
         raise DataError(

@@ -1,10 +1,12 @@
 """The TFDS builder of drawn images; it draws with as many processes as there are cores."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -70,13 +72,30 @@ def _drawn(drawings: Iterable[Drawing], processes: int) -> Iterator[Sample]:
     chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
     waiting: deque[Future[list[Sample]]] = deque()
     # Spawned, because forking a process with the threads of JAX can deadlock.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with _main_module_hidden(), ProcessPoolExecutor(processes, context) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_draw, chunk))
             if len(waiting) >= _AHEAD * processes:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keeps processes that start meanwhile from running the main module again.
+
+    Otherwise a script without `if __name__ == "__main__"` would start itself again in each of them,
+    and end with an error of Python's. What they draw is in modules of this package.
+    """
+    attributes = vars(sys.modules["__main__"])
+    hidden = {name: attributes.pop(name, None) for name in ("__file__", "__spec__")}
+    attributes["__spec__"] = None  # is asked for
+    try:
+        yield
+    finally:
+        attributes.update({name: value for name, value in hidden.items() if value is not None})
 
 
 def _draw(drawings: Iterable[Drawing]) -> list[Sample]:
