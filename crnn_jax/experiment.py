@@ -82,7 +82,7 @@ class Experiment:
             if saved is None:
                 init_from, reason = choose_start(config, dataset.alphabet, len(train))
             else:
-                init_from, reason = saved.get("init_from", ""), "as the run began"
+                init_from, reason = saved.get("init_from", ""), "as when the run began"
             if init_from:
                 config = with_recipe(config, FINE_TUNE, DEFAULT)
                 augmentation = Augmentation.from_config(config.augment)
@@ -187,10 +187,10 @@ class Experiment:
         if not self.start_reason:
             return []
         if not self.init_from:
-            return [f"init_from=auto: from scratch, as {self.start_reason}"]
+            return [f"init_from=auto starts from scratch: {self.start_reason}"]
         return [
-            f"init_from=auto: from the pretrained model {self.init_from} with the settings of"
-            f" {FINE_TUNE}, as {self.start_reason}; --config.init_from= starts from scratch"
+            f"init_from=auto starts from the pretrained model {self.init_from}, with the settings"
+            f" of {FINE_TUNE}: {self.start_reason}; --config.init_from= starts from scratch"
         ]
 
 

@@ -42,7 +42,7 @@ def choose_start(config: Config, alphabet: Alphabet, num_images: int) -> tuple[s
       The name of the pretrained model, or "" for scratch, and the reason in a few words.
     """
     if config.data.source in ("generated", MIXTURE):
-        return "", f"the images are a {config.data.source} set"
+        return "", f"the data source is {config.data.source}"
     if num_images >= AUTO_BELOW:
         return "", f"{num_images:,} training images are {AUTO_BELOW:,} or more"
     origin = TrainedModel.load(DEFAULT)
@@ -52,10 +52,13 @@ def choose_start(config: Config, alphabet: Alphabet, num_images: int) -> tuple[s
     if ours != theirs:
         return "", f"the pretrained model {DEFAULT} has another network or other preprocessing"
     known = int((alphabet.classes_in(origin.alphabet)[1:] >= 0).sum())
-    characters = f"the pretrained model {DEFAULT} knows {known} of {len(alphabet.characters)}"
+    characters = f"it knows {known} of their {len(alphabet.characters)} characters"
     if known < AUTO_KNOWN * len(alphabet.characters):
-        return "", f"{characters} characters"
-    return DEFAULT, f"{num_images:,} training images are few, and {characters} characters"
+        return "", f"the pretrained model {DEFAULT} is no start, as {characters}"
+    return (
+        DEFAULT,
+        f"{num_images:,} training images are fewer than {AUTO_BELOW:,}, and {characters}",
+    )
 
 
 def with_recipe(config: Config, recipe: str, base: str) -> Config:

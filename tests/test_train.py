@@ -335,7 +335,7 @@ def test_few_images_start_from_the_pretrained_model() -> None:
     changed = {**fine_tune.augment.to_dict(), "noise": 0.7}
     assert experiment.augmentation == Augmentation(**changed)
     line = next(line for line in experiment.summary() if line.startswith("init_from=auto"))
-    assert "26 training images" in line and "19 of 19 characters" in line
+    assert "26 training images" in line and "19 of their 19 characters" in line
     state, origin = experiment.initial_state()
     assert origin.endswith("of captcha, 19 characters with it")
     kernel = TrainedModel.load("captcha").variables["params"]["between"]["kernel"]
@@ -347,7 +347,7 @@ def test_few_images_start_from_the_pretrained_model() -> None:
     [
         ({"model.name": "crnn"}, "another network or other preprocessing"),
         ({"data.channels": 1}, "another network or other preprocessing"),
-        ({"alphabet.characters": "2345678bcdefgmnpwxy" + "äöüßéèêàâîôçñøåæœëïû"}, "19 of 39"),
+        ({"alphabet.characters": "2345678bcdefgmnpwxy" + "äöüßéèêàâîôçñøåæœëïû"}, "19 of their 39"),
     ],
 )
 def test_images_unlike_those_of_the_pretrained_model_start_from_scratch(
