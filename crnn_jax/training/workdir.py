@@ -49,7 +49,8 @@ def exclusive(workdir: Path) -> Iterator[None]:
             )
     try:
         with writing(workdir):
-            holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+            holder.write_text(text, encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -75,7 +76,7 @@ def writing(workdir: Path) -> Iterator[None]:
 
 def _read_holder(file: Path) -> str:
     try:
-        holder = json.loads(file.read_text())
+        holder = json.loads(file.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):  # it may be written at this moment
         return "another process"
