@@ -196,7 +196,7 @@ def run(
                 break
         else:
             ending = f"ended after all {len(plan):,} steps"
-            if early_stopping.on_plateau:
+            if early_stopping.on_plateau and config.stop_on_plateau:
                 ending += f": {PLATEAU_ADVICE}"
     return parallel.unreplicate(state), ending
 
