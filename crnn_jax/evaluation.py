@@ -157,6 +157,7 @@ def score(
       model_name: a workdir, or the name of a pretrained model; None for the default one.
       directories: folders of images, or LMDB databases.
       batch_size: over all devices.
+      devices: those that share each batch; None for all local ones.
 
     Yields:
       A row of metrics for each set and subset: `set`, `subset`, `count` and `SCORES`. Subsets
@@ -223,22 +224,32 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}")
     model = TrainedModel.load(workdir, BEST if step is None else step)
-    own = config = config_of(model)
+    config = config_of(model)
     if isinstance(data, str | Path):
-        config = own.copy_and_resolve_references()
         config.data.update(source="folder", dir=str(data))
     elif data is not None:
         config = data
+    return evaluate_model(model, config, split, devices)
+
+
+def evaluate_model(
+    model: TrainedModel, config: Config, split: str, devices: Devices = None
+) -> dict[str, Any]:
+    """Evaluates a loaded model on the data of a config; see `evaluate`.
+
+    Raises:
+      ConfigError, DataError: the data cannot be used.
+    """
     if not config.data.source:
         raise ConfigError(
-            f"{workdir} does not say what it was trained with; name images, such as"
+            f"{model.name} does not say what it was trained with; name images, such as"
             " --config.data.source=folder --config.data.dir=DIR"
         )
     check_config(config)
     parallel.check_batch_size(config.batch_size, devices)
-    images = describe(config.data)
-    if own.data.source and images != (trained := describe(own.data)):
-        logger.warning("%s was trained with other data: %s", workdir, in_words(trained))
+    images, trained_on = describe(config.data), config_of(model).data
+    if trained_on.source and images != (trained := describe(trained_on)):
+        logger.warning("%s was trained with other data: %s", model.name, in_words(trained))
     prepared = load_split(config, model.alphabet, model.preprocessing, model.space_to_depth, split)
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())

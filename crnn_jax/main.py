@@ -2,7 +2,7 @@
 
     python -m crnn_jax.main --config configs/captcha.py
 
-trains with a recipe. The same command, called again, goes on from the newest checkpoint.
+trains with a recipe. The same command, called again, continues from the newest checkpoint.
 
     python -m crnn_jax.main --workdir runs/captcha --mode eval
 
@@ -31,7 +31,7 @@ WORKDIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "Train (or go on), or evaluate.", flag_values=FLAGS
+    "mode", "train", ["train", "eval"], "Train (or continue), or evaluate.", flag_values=FLAGS
 )
 STEP = flags.DEFINE_integer(
     "step", None, "The checkpoint to evaluate; by default the best one.", flag_values=FLAGS
@@ -60,16 +60,18 @@ def main(arguments: Sequence[str]) -> None:
         override(config, arguments)
         train_and_evaluate(config, workdir)
     else:
-        from crnn_jax.evaluation import evaluate
-        from crnn_jax.run_data import config_of_run
+        from crnn_jax.evaluation import evaluate_model
+        from crnn_jax.recognition.trained_model import BEST, TrainedModel
+        from crnn_jax.run_data import config_of
 
-        data = None  # what the run was trained with
-        if arguments[1:]:
-            data = config_of_run(workdir, STEP.value, CONFIG.value or DEFAULT)
+        model = TrainedModel.load(workdir, BEST if STEP.value is None else STEP.value)
+        overridden = bool(arguments[1:])
+        config = config_of(model, CONFIG.value if overridden and CONFIG.value else DEFAULT)
+        if overridden:
             if any("config.data.source" in argument for argument in arguments):
-                data.data.dir = ""  # the folder of the run is that of its own source
-            override(data, arguments)
-        metrics = evaluate(workdir, data, split=SPLIT.value, step=STEP.value)
+                config.data.dir = ""  # the folder of the run is that of its own source
+            override(config, arguments)
+        metrics = evaluate_model(model, config, SPLIT.value)
         print_result(json.dumps(metrics, allow_nan=False))
 
 

@@ -11,32 +11,21 @@ from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.sources import MIXTURE, parts_of
 from crnn_jax.errors import CheckpointError
 from crnn_jax.recipes import DEFAULT, Config, get_config
-from crnn_jax.recognition.trained_model import BEST, TrainedModel
+from crnn_jax.recognition.trained_model import TrainedModel
 
 VARIANT_SOURCES = ("generated", "tfds")  # sources whose images depend on data.variant
 
 
-def config_of_run(workdir: str | Path, step: int | None = None, recipe: str = DEFAULT) -> Config:
+def config_of(model: TrainedModel, recipe: str = DEFAULT) -> Config:
     """Returns the config that evaluates a model on the data that it was trained with.
 
     Seed, batch size and data are those of the checkpoint, except how images are prepared, which
     the model knows by itself. All other settings, and those that an older version did not have,
-    are the recipe's. Of a pretrained model, whose data are not known, `data.source` is empty.
+    are the recipe's. The data of a pretrained model are not known; `data.source` is then empty.
 
     Args:
-      workdir: the folder of a run, or the name of a pretrained model.
-      step: the step of a checkpoint; None for the best one.
+      model: the trained model.
       recipe: the name or file of a config.
-
-    Raises:
-      CheckpointError: there is no checkpoint, or it cannot be read.
-      ConfigError: there is no such recipe.
-    """
-    return config_of(TrainedModel.load(workdir, BEST if step is None else step), recipe)
-
-
-def config_of(model: TrainedModel, recipe: str = DEFAULT) -> Config:
-    """Returns the config that evaluates a trained model; see `config_of_run`.
 
     Raises:
       CheckpointError: the model's manifest cannot be used.

@@ -12,7 +12,8 @@ import crnn_jax
 from crnn_jax import main
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import CheckpointError, ConfigError
-from crnn_jax.run_data import config_of_run
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.run_data import config_of
 from tests.test_recipes import GOLDEN, with_config
 
 
@@ -68,7 +69,7 @@ def test_other_data_is_a_folder_or_a_config(
 def test_the_parts_of_a_mixture_can_be_elsewhere(folder: Path, tmp_path: Path) -> None:
     parts = {"a": {"source": "folder", "dir": str(folder)}, "b": {"source": "folder", "dir": "b"}}
     workdir = run(tmp_path, {"source": "mixture", "dir": "", "parts": parts})
-    config = config_of_run(workdir)
+    config = config_of(TrainedModel.load(workdir))
     assert (config.seed, config.batch_size) == (3, 8)
     other = images(tmp_path / "other", "12", "34", "56", "78", "90")
     override(config, ["main.py", f"--config.data.parts.b.dir={other}"])
@@ -102,4 +103,4 @@ def test_a_split_that_there_is_not() -> None:
 @pytest.mark.parametrize("data", [5, {"parts": 5}, {"source": 5}, {"buckets": "x"}])
 def test_a_manifest_without_a_usable_config(data: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no usable config .*use an undamaged checkpoint"):
-        config_of_run(run(tmp_path, data))
+        config_of(TrainedModel.load(run(tmp_path, data)))
