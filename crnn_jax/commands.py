@@ -133,14 +133,14 @@ def override(config: Config, arguments: Sequence[str]) -> None:
 def print_result(line: str) -> None:
     """Prints a line to standard output, at once.
 
-    Where nobody reads it any more, as after `| head`, the process ends without a word.
+    If nobody reads it any more, as after `| head`, the process ends without an error message.
     """
     try:
         print(line, flush=True)
     except OSError as error:
         if error.errno not in CLOSED:
             raise
-        # What could not be written goes nowhere, else the interpreter would try again at its end.
+        # Otherwise the interpreter would try to write the rest of the output when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OUTPUT_CLOSED)
 
@@ -153,23 +153,23 @@ def print_error(error: Exception) -> None:
 def _prepare_process() -> None:
     restart_with_huge_pages()
     faulthandler.enable()
-    flags.FLAGS(sys.argv[:1])  # libraries ask for their flags, all of which have their defaults
+    flags.FLAGS(sys.argv[:1])  # libraries read their own flags, which keep their defaults
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
     warnings = logging.StreamHandler()
     warnings.setFormatter(logging.Formatter("warning: %(message)s"))
     project = logging.getLogger("crnn_jax")
     project.addHandler(warnings)
-    project.setLevel(logging.WARNING)  # else absl's level would hold for the project, too
+    project.setLevel(logging.WARNING)  # otherwise absl's level would apply to the project, too
     project.propagate = False
-    # Python would wait for the end of a compilation before it raises KeyboardInterrupt. Where
-    # Ctrl-C is not for this process, as in the background of a script, it stays so.
+    # Python would raise KeyboardInterrupt only at the end of a compilation. If the process ignores
+    # Ctrl-C, as in the background of a script, it continues to do so.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     enable_compilation_cache()
     set_cpu_flags()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Whatever the system's own encoding; names of files that are none stay as they are.
+        # Independent of the system's encoding. File names that are not UTF-8 are not changed.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     try:
         rows.extend(score(MODEL.value, directories, BATCH_SIZE.value))
-    finally:  # an error in one set does not lose what was read in those before it
+    finally:  # an error in one set does not lose the rows of the sets before it
         if rows:
             print_result(json.dumps(rows, allow_nan=False) if JSON.value else _table(rows))
 
@@ -74,7 +74,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         metrics = (f"{100 * row[key]:.2f} %" for key in COLUMNS)
         table.add_row(Text(row["set"]), row["subset"], f"{row['count']:,}", *metrics)
-    # In a file no name is broken. Colors are for nobody, whatever the environment says.
+    # Only a terminal breaks long names. No colors, even if the environment asks for them.
     console = Console(force_terminal=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as captured:
         console.print(table)

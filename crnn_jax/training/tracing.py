@@ -45,9 +45,8 @@ class StepTrace:
             if self._steps and was_compiled:
                 jax.block_until_ready(metrics)
                 options = jax.profiler.ProfileOptions()
-                options.python_tracer_level = (
-                    0  # Python calls would exceed the viewers' million events
-                )
+                # Calls of Python functions would exceed the million events that viewers show.
+                options.python_tracer_level = 0
                 jax.profiler.start_trace(self._directory, profiler_options=options)
                 self._traced = 0
         elif self._traced < self._steps:
