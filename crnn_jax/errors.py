@@ -1,8 +1,13 @@
 """The errors of crnn_jax that a user can cause and mend."""
 
+from crnn_jax.messages import one_line
+
 
 class CrnnError(Exception):
-    """Errors whose one-line message is meant for the user."""
+    """Errors whose message is meant for the user: one line, whatever names and texts are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(CrnnError):

@@ -15,7 +15,7 @@ PACKAGE = "crnn_jax"
 
 # From the ground up: a module imports from layers below its own, and from its own room.
 LAYERS = (
-    ("__init__", "errors", "compiler", "recipes"),
+    ("__init__", "errors", "messages", "files", "compiler", "recipes"),
     ("models", "text"),
     ("training", "data"),
     ("recognition",),
@@ -42,7 +42,7 @@ OWNERS = {
     "absl": (*LAYERS[-1], "data.batching"),
 }
 # Images, labels and recipes are read without jax.
-WITHOUT_JAX = ("text", "data", "recipes", "errors")
+WITHOUT_JAX = ("text", "data", "recipes", "errors", "messages", "files")
 JAX = ("jax", "flax", "optax", "orbax")
 
 PURE = ("text", "models")
