@@ -303,6 +303,7 @@ def starts(folder: Path, command: str, before: str = "") -> list[list[str]]:
     inherited = (huge_pages.SWITCH, huge_pages.TUNABLES)
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     environment |= {"PYTHONPATH": str(folder), "FOLDER": str(folder), "BEFORE": before}
+    environment["IPYTHONDIR"] = str(folder)  # not the home folder
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
         ["sh", "-c", command], cwd=folder, env=environment, check=True, capture_output=True
@@ -336,6 +337,7 @@ def test_a_command_restarts_once_to_ask_for_huge_pages(command: str, folder: Pat
         f'echo "{RUN}" | python',
         "python launch.py -m crnn_jax.fake",
         "python -m launch",
+        "python -m IPython --no-banner -c '%run -m crnn_jax.fake'",  # as in a notebook
         "python -m pdb -c continue -c quit -m crnn_jax.fake",
         "python -m cProfile -m crnn_jax.fake",
         "python -m crnn_jax.fake <&-",
