@@ -24,7 +24,8 @@ from configs import captcha
 from crnn_jax import commands, models
 from crnn_jax.config import check_config
 from crnn_jax.data.augment import Augmentation
-from crnn_jax.data.images import FORMATS, Preprocessing, prepare
+from crnn_jax.data.image_headers import FORMATS
+from crnn_jax.data.images import Preprocessing, prepare
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.sources.lmdb_database import load_lmdb
 from crnn_jax.dataset import config_preprocessing
