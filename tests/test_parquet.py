@@ -113,9 +113,9 @@ def test_each_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monk
     decoded: list[int] = []
     values = parquet._values
 
-    def counting(file: Any, group: int, column: str) -> Any:
+    def counting(file: Any, group: int, column: str, most: int) -> Any:
         decoded.append(group)
-        return values(file, group, column)
+        return values(file, group, column, most)
 
     monkeypatch.setattr(parquet, "_values", counting)
     order = np.random.default_rng(0).choice(len(split), 200).tolist()
@@ -150,6 +150,7 @@ def test_rows_without_an_image_are_named_when_they_are_read(tmp_path: Path, imag
 def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dictionary stores equal images and equal texts once."""
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**6)
+    monkeypatch.setattr(parquet, "MAX_TEXT_BYTES", 10**6)
     file = write(tmp_path / "a" / "test.parquet", [{"image": b"x" * 50_000, "text": "a"}] * 100)
     assert file.stat().st_size < 10_000
     split = load(settings(file.parent), 0)["test"]
@@ -163,6 +164,38 @@ def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.Mon
     pyarrow.parquet.write_table(table, file)
     with pytest.raises(DataError, match=r"text has more than 1,000,000 bytes in row group 0"):
         load(settings(file.parent), 0)
+
+
+def test_a_small_file_is_not_unpacked_to_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a page of many large values, nor a dictionary of one, nor lists of anything."""
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 200_000_000)
+    large = bytes(40_000_000)
+    whole = pyarrow.table({"image": [large] * 4, "text": ["a"] * 4})
+    one = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 50), pyarrow.array([large]))
+    nested = pyarrow.array([[{"bytes": [1] * 2_000}]] * 50)
+    texts = pyarrow.array(["a" * 40_000_000] * 4)
+    plain = {"use_dictionary": False, "compression": "zstd", "write_statistics": False}
+    for name, table, options, message in (
+        ("whole", whole, plain, r"image of [\d,]+ bytes unpacks to 160,\d+,\d+ in row group 0"),
+        (
+            "one",
+            {"image": one, "text": ["a"] * 50},
+            {"write_statistics": False},
+            "image has more than 200,000,000 bytes",
+        ),
+        ("nested", {"image": nested, "text": ["a"] * 50}, {}, "no image bytes in the column"),
+        ("texts", {"image": [b""] * 4, "text": texts}, plain, r"text of .* unpacks to 160,"),
+    ):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "test.parquet"
+        pyarrow.parquet.write_table(pyarrow.table(table), file, **options)
+        assert file.stat().st_size < 3_000_000
+        before = pyarrow.default_memory_pool().max_memory()
+        with pytest.raises(DataError, match=message):
+            load(settings(tmp_path / name), 0)["test"].read(0)
+        assert pyarrow.default_memory_pool().max_memory() <= max(before, 300_000_000), name
 
 
 def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -191,7 +224,7 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
         load(settings(tmp_path), 0)
-    with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
+    with pytest.raises(DataError, match=r"there is no folder '.*nowhere'; check the path"):
         load(settings(tmp_path / "nowhere"), 0)
     schema = pyarrow.schema({"image": pyarrow.binary(), "text": pyarrow.string()})
     pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "test.parquet")
