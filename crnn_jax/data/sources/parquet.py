@@ -12,11 +12,12 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from crnn_jax.data.extras import import_extra
+from crnn_jax.data.sources.parquet_pages import page_sizes
 from crnn_jax.data.sources.paths import errors_of, files_below, require_folder
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, CrnnError, DataError
@@ -30,7 +31,7 @@ MAX_TEXT_BYTES = 1 << 28
 
 _ROWS = 64  # decoded at a time
 _BATCH = 1 << 27  # bytes decoded at a time
-_RATIO = 10  # of a column's size to that in the file; images are hardly compressed
+_RATIO = 10  # of a large page's size to that in the file; images are hardly compressed
 _BUFFER = 1 << 20  # bytes of a file read at a time; by default a whole column of a row group
 
 
@@ -72,7 +73,7 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
     labels: list[str] = []
     room = MAX_TEXT_BYTES
     for path in files:
-        with _open(path, directory) as file:
+        with _open(path, directory) as (opened, file):
             for field, setting in ((image, "image_field"), (text, "text_field")):
                 if field not in file.schema_arrow.names:
                     raise ConfigError(
@@ -92,7 +93,7 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
             for number in range(file.num_row_groups):
                 start = len(labels)
                 groups.append(_Group(path, directory, number, image, column, start))
-                texts = _values(file, number, text, room)
+                texts = _values(opened, file, number, text, room)
                 labels += (nfc(value or "") for value in texts)
                 room -= sum(map(len, labels[start:]))
             if len(names) != len(labels):
@@ -103,8 +104,8 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
 
 
 @contextlib.contextmanager
-def _open(path: Path, directory: Path) -> Iterator[Any]:
-    """The open file; what is wrong with it is raised as a DataError."""
+def _open(path: Path, directory: Path) -> Iterator[tuple[BinaryIO, Any]]:
+    """The open file, and its ParquetFile; what is wrong with it is raised as a DataError."""
     parquet = import_extra("pyarrow.parquet", "parquet")
     try:
         # Not mapped into memory: truncating a mapped file would kill the process.
@@ -112,7 +113,7 @@ def _open(path: Path, directory: Path) -> Iterator[Any]:
             open_file(path, sys.maxsize, directory) as opened,
             parquet.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False) as file,
         ):
-            yield file
+            yield opened, file
     except CrnnError:
         raise
     except Exception as error:  # damaged files raise nearly any of them
@@ -142,22 +143,27 @@ def _image_column(schema: Any, field: str) -> str:
     return field if _holds(kind, "binary") else ""
 
 
-def _values(file: Any, group: int, column: str, most: int) -> Iterator[Any]:
+def _values(opened: BinaryIO, file: Any, group: int, column: str, most: int) -> Iterator[Any]:
     """The texts of a row group, or its images: `most` bytes at most."""
-    chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
-    stored = next(chunk for chunk in chunks if chunk.path_in_schema == column)
-    size, packed = stored.total_uncompressed_size, stored.total_compressed_size
+    row_group = file.metadata.row_group(group)
+    if not row_group.num_rows:  # such a group has no pages
+        return
+    chunks = map(row_group.column, range(row_group.num_columns))
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
     too_large = ValueError(
         f"{column} has more than {most:,} bytes in row group {group}; write the file with a smaller"
         " row_group_size"
     )
-    if size > most:
-        raise too_large
-    if size > max(_BATCH, _RATIO * packed):
-        raise ValueError(f"{column} of {packed:,} bytes unpacks to {size:,} in row group {group}")
+    total = 0
+    for packed, size in page_sizes(opened, chunk, row_group.num_rows):
+        if size > max(_BATCH, _RATIO * packed):
+            raise ValueError(f"a page of {packed:,} bytes of {column} unpacks to {size:,}")
+        total += size
+        if total > most:
+            raise too_large
     # A dictionary stores equal values once, so a small column can have many large values. None is
     # larger than the column, which says how many of them there is room for.
-    rows = min(max(_BATCH // max(size, 1), 1), _ROWS)
+    rows = min(max(_BATCH // max(total, 1), 1), _ROWS)
     for batch in file.iter_batches(rows, row_groups=[group], columns=[column]):
         values = batch.column(0)
         for entry in values if column == batch.schema.names[0] else values.field(0):  # of a struct
@@ -240,9 +246,9 @@ class _Images:
         end = (*self._starts, len(self._sizes))[place + 1]
         try:
             offset = self._file.seek(0, 2)
-            with _open(group.path, group.directory) as file:
+            with _open(group.path, group.directory) as (opened, file):
                 images = (
-                    _values(file, group.number, group.column, MAX_GROUP_BYTES)
+                    _values(opened, file, group.number, group.column, MAX_GROUP_BYTES)
                     if group.column
                     else ()
                 )
