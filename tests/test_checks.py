@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 import numpy as np
@@ -422,3 +422,14 @@ def test_a_set_is_scored_with_any_name_of_its_label_file(name: str, tmp_path: Pa
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
     prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
     assert prepared.split.labels == ("abc",) and not prepared.failures
+
+
+def test_a_set_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match=r"cannot read '.*' \(Permission denied\); check the path"):
+        load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
