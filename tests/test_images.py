@@ -437,12 +437,28 @@ def test_jpegs_of_many_parts() -> None:
         assert "too much before them" in reason(plain[:20] + filler + plain[20:])
 
 
-def test_a_tiff_of_enormous_tiles() -> None:
-    tags = ((256, 10), (257, 10), (258, 8), (259, 8), (262, 1), (277, 1))
-    tags += ((322, 20_000), (323, 20_000), (324, 200), (325, 9))
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(100)
-    assert reason(data) == "it has 20000 x 20000 pixels"
+def tiff(order: str, big: bool, *tags: tuple[int, int, int]) -> bytes:
+    """A gray TIFF of 10 x 10 pixels with more tags: number, how many values, value or place."""
+    size = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1}
+    every = sorted([*((tag, 1, value) for tag, value in size.items()), *tags])
+    head = (43, 8, 0, 16, len(every)) if big else (42, 8, len(every))
+    data = b"II" if order == "<" else b"MM"
+    data += struct.pack(order + ("HHHQQ" if big else "HLH"), *head)
+    for tag, count, value in every:
+        data += struct.pack(order + ("HHQQ" if big else "HHLL"), tag, 4, count, value)
+    return data + bytes(100)
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_a_tiff_of_enormous_or_countless_tiles(order: str, big: bool) -> None:
+    tile = ((322, 1, 20_000), (323, 1, 20_000), (324, 1, 200), (325, 1, 9))
+    assert reason(tiff(order, big, *tile)) == "it has 20000 x 20000 pixels"
+    for tag in (273, 324):
+        countless = reason(tiff(order, big, (tag, 400_001, 8)))
+        assert countless == "it is a TIFF of more than 400,000 tiles"
+    rows = encode(Image.new("L", (10, 99), 7), "TIFF", tiffinfo={278: 1}, big_tiff=big)  # strips
+    assert colors(rows, GRAY) == {(7,)}
+    assert reason(tiff(">", True)) == "BigTIFF in big-endian order is not supported"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")

@@ -1,6 +1,7 @@
 """Image files that would cost too much time or memory are refused before they are decoded."""
 
 import io
+import struct
 
 from PIL import Image
 
@@ -25,6 +26,7 @@ Pillow 8 for each row, so that an image of 1 x 50,000,000 would take 1.4 GB.
 
 _HEADER = 1 << 16  # bytes; the first image of a GIF may come after a global palette and a comment
 _SEGMENTS = 1000  # before the pixels of a JPEG; a color profile has up to 255
+_TILES = 4 * MAX_SIDE  # of a TIFF, which may have a strip for each row of each channel
 _SCANS = 100  # of a progressive JPEG, which has about 10; this is libtiff's limit as well
 
 
@@ -43,6 +45,8 @@ def open_image(data: bytes) -> Image.Image:
         Image.open(io.BytesIO(data[:_HEADER]), formats=FORMATS).close()
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
+    if data.startswith((b"II", b"MM")):
+        _check_tiff(data)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in (322, 323)]  # of a TIFF
     check_size(*tile)
@@ -77,3 +81,19 @@ def _check_jpeg(data: bytes) -> None:
         place = marker + (1 if kind == b"\xff" else 2)
         place += 0 if bare else int.from_bytes(data[place : place + 2])
     raise ValueError("it is a JPEG without pixels, or with too much before them")
+
+
+def _check_tiff(data: bytes) -> None:
+    """Checks the number of tiles or strips, which Pillow lists one by one."""
+    if data.startswith(b"MM\0+"):  # which Pillow takes for a plain TIFF
+        raise ValueError("BigTIFF in big-endian order is not supported")
+    big = data.startswith(b"II+")
+    start, count, entry, size = ("Q", "Q", "HHQQ", 20) if big else ("L", "H", "HHLL", 12)
+    order = "<" if data.startswith(b"II") else ">"
+    (place,) = struct.unpack_from(order + start, data, 8 if big else 4)
+    (tags,) = struct.unpack_from(order + count, data, place)
+    place += struct.calcsize(order + count)
+    for tag in range(tags):
+        kind, _, length, _ = struct.unpack_from(order + entry, data, place + tag * size)
+        if kind in (273, 324) and length > _TILES:
+            raise ValueError(f"it is a TIFF of more than {_TILES:,} tiles")
