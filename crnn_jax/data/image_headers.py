@@ -20,8 +20,8 @@ Pillow takes four bytes for a pixel, and decoding and converting take about thre
 MAX_SIDE = 100_000
 """Pixels of the longer side: a line of 32 px in height has room for some 5,000 characters.
 
-JPEG, WEBP and GIF end at 65,535. Resizing takes 16 bytes of memory for each pixel of a side, and
-Pillow 8 for each row, so that an image of 1 x 50,000,000 would take 1.4 GB.
+JPEG and GIF end at 65,535, WEBP at 16,383. Resizing takes 16 bytes of memory for each pixel of a
+side, and Pillow 8 for each row, so that an image of 1 x 50,000,000 would take 1.4 GB.
 """
 
 _HEADER = 1 << 16  # bytes; the first image of a GIF may come after a global palette and a comment
