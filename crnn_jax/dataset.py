@@ -16,6 +16,8 @@ from crnn_jax.data.policies import enforce, judge, map_unseen, usable, warn
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.report import Report
+from crnn_jax.data.sources.lmdb_database import is_database
+from crnn_jax.data.sources.paths import errors_of
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import DataError
 from crnn_jax.text.alphabet import Alphabet, may_belong
@@ -112,8 +114,8 @@ def load_benchmark(
     Raises:
       DataError: there is no such data, or a label file cannot be understood.
     """
-    databases = (directory / "data.mdb", directory / "test" / "data.mdb")
-    source = "lmdb" if any(file.is_file() for file in databases) else "folder"
+    with errors_of(directory):
+        source = "lmdb" if any(map(is_database, (directory, directory / "test"))) else "folder"
     splits = sources.SOURCES[source]({"dir": str(directory)})
     split = splits["test"] if "test" in splits else next(iter(splits.values()))
     labels = Labels.encode(split.labels, alphabet)

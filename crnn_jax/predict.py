@@ -2,25 +2,29 @@
 
     python -m crnn_jax.predict --model runs/captcha IMAGE...
 
-prints a line `path<TAB>text<TAB>confidence` for each image. No config is needed. Without --model
-the pretrained model `captcha` is used. An image that cannot be read is reported on standard error,
-and the others are read.
+prints a line `path<TAB>text<TAB>confidence` for each image. Characters that are not visible, such
+as newlines in names, are written as `\\n`. With --json each line is a JSON object with these keys.
+No config is needed. Without --model the pretrained model `captcha` is used. An image that cannot be
+read is reported on standard error, and the others are read.
 
 `crnn-jax predict` does the same.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from crnn_jax.commands import define_model, print_error, print_result, run
+from crnn_jax.messages import escape
 
 FLAGS = flags.FlagValues()
 MODEL = define_model(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
+JSON = flags.DEFINE_bool("json", False, "Prints a JSON object a line.", flag_values=FLAGS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -48,8 +52,12 @@ def main(arguments: Sequence[str]) -> None:
             if isinstance(result, DataError):
                 failed = True
                 print_error(result)
+            elif JSON.value:
+                row = {"path": path, "text": result.text, "confidence": result.confidence}
+                print_result(json.dumps(row))
             else:
-                print_result(f"{path}\t{result.text}\t{result.confidence:.4f}")
+                columns = (escape(path), escape(result.text), f"{result.confidence:.4f}")
+                print_result("\t".join(columns))
     if failed:
         sys.exit(1)
 

@@ -22,6 +22,7 @@ from absl import flags
 
 from crnn_jax.commands import define_model, print_result, run
 from crnn_jax.errors import DataError
+from crnn_jax.messages import escape
 
 FLAGS = flags.FlagValues()
 MODEL = define_model(FLAGS)
@@ -48,9 +49,10 @@ def main(arguments: Sequence[str]) -> None:
     directories = list(map(Path, arguments[1:]))
     if not directories:
         raise DataError("name the folders or databases to score the model on")
-    # Before anything is read, as reading takes minutes.
-    if missing := [str(directory) for directory in directories if not directory.is_dir()]:
-        raise DataError(f"there is no folder {', '.join(missing)}; check the path")
+    from crnn_jax.data.sources.paths import require_folder
+
+    for directory in directories:  # before anything is read, as reading takes minutes
+        require_folder(directory)
 
     from crnn_jax.evaluation import score
 
@@ -73,7 +75,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         metrics = (f"{100 * row[key]:.2f} %" for key in COLUMNS)
-        table.add_row(Text(row["set"]), row["subset"], f"{row['count']:,}", *metrics)
+        table.add_row(Text(escape(row["set"])), row["subset"], f"{row['count']:,}", *metrics)
     # Only a terminal breaks long names. No colors, even if the environment asks for them.
     console = Console(force_terminal=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as captured:

@@ -1,16 +1,18 @@
 """Data checks on a set with every kind of defect, and the policies of training."""
 
+import csv
 import hashlib
 import io
 import itertools
 import json
 import shutil
 import struct
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 import numpy as np
@@ -20,6 +22,7 @@ from PIL import Image
 from configs import captcha
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import Preprocessing
+from crnn_jax.data.policies import warn
 from crnn_jax.data.report import Report
 from crnn_jax.data.sources import folder
 from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_split
@@ -123,6 +126,24 @@ def test_no_training_is_suggested_before_errors_are_corrected(clean: Path) -> No
     add(moved, "test.tsv", "text.png", "226md", b"no image")
     report = check_dataset(config_for(moved))
     assert report.severity == "error" and "train on" not in "".join(report.lines())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of POSIX")
+def test_the_report_has_one_visible_line_for_each_image(
+    clean: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names and labels may have newlines, and labels 10,000 characters."""
+    (clean / "test.tsv").unlink()
+    name = "a\n\x1b[2Jb\u202e.png"
+    (clean / name).write_bytes(png(60, 7))
+    with (clean / "test.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([(name, "2\u200b" * 5000), (name[:3] + ".png", "2\n3")])
+    report = check_dataset(config_for(clean))
+    warn(report.findings)
+    lines = [*report.lines(), *caplog.messages]
+    assert len(caplog.messages) > 2
+    assert all(line.isprintable() and len(line) < 1000 for line in lines)
+    assert any(r"a\n\x1b[2Jb\u202e.png, 60 x 7 px" in line for line in lines)
 
 
 def test_exactly_the_planted_defects_are_found(clean: Path) -> None:
@@ -401,3 +422,14 @@ def test_a_set_is_scored_with_any_name_of_its_label_file(name: str, tmp_path: Pa
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
     prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
     assert prepared.split.labels == ("abc",) and not prepared.failures
+
+
+def test_a_set_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match=r"cannot read '.*' \(Permission denied\); check the path"):
+        load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)

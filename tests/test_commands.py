@@ -313,12 +313,14 @@ def test_a_set_that_is_missing_is_named_before_any_is_read(
     read: list[Path] = []
     monkeypatch.setattr(evaluation, "score", lambda model, folders, size: read.extend(folders))
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(DataError, match=f"no folder {re.escape(str(nowhere))}; check"):
+    with pytest.raises(DataError, match=f"no folder '{re.escape(str(nowhere))}'; check"):
         score.main(parse_flags(score.FLAGS, ["score", str(IMAGES), str(nowhere)]))
+    with pytest.raises(DataError, match=r"cannot read '.*xxx' \(.*too long\); check the path"):
+        score.main(parse_flags(score.FLAGS, ["score", str(tmp_path / ("x" * 300))]))
     assert read == []
 
 
-ROW = {"set": "a [set]", "subset": "all", "count": 1234, "exact_match": 0.5, "cer": 0.25}
+ROW = {"set": "a\n[set]", "subset": "all", "count": 1234, "exact_match": 0.5, "cer": 0.25}
 ROW |= {"exact_match_caseless": 0.75, "cer_caseless": 0.125, "exact_match_alphanumeric": 1.0}
 
 
@@ -334,7 +336,7 @@ def test_what_was_scored_before_an_error_is_shown(
         score.main(parse_flags(score.FLAGS, ["score", str(IMAGES)]))
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
-    row = "a [set] all 1,234 50.00 % 25.00 % 75.00 % 12.50 % 100.00 %"
+    row = r"a\n[set] all 1,234 50.00 % 25.00 % 75.00 % 12.50 % 100.00 %"
     assert " ".join(shown.splitlines()[1].split()) == row
 
 

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import sys
+import unicodedata
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -216,6 +219,135 @@ def test_unusable_json_lines(tmp_path: Path, line: str, problem: str) -> None:
     with pytest.raises(DataError) as caught:
         folder(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'labels.jsonl'}:3: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("labels.tsv", "x" * 500_000), ("labels.jsonl", '["' + "x" * 500_000 + '"]')],
+)
+def test_a_long_line_is_shown_by_its_beginning(tmp_path: Path, name: str, line: str) -> None:
+    write(tmp_path, line, name)
+    with pytest.raises(DataError, match=r":1: there is no .*xxx\.\.\.'; write") as caught:
+        folder(tmp_path)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 200
+
+
+def test_a_line_that_never_ends(tmp_path: Path) -> None:
+    """Read up to the limit, not to its end; the second is a sparse file of zeros."""
+    write(tmp_path, "0.png\ta\n1.png\t" + "b" * 1_100_000)
+    with pytest.raises(
+        DataError, match=r"labels\.tsv:2: the line has 1,000,000 characters or more"
+    ):
+        folder(tmp_path)
+    with (tmp_path / "labels.tsv").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(DataError, match=r"labels\.tsv:1: the line has 1,000,000"):
+        folder(tmp_path)
+    with (tmp_path / "labels.tsv").open("wb") as file:
+        file.truncate(20 << 30)
+    with pytest.raises(
+        DataError, match=r"label file .*21,474,836,480 bytes, more than 1,073,741,8"
+    ):
+        folder(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["labels.tsv", "labels.csv", "labels.jsonl"])
+def test_lines_end_as_on_any_system(tmp_path: Path, name: str, end: str) -> None:
+    rows = {
+        ".tsv": "{}.png\t{}",
+        ".csv": "{}.png,{}",
+        ".jsonl": '{{"file": "{}.png", "text": "{}"}}',
+    }
+    row = rows[Path(name).suffix]
+    lines = "".join(row.format(i, text) + end for i, text in enumerate(("a", "中", "c")))
+    write(tmp_path, lines, name)
+    assert folder(tmp_path)["all"].labels == ("a", "中", "c")
+    write(tmp_path, lines.encode() + b"\xff" + end.encode(), name)
+    with pytest.raises(DataError, match=r":4: this is not UTF-8"):
+        folder(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS finds both forms by itself")
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_form_of_unicode(tmp_path: Path, listed: str, stored: str) -> None:
+    """As in folders from a Mac. Files whose names are exact come first."""
+    names = ("café/é.png", "ü.png", "images/ö.png", "images/ñ/ñ.png")
+    place(tmp_path, *(unicodedata.normalize(stored, name) for name in names))
+    place(tmp_path, unicodedata.normalize(listed, "ü.png"))
+    lines = [unicodedata.normalize(listed, name) for name in ("café/é.png", "ü.png", "ö.png")]
+    lines += [unicodedata.normalize(listed, "ñ/ñ.png"), "á.png"]
+    (tmp_path / "labels.tsv").write_text("".join(f"{line}\tx\n" for line in lines), "utf-8")
+    split = folder(tmp_path)["all"]
+    read = [split.read(index).decode() for index in range(4)]
+    assert [unicodedata.normalize("NFC", name) for name in read] == list(names)
+    assert read[1] == lines[1]
+    with pytest.raises(DataError, match="restore it"):
+        split.read(4)
+
+
+# Files that are no plain files
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs of POSIX")
+
+
+@links
+def test_an_image_that_is_no_plain_file(tmp_path: Path) -> None:
+    write(tmp_path, "fifo.png\ta\nzero.png\tb\nsparse.png\tc\nout.png\td\n0.png\te\n")
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "out.png").symlink_to("/etc/passwd")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(20 << 30)
+    split = folder(tmp_path)["all"]
+    for index, problem in enumerate(("not a regular file", "link out", "more than", "link out")):
+        with pytest.raises(DataError, match=rf"cannot read image .*{problem}.*; restore it"):
+            split.read(index)
+    assert split.read(4) == b"0.png"
+
+
+@links
+def test_a_label_file_that_is_no_plain_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = place(tmp_path, "secret").joinpath("secret")
+    data = place(tmp_path / "data", "train/a.png")
+    (data / "labels.tsv").symlink_to(secret)
+    with pytest.raises(
+        DataError, match=r"label file .*labels.tsv' \(it is a link out of"
+    ) as caught:
+        folder(data)
+    assert "no tab" not in str(caught.value)
+    monkeypatch.setenv("CRNN_JAX_TRUSTED", "1")
+    with pytest.raises(DataError, match="no tab in 'secret'"):
+        folder(data)
+
+
+@links
+def test_folders_are_not_left_by_links(tmp_path: Path) -> None:
+    place(tmp_path / "other", "a.png", "deep/b.png")
+    data = place(tmp_path / "data", "c.png")
+    (data / "more").symlink_to(tmp_path / "other")
+    (data / "again").symlink_to(data)
+    assert folder(data)["all"].names == ("c.png",)
+    (data / "train").symlink_to(tmp_path / "other")
+    with pytest.raises(DataError, match=r"train' \(it is a link out of the folder"):
+        folder(data)
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"cannot read '.*xxx' \(.*too long\); check the path"):
+        folder(tmp_path / ("x" * 300))
+
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot read '.*' \(Permission denied\); check the path"):
+        folder(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match=r"cannot read '.*' \(Permission denied\); check the path"):
+        folder(tmp_path)
 
 
 # File names and sub-folders

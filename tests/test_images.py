@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from crnn_jax.data.images import (
-    FORMATS,
-    MAX_PIXELS,
-    Preprocessing,
-    pad_batch,
-    prepare,
-    target_width,
-)
+from crnn_jax.data import images
+from crnn_jax.data.image_headers import FORMATS, MAX_BYTES, MAX_PIXELS, MAX_SIDE
+from crnn_jax.data.images import Preprocessing, pad_batch, prepare, target_width
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
 
 RGB = Preprocessing()
@@ -391,6 +388,108 @@ def test_size_is_checked_before_decoding() -> None:
     assert "decompression bomb" in reason(png(100_000, 100_000, 8, 2))
     assert MAX_PIXELS == 10_000 * 5_000
     assert "x 5000 pixels" not in reason(png(10_000, 5_000, 8, 2))  # no data: cannot be decoded
+    for width, height in ((1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)):
+        problem = f"it has {width} x {height} pixels, more than 100,000 on one side"
+        assert reason(png(width, height, 8, 2)) == problem
+    long = Image.new("L", (MAX_SIDE, 1))
+    assert prepare(encode(long), GRAY, "x").shape == (32, 1024, 1)
+    assert "more than 50,000,000" in reason(bytes(MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize("data", [b"P1 2 1 0 1", b"P2 2 1 9 3 4", b"P3 1 1 9 3 4 5"])
+def test_text_is_no_image(data: bytes) -> None:
+    """Pillow takes quadratic time for comments between the numbers."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+    assert reason(data) == "PPM in ASCII (P1, P2, P3) is not supported"
+
+
+def test_long_comments_before_the_image() -> None:
+    """Pillow reads them byte by byte, or block by block."""
+    pixels = bytes(range(64))
+    ppm = b"P5 8 8 255\n" + pixels
+    for length in (50_000, 70_000):
+        comment = b"a" * length
+        gray = Image.frombytes("L", (8, 8), pixels)
+        comments = b"P5\n#" + comment + b"\n"
+        files = (ppm.replace(b"P5", comments), encode(gray, "GIF", comment=comment))
+        for data, original in zip(files, (ppm, encode(gray, "GIF")), strict=True):
+            if length > 65536:
+                reason(data)
+            else:
+                expected = prepare(original, GRAY, "x")
+                np.testing.assert_array_equal(prepare(data, GRAY, "x"), expected)
+
+
+def test_jpegs_of_many_parts() -> None:
+    """Pillow reads what comes before the pixels in Python; each scan visits all pixels."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    plain = encode(noise, "JPEG", progressive=True)
+    expected = prepare(plain, RGB, "x")
+    profile = encode(noise, "JPEG", progressive=True, icc_profile=b"\xff\xda" * 10**6)
+    padded = plain[:20] + b"junk" + b"\xff" * 500 + plain[20:]  # after JFIF
+    for data in (profile, padded):
+        np.testing.assert_array_equal(prepare(data, RGB, "x"), expected)
+    start = plain.rindex(b"\xff\xda")
+    scans = plain[:-2] + plain[start:-2] * 100 + plain[-2:]
+    assert reason(scans) == "it is a JPEG of more than 100 scans"
+    for filler in (b"\xff" * 2000, b"\xff\xe5\0\2" * 2000, b"junk" * 20_000):
+        assert "too much before them" in reason(plain[:20] + filler + plain[20:])
+
+
+def tiff(order: str, big: bool, *tags: tuple[int, int, int]) -> bytes:
+    """A gray TIFF of 10 x 10 pixels with more tags: number, how many values, value or place."""
+    size = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1}
+    every = sorted([*((tag, 1, value) for tag, value in size.items()), *tags])
+    head = (43, 8, 0, 16, len(every)) if big else (42, 8, len(every))
+    data = b"II" if order == "<" else b"MM"
+    data += struct.pack(order + ("HHHQQ" if big else "HLH"), *head)
+    for tag, count, value in every:
+        data += struct.pack(order + ("HHQQ" if big else "HHLL"), tag, 4, count, value)
+    return data + bytes(100)
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_a_tiff_of_enormous_or_countless_tiles(order: str, big: bool) -> None:
+    tile = ((322, 1, 20_000), (323, 1, 20_000), (324, 1, 200), (325, 1, 9))
+    assert reason(tiff(order, big, *tile)) == "it has 20000 x 20000 pixels"
+    for tag in (273, 324):
+        countless = reason(tiff(order, big, (tag, 400_001, 8)))
+        assert countless == "it is a TIFF of more than 400,000 tiles"
+    rows = encode(Image.new("L", (10, 99), 7), "TIFF", tiffinfo={278: 1}, big_tiff=big)  # strips
+    assert colors(rows, GRAY) == {(7,)}
+    assert reason(tiff(">", True)) == "BigTIFF in big-endian order is not supported"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_the_largest_images_take_less_than_a_gigabyte() -> None:
+    code = """if True:
+        import io, resource
+        from PIL import Image
+        from crnn_jax.data.images import Preprocessing, prepare
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 550_000_000,) * 2)
+        for mode in ("RGBA", "I;16"):
+            file = io.BytesIO()
+            Image.new(mode, (10_000, 5_000)).save(file, "PNG", compress_level=1)
+            print(prepare(file.getvalue(), Preprocessing(), "x").shape)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "(32, 64, 3)\n" * 2, done.stderr
+
+
+@pytest.mark.parametrize("preprocessing", [RGB, GRAY])
+def test_large_images_are_converted_in_strips(
+    preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same result as at once."""
+    files = oddities()
+    expected = {name: prepare(data, preprocessing, name) for name, data in files.items()}
+    for pixels in (1, 64 * 5):
+        monkeypatch.setattr(images, "_STRIP", pixels)
+        for name, data in files.items():
+            array = prepare(data, preprocessing, name)
+            np.testing.assert_array_equal(array, expected[name], name)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

@@ -13,6 +13,7 @@ import pytest
 
 from crnn_jax.data.sources import load, parquet
 from crnn_jax.data.sources.folder import folder
+from crnn_jax.data.sources.parquet_pages import page_sizes
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, CrnnError, DataError
 
@@ -113,9 +114,9 @@ def test_each_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monk
     decoded: list[int] = []
     values = parquet._values
 
-    def counting(file: Any, group: int, column: str) -> Any:
+    def counting(opened: Any, file: Any, group: int, column: str, most: int) -> Any:
         decoded.append(group)
-        return values(file, group, column)
+        return values(opened, file, group, column, most)
 
     monkeypatch.setattr(parquet, "_values", counting)
     order = np.random.default_rng(0).choice(len(split), 200).tolist()
@@ -150,6 +151,7 @@ def test_rows_without_an_image_are_named_when_they_are_read(tmp_path: Path, imag
 def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dictionary stores equal images and equal texts once."""
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 10**6)
+    monkeypatch.setattr(parquet, "MAX_TEXT_BYTES", 10**6)
     file = write(tmp_path / "a" / "test.parquet", [{"image": b"x" * 50_000, "text": "a"}] * 100)
     assert file.stat().st_size < 10_000
     split = load(settings(file.parent), 0)["test"]
@@ -163,6 +165,78 @@ def test_small_files_of_enormous_content(tmp_path: Path, monkeypatch: pytest.Mon
     pyarrow.parquet.write_table(table, file)
     with pytest.raises(DataError, match=r"text has more than 1,000,000 bytes in row group 0"):
         load(settings(file.parent), 0)
+
+
+def test_a_small_file_is_not_unpacked_to_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a page of many large values, nor a dictionary of one, nor lists of anything."""
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 200_000_000)
+    large = bytes(40_000_000)
+    whole = pyarrow.table({"image": [large] * 4, "text": ["a"] * 4})
+    one = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 50), pyarrow.array([large]))
+    nested = pyarrow.array([[{"bytes": [1] * 2_000}]] * 50)
+    texts = pyarrow.array(["a" * 40_000_000] * 4)
+    plain = {"use_dictionary": False, "compression": "zstd", "write_statistics": False}
+    for name, table, options, message in (
+        ("whole", whole, plain, r"a page of [\d,]+ bytes of image unpacks to 160,"),
+        (
+            "one",
+            {"image": one, "text": ["a"] * 50},
+            {"write_statistics": False},
+            "image has more than 200,000,000 bytes",
+        ),
+        ("nested", {"image": nested, "text": ["a"] * 50}, {}, "no image bytes in the column"),
+        ("texts", {"image": [b""] * 4, "text": texts}, plain, r"bytes of text unpacks to 160,"),
+    ):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "test.parquet"
+        pyarrow.parquet.write_table(pyarrow.table(table), file, **options)
+        assert file.stat().st_size < 3_000_000
+        before = pyarrow.default_memory_pool().max_memory()
+        with pytest.raises(DataError, match=message):
+            load(settings(tmp_path / name), 0)["test"].read(0)
+        assert pyarrow.default_memory_pool().max_memory() <= max(before, 300_000_000), name
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd", "gzip"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_sizes_of_pages(tmp_path: Path, compression: str, version: str, dictionary: bool) -> None:
+    """Headers count as large in the file as unpacked, in the sums that the writer has noted."""
+    texts = [str(index % 1000) * 20 for index in range(20_000)]
+    file = tmp_path / "a.parquet"
+    options: Any = {"data_page_version": version, "use_dictionary": dictionary}
+    options |= {"compression": compression, "data_page_size": 10_000, "row_group_size": 15_000}
+    pyarrow.parquet.write_table(pyarrow.table({"n": range(20_000), "text": texts}), file, **options)
+    with file.open("rb") as opened, pyarrow.parquet.ParquetFile(file) as described:
+        for group in range(2):
+            row_group = described.metadata.row_group(group)
+            chunk = row_group.column(1)
+            sizes = list(page_sizes(opened, chunk, row_group.num_rows))
+            assert len(sizes) > 1
+            difference = chunk.total_uncompressed_size - chunk.total_compressed_size
+            assert sum(size - packed for packed, size in sizes) == difference
+
+
+def varint(value: int, length: int = 0) -> bytes:
+    digits = [value >> shift & 127 for shift in range(0, max(value.bit_length(), 7 * length, 1), 7)]
+    return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+
+def test_a_file_that_lies_about_its_size(tmp_path: Path) -> None:
+    table = pyarrow.table({"image": [bytes(80_000_000)] * 2, "text": ["a"] * 2})
+    file = tmp_path / "test.parquet"
+    options: Any = {"use_dictionary": False, "compression": "zstd", "write_statistics": False}
+    pyarrow.parquet.write_table(table, file, **options)
+    size = pyarrow.parquet.read_metadata(file).row_group(0).column(0).total_uncompressed_size
+    noted = varint(2 * size)  # zigzag
+    data = file.read_bytes()
+    assert data.count(noted) >= 1
+    file.write_bytes(data.replace(noted, varint(2 * 99, len(noted))))
+    assert pyarrow.parquet.read_metadata(file).row_group(0).column(0).total_uncompressed_size == 99
+    with pytest.raises(DataError, match=r"a page of [\d,]+ bytes of image unpacks to 160,"):
+        load(settings(tmp_path), 0)["test"].read(0)
 
 
 def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -191,7 +265,7 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
         load(settings(tmp_path), 0)
-    with pytest.raises(DataError, match=r"folder .* has no \.parquet files"):
+    with pytest.raises(DataError, match=r"there is no folder '.*nowhere'; check the path"):
         load(settings(tmp_path / "nowhere"), 0)
     schema = pyarrow.schema({"image": pyarrow.binary(), "text": pyarrow.string()})
     pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "test.parquet")

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 import pickle
 import re
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from crnn_jax import models, predict
+from crnn_jax.commands import parse_flags
 from crnn_jax.compiler import FIRST_VERSION
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
@@ -345,6 +347,38 @@ def test_predict_looks_at_paths_before_it_loads_a_model(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"error: {tmp_path} is a folder; name its images, such as {tmp_path}/*.png"
     assert "no.png" in lines[1] and len(lines) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names and FIFOs of POSIX")
+def test_predict_prints_one_line_for_each_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is in its name or in its text; files that are no plain files are named."""
+    odd = tmp_path / "a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
+    odd.write_bytes(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(20 << 30)
+    result = Recognition("12\n\u200b3\t4", 0.25)
+
+    def stream(paths: list[str], *_: int, **__: bool) -> list[Recognition]:
+        return [result for _ in paths]
+
+    monkeypatch.setattr(Recognizer, "load", lambda _: SimpleNamespace(stream=stream))
+    others = [str(tmp_path / name) for name in ("fifo", "sparse", "x" * 300)] + ["/dev/zero"]
+    problems = ("not a regular file", "more than 50,000,000", "too long", "not a regular file")
+    for flag in ("--nojson", "--json"):
+        with pytest.raises(SystemExit):
+            predict.main(parse_flags(predict.FLAGS, ["predict", flag, str(odd), *others]))
+        shown, errors = capsys.readouterr()
+        (line,) = shown.splitlines()
+        if flag == "--json":
+            assert json.loads(line) == {"path": str(odd), "text": result.text, "confidence": 0.25}
+        else:
+            name = r"a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
+            assert line == "\t".join((f"{tmp_path}/{name}", r"12\n\u200b3\t4", "0.2500"))
+        for error, path, problem in zip(errors.splitlines(), others, problems, strict=True):
+            assert error.startswith(f"error: cannot read image '{path}': ") and problem in error
 
 
 def test_predict_without_images_answers_before_jax_is_imported() -> None:

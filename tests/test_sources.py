@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def write_lmdb(directory: Path, samples: dict[bytes, bytes]) -> Path:
     directory.mkdir(parents=True)
     # Not synced, which would take most of the time.
     with (
-        lmdb.open(str(directory), map_size=1 << 24, sync=False) as file,
+        lmdb.open(str(directory), map_size=1 << 27, sync=False) as file,
         file.begin(write=True) as transaction,
     ):
         for key, value in samples.items():
@@ -265,6 +266,37 @@ def test_damaged_lmdb(tmp_path: Path) -> None:
         load(settings("lmdb", tmp_path / "torn"), 0)
     with pytest.raises(DataError, match="is not an LMDB database"):
         load(settings("lmdb", tmp_path), 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs of POSIX")
+@pytest.mark.parametrize(("source", "file"), [("lmdb", "data.mdb"), ("parquet", "train.parquet")])
+def test_databases_that_are_no_plain_files(source: str, file: str, tmp_path: Path) -> None:
+    data = settings(source, tmp_path / "data", image_field="image", text_field="text")
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / file)
+    with pytest.raises(DataError, match=rf"{file}.*not a regular file|no {file}"):
+        load(data, 0)
+    (tmp_path / "data" / file).unlink()
+    (tmp_path / file).write_bytes(b"x" * 5000)
+    (tmp_path / "data" / file).symlink_to(tmp_path / file)
+    with pytest.raises(DataError, match=rf"{file}.*it is a link out of the folder"):
+        load(data, 0)
+    for lost in ("x" * 300, "nowhere"):
+        with pytest.raises(DataError, match=rf"{lost}.*check the path"):
+            load(data | {"dir": str(tmp_path / lost)}, 0)
+
+
+def test_enormous_values_of_lmdb(tmp_path: Path) -> None:
+    samples = {b"num-samples": b"1", b"image-000000001": b"x", b"label-000000001": b"a" * 1_000_001}
+    with pytest.raises(
+        DataError, match=r"label-000000001 has 1,000,001 bytes, more than 1,000,000"
+    ):
+        load(settings("lmdb", write_lmdb(tmp_path / "label", samples)), 0)
+    samples |= {b"image-000000001": bytes(50_000_001), b"label-000000001": b"a"}
+    write_lmdb(tmp_path / "image" / "test", samples)
+    split = load(settings("lmdb", tmp_path / "image"), 0)["test"]
+    with pytest.raises(DataError, match=r"image-000000001 has 50,000,001 bytes, more than 50,000,"):
+        split.read(0)
 
 
 def test_a_folder_needs_neither_tfds_nor_jax() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from crnn_jax.data.images import MIN_WIDTH
 from crnn_jax.data.labels import Labels, TimeSteps
 from crnn_jax.data.prepared import PreparedSplit
-from crnn_jax.data.sources.split import Split
+from crnn_jax.data.sources.split import Split, quoted
 from crnn_jax.text.alphabet import min_time_steps
 
 Severity: TypeAlias = Literal["note", "warning", "error"]
@@ -76,7 +76,7 @@ def label_findings(splits: Mapping[str, Split], labels: Mapping[str, Labels]) ->
             name,
             f"{len(unseen)} {name} label(s) have characters outside the alphabet: {characters}; "
             + remedy,
-            {index: f"{split.names[index]} {split.labels[index]!r}" for index in unseen},
+            {index: f"{split.names[index]} {quoted(split.labels[index])}" for index in unseen},
         )
 
 
@@ -114,7 +114,7 @@ def _too_long(name: str, split: PreparedSplit, time_steps: TimeSteps) -> Iterato
             continue
         label = split.split.labels[index]
         samples[index] = (
-            f"{split.split.names[index]} {_short(label)} of {len(label)} characters needs"
+            f"{split.split.names[index]} {quoted(label, 40)} of {len(label)} characters needs"
             f" {least_width(split.labels[index])} px and has {split.widths[index]}"
         )
     yield from _finding(
@@ -174,7 +174,7 @@ def _equal_images(splits: Mapping[str, PreparedSplit]) -> Iterator[Finding]:
     def show(places: Iterable[Place], with_labels: bool) -> str:
         return " = ".join(
             f"{name}: {splits[name].split.names[index]}"
-            + (f" {splits[name].split.labels[index]!r}" if with_labels else "")
+            + (f" {quoted(splits[name].split.labels[index])}" if with_labels else "")
             for name, index in places
         )
 
@@ -231,7 +231,3 @@ def _finding(
     if samples:
         places = tuple((split, index) for index in samples)
         yield Finding(kind, severity, split, message, tuple(samples.values()), places)
-
-
-def _short(label: str) -> str:
-    return repr(label if len(label) <= 40 else label[:37] + "...")

@@ -1,7 +1,6 @@
 """Images become arrays: the one preprocessing of training, evaluation and prediction."""
 
 import contextlib
-import io
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,13 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from crnn_jax.data.image_headers import FORMATS, MAX_PIXELS, check_size, open_image
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
 
 MIN_WIDTH = 8
 """Pixels; narrower images are widened to it, as the network needs this width."""
 
-MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded; Pillow's own limit is 179 million."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the accepted formats. Its other decoders are slow, or used in attacks."""
+_STRIP = 1 << 20  # pixels converted at a time, as converting makes several copies
 
 ImageLike: TypeAlias = bytes | Image.Image | np.ndarray
 """An image file's bytes, a Pillow image, or an array uint8: (H, W), (H, W, 1), or (H, W, 3), RGB.
@@ -111,7 +107,7 @@ def target_width(size: tuple[int, int], preprocessing: Preprocessing) -> int:
 
 def header_size(data: bytes) -> tuple[int, int]:
     """Returns the width and height of an image file that is known to be undamaged and upright."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_image(data) as image:
         return image.size
 
 
@@ -140,16 +136,14 @@ def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.I
     passed in is not changed.
 
     Raises:
-        DataError: the image is damaged or in none of the `FORMATS`, has no pixels or more than
-            `MAX_PIXELS`, or has gray values of unknown range (floats, 32 bits).
+        DataError: the image is damaged, in none of the `FORMATS` or too large (see
+            `image_headers`), or has gray values of unknown range (floats, 32 bits).
         TypeError: `image` is not `ImageLike`.
     """
     given = _bytes_or_image(image)
     try:
         with pillow_warnings_off, _opened(given) as opened:
-            width, height = opened.size
-            if not 0 < width * height <= MAX_PIXELS:
-                raise ValueError(f"it has {width} x {height} pixels")
+            check_size(*opened.size)
             scaled = opened.mode != "I" or opened.format in ("PNG", "PPM")
             if opened.mode == "F" or not scaled:
                 raise ValueError(f"the range of its gray values (mode {opened.mode}) is unknown")
@@ -159,9 +153,7 @@ def decode(image: ImageLike, preprocessing: Preprocessing, name: str) -> Image.I
             else:  # in place, as a copy takes a tenth of the time
                 upright = opened
                 ImageOps.exif_transpose(upright, in_place=True)
-            upright = _on_white(_eight_bits(upright))
-            mode = "L" if preprocessing.channels == 1 else "RGB"
-            return upright if upright.mode == mode else upright.convert(mode)
+            return _converted(upright, "L" if preprocessing.channels == 1 else "RGB")
     # Pillow's decoders raise nearly any exception for damaged files.
     except Exception as error:
         if isinstance(given, bytes) and isinstance(error, UnidentifiedImageError):
@@ -264,7 +256,20 @@ def _bytes_or_image(image: Any) -> bytes | Image.Image:
 def _opened(given: bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
     if isinstance(given, Image.Image):
         return contextlib.nullcontext(given)  # whoever opened it closes it
-    return Image.open(io.BytesIO(given), formats=FORMATS)
+    return open_image(given)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """The image in mode L or RGB, without transparency. Large images are converted in strips."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height or (image.mode == mode and not image.has_transparency_data):
+        image = _on_white(_eight_bits(image))
+        return image if image.mode == mode else image.convert(mode)
+    result = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result.paste(_converted(image.crop(box), mode), box)
+    return result
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.sources import MIXTURE, flags_of
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.messages import escape
 from crnn_jax.text.alphabet import Alphabet
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def warn(findings: Iterable[Finding]) -> None:
     """Logs the findings that are more than notes."""
     for finding in findings:
         if finding.severity != "note":
-            logger.warning("%s; the first: %s", finding.message, finding.samples[0])
+            logger.warning("%s; the first: %s", finding.message, escape(finding.samples[0]))
 
 
 def map_unseen(

@@ -14,6 +14,7 @@ from rich.table import Table
 from crnn_jax.data.buckets import padding_share
 from crnn_jax.data.checks import SEVERITIES, Finding, Severity
 from crnn_jax.data.prepared import PreparedSplit
+from crnn_jax.messages import escape
 from crnn_jax.text.alphabet import Alphabet
 
 SHOWN = 5  # samples listed for each finding; JSON has all of them
@@ -44,7 +45,7 @@ class Report:
         return SEVERITIES[worst]
 
     def lines(self) -> list[str]:
-        """Returns the report for people."""
+        """Returns the report for people; what is not visible in names and labels is escaped."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         lengths = np.array([length for split in self.splits.values() for length in _lengths(split)])
         widths = np.concatenate([split.widths for split in self.splits.values()])
@@ -69,7 +70,7 @@ class Report:
             lines.append("nothing is wrong with these images")
         if self.train_command and self.severity != "error":
             lines.append(f"train on these images: {self.train_command}")
-        return lines
+        return list(map(escape, lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report in JSON types, with all samples and full distributions."""

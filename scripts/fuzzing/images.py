@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 from PIL import Image
 
-from crnn_jax.data.images import FORMATS, Preprocessing, prepare
+from crnn_jax.data.image_headers import FORMATS
+from crnn_jax.data.images import Preprocessing, prepare
 from fuzzing.damage import Draw, change_bytes, files_in
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,15 +1,18 @@
 """Folders of images. The labels are in label files, or in the names of files or sub-folders."""
 
-import errno
-import stat
-from collections.abc import Iterable, Mapping
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crnn_jax.data.image_headers import MAX_BYTES
 from crnn_jax.data.sources.label_files import ENDINGS, Row, read_rows
-from crnn_jax.data.sources.split import Split, nfc
+from crnn_jax.data.sources.paths import errors_of, files_below, is_file, is_folder, require_folder
+from crnn_jax.data.sources.split import Split, nfc, quoted
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.files import check_inside, read_file
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _IMAGES |= {".ppm", ".pgm", ".pbm", ".pnm"}
@@ -38,41 +41,37 @@ def folder(directory: Path) -> dict[str, Split]:
       other sub-folders, the label is the name of the sub-folder.
 
     Label files may be `.tsv`, `.csv` or `.jsonl`, see `read_rows`. They name images relative to the
-    folder or to its `images/`. A missing image is an error when it is read.
+    folder or to its `images/`. A missing image is an error when it is read. Links that lead out of
+    the folder are not followed.
 
     Raises:
         DataError: the folder or a label file is missing or may not be read, or a line of a label
             file cannot be used.
     """
-    try:
-        if not directory.is_dir():
-            raise DataError(f"there is no folder {str(directory)!r}; check the path")
+    require_folder(directory)
+    with errors_of(directory):
         splits = {name: split for name in ("train", "test") if (split := _named(directory, name))}
-        return splits or {"all": _whole(directory)}
-    except OSError as error:
-        raise DataError(
-            f"cannot read the folder {str(error.filename)!r} ({error.strerror}); check its"
-            " permissions"
-        ) from error
+        return splits or {"all": _whole(directory, directory)}
 
 
 def _named(directory: Path, name: str) -> Split | None:
     """The split 'train' or 'test', if the folder has it."""
     file = _label_file(directory, name)
     if file:
-        return _from_rows(directory, file)
-    if (directory / name).is_dir() and not _label_file(directory, "labels"):
-        return _whole(directory / name)
+        return _from_rows(directory, file, directory)
+    if is_folder(directory / name) and not _label_file(directory, "labels"):
+        check_inside(directory / name, directory)
+        return _whole(directory / name, directory)
     return None
 
 
-def _whole(directory: Path) -> Split:
+def _whole(directory: Path, root: Path) -> Split:
     file = _label_file(directory, "labels")
-    return _from_rows(directory, file) if file else _from_names(directory)
+    return _from_rows(directory, file, root) if file else _from_names(directory, root)
 
 
 def _label_file(directory: Path, name: str) -> Path | None:
-    files = [file for ending in ENDINGS if _is_file(file := directory / (name + ending))]
+    files = [file for ending in ENDINGS if is_file(file := directory / (name + ending))]
     if len(files) > 1:
         raise DataError(
             f"{str(directory)!r} has both {files[0].name} and {files[1].name}; keep one of them"
@@ -80,57 +79,69 @@ def _label_file(directory: Path, name: str) -> Path | None:
     return files[0] if files else None
 
 
-def _from_rows(directory: Path, file: Path) -> Split:
+def _from_rows(directory: Path, file: Path, root: Path) -> Split:
+    listed = functools.cache(_listed)
     places: dict[Path, str] = {}  # image -> the line that lists it
     names: list[str] = []
     labels: list[str] = []
-    for row in read_rows(file):
-        path = _find(directory, row)
+    for row in read_rows(file, root):
+        path = _find(directory, row, listed)
         if path in places:
             raise DataError(
-                f"{row.place}: image {row.name!r} is already listed at {places[path]}; remove one"
-                " of the lines"
+                f"{row.place}: image {quoted(row.name)} is already listed at {places[path]}; remove"
+                " one of the lines"
             )
         places[path] = row.place
         names.append(row.name)
         labels.append(nfc(row.label))
     if not names:
         raise DataError(f"{file}: the label file is empty; add lines of image, tab, text")
-    return Split(tuple(names), tuple(labels), _Files(tuple(places)))
+    return Split(tuple(names), tuple(labels), _Files(tuple(places), root))
 
 
-def _find(directory: Path, row: Row) -> Path:
+def _find(directory: Path, row: Row, listed: Callable[[Path], Mapping[str, str]]) -> Path:
     inside = Path(row.name)
     if inside.anchor or ".." in inside.parts:  # on Windows also `C:name` and `\\name`
         raise DataError(
-            f"{row.place}: image {row.name!r} is outside the folder; move it there, and name it"
-            " relative to the folder"
+            f"{row.place}: image {quoted(row.name)} is outside the folder; move it there, and name"
+            " it relative to the folder"
         )
     path = directory / inside
     try:
-        if not _is_file(path) and _is_file(other := directory / "images" / inside):
-            return other
+        if is_file(path):
+            return path
+        for other in (directory / "images" / inside, *_other_forms(directory, inside, listed)):
+            if is_file(other):
+                return other
     except OSError as error:
         raise DataError(
-            f"{row.place}: cannot look for image {row.name!r} ({error.strerror}); correct the"
+            f"{row.place}: cannot look for image {quoted(row.name)} ({error.strerror}); correct the"
             " name, or the permissions of its folder"
         ) from error
     return path
 
 
-def _is_file(path: Path) -> bool:
-    """Path.is_file as it was until Python 3.13; later versions hide errors of permission."""
+def _other_forms(
+    directory: Path, inside: Path, listed: Callable[[Path], Mapping[str, str]]
+) -> Iterable[Path]:
+    """Paths in other forms of Unicode: macOS decomposes names of files, label files rarely do."""
+    if str(inside).isascii():
+        return
+    for path in (directory, directory / "images"):
+        for part in inside.parts:
+            path /= listed(path).get(nfc(part), part)
+        yield path
+
+
+def _listed(directory: Path) -> dict[str, str]:
+    """The names in a folder by their composed form."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except ValueError:  # a null character
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP):
-            return False
-        raise
+        return {nfc(name): name for name in os.listdir(directory)}  # noqa: PTH208
+    except (OSError, ValueError):
+        return {}
 
 
-def _from_names(directory: Path) -> Split:
+def _from_names(directory: Path, root: Path) -> Split:
     paths = sorted(_images(directory))
     if not paths:
         raise DataError(
@@ -141,14 +152,14 @@ def _from_names(directory: Path) -> Split:
     return Split(
         names=tuple(path.as_posix() for path in inside),
         labels=tuple(nfc(_label(path)) for path in inside),
-        read=_Files(tuple(paths)),
+        read=_Files(tuple(paths), root),
     )
 
 
 def _images(directory: Path) -> Iterable[Path]:
-    for path in directory.rglob("*"):
+    for path in files_below(directory):
         hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if path.suffix.lower() in _IMAGES and not hidden and _is_file(path):
+        if path.suffix.lower() in _IMAGES and not hidden and is_file(path):
             yield path
 
 
@@ -162,11 +173,12 @@ def _label(path: Path) -> str:
 @dataclass(frozen=True)
 class _Files:
     paths: tuple[Path, ...]
+    root: Path
 
     def __call__(self, index: int) -> bytes:
         path = self.paths[index]
         try:
-            return path.read_bytes()
+            return read_file(path, MAX_BYTES, self.root)
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
             reason = error.strerror if isinstance(error, OSError) else error
             raise DataError(

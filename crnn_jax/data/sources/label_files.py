@@ -1,13 +1,22 @@
 """Label files: lines of images and their texts, as .tsv, .csv or .jsonl."""
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from crnn_jax.data.sources.split import quoted
 from crnn_jax.errors import DataError
+from crnn_jax.files import open_file
+
+MAX_BYTES = 1 << 30
+"""The largest label file. MJSynth's, for nine million images, have 0.5 GB."""
+
+MAX_LINE = 1_000_000
+"""Characters of the longest line."""
 
 _NAMES = ("file_name", "filename", "file", "path", "image", "name")
 _LABELS = ("text", "label", "transcription", "words", "word")
@@ -28,30 +37,33 @@ class Row:
     label: str
 
 
-def read_rows(file: Path) -> Iterator[Row]:
-    """Yields the rows of a UTF-8 label file. Its ending tells the format.
+def read_rows(file: Path, root: Path) -> Iterator[Row]:
+    """Yields the rows of a UTF-8 label file in the folder `root`. Its ending tells the format.
 
     - `.tsv`: lines of image, tab, text. The text is everything after the first tab.
     - `.csv`: two columns, image and text; texts with commas are quoted. The first line may name the
       columns, such as `file_name` and `text`. They can then be in any order, and among others.
     - `.jsonl`: a JSON object on each line, with the same names as keys.
 
+    Lines end as on any system.
+
     Raises:
         DataError: the file cannot be read or is not UTF-8, or a line cannot be used.
     """
-    return ENDINGS[file.suffix](file, _decode(file))
+    with contextlib.closing(_lines(file, root)) as lines:
+        yield from ENDINGS[file.suffix](file, lines)
 
 
-def _tsv(file: Path, text: str) -> Iterator[Row]:
-    for place, line in _lines(file, text):
+def _tsv(file: Path, lines: Iterator[str]) -> Iterator[Row]:
+    for place, line in _places(file, lines):
         name, tab, label = line.partition("\t")
         if not tab:
-            raise DataError(f"{place}: there is no tab in {line!r}; write image, tab, text")
+            raise DataError(f"{place}: there is no tab in {quoted(line)}; write image, tab, text")
         yield Row(place, name, label)
 
 
-def _csv(file: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv(file: Path, lines: Iterator[str]) -> Iterator[Row]:
+    reader = csv.reader(lines, strict=True)
     columns: tuple[int, int] | None = None  # of image and text
     width = 2  # columns of each line
     while True:
@@ -79,8 +91,8 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
         yield Row(place, cells[columns[0]], cells[columns[1]])
 
 
-def _jsonl(file: Path, text: str) -> Iterator[Row]:
-    for place, line in _lines(file, text):
+def _jsonl(file: Path, lines: Iterator[str]) -> Iterator[Row]:
+    for place, line in _places(file, lines):
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -93,38 +105,48 @@ def _jsonl(file: Path, text: str) -> Iterator[Row]:
                 yield Row(place, entry[name], entry[label])
                 continue
         raise DataError(
-            f"{place}: there is no image or no text in {line!r}; write"
+            f"{place}: there is no image or no text in {quoted(line)}; write"
             ' {"file_name": ..., "text": ...}'
         )
 
 
 ENDINGS = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}
-"""Ending of a label file -> function that reads it, given its path and content."""
+"""Ending of a label file -> function that reads it, given its path and its lines."""
 
 
 def _pick(keys: list[str] | dict[str, object], wanted: tuple[str, ...]) -> str | None:
     return next((key for key in wanted if key in keys), None)
 
 
-def _decode(file: Path) -> str:
+def _lines(file: Path, root: Path) -> Generator[str, None, None]:
+    """Yields the lines with their ends, whichever those are."""
+    number = 0
     try:
-        data = file.read_bytes()
+        # Bytes that are not UTF-8 become surrogates here, so that their line can be named.
+        with io.TextIOWrapper(
+            open_file(file, MAX_BYTES, root), "utf-8-sig", "surrogateescape", newline=""
+        ) as content:
+            while line := content.readline(MAX_LINE):
+                number += 1
+                if len(line) == MAX_LINE:
+                    raise DataError(
+                        f"{file}:{number}: the line has {MAX_LINE:,} characters or more; write one"
+                        " image and its text on each line"
+                    )
+                line.encode()
+                yield line
     except OSError as error:
         raise DataError(
-            f"cannot read the label file {str(file)!r} ({error.strerror}); check its permissions"
+            f"cannot read the label file {str(file)!r} ({error.strerror}); check the path and its"
+            " permissions"
         ) from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # In error.object, as the position does not count a byte-order mark.
-        number = error.object.count(b"\n", 0, error.start) + 1
+    except UnicodeEncodeError as error:
         raise DataError(f"{file}:{number}: this is not UTF-8; save the file as UTF-8") from error
 
 
-def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
+def _places(file: Path, lines: Iterator[str]) -> Iterator[tuple[str, str]]:
     """Yields (file:line, content) of the lines that are not blank."""
-    # splitlines() would also break texts at form feeds and Unicode's line separators.
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\n").removesuffix("\r")
         if line.strip(" "):
             yield f"{file}:{number}", line

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from crnn_jax.data.extras import import_extra
+from crnn_jax.data.image_headers import MAX_BYTES
+from crnn_jax.data.sources.label_files import MAX_LINE
+from crnn_jax.data.sources.paths import errors_of, is_file
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.files import open_file
+
+FILE = "data.mdb"
 
 
 def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
@@ -28,9 +35,13 @@ def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
     if not settings["dir"]:
         raise ConfigError("the data source 'lmdb' needs a folder; set --config.data.dir=DIR")
     directory = Path(settings["dir"])
-    if _is_database(directory):
-        return {"all": _open(directory)}
-    found = {name: directory / name for name in ("train", "test") if _is_database(directory / name)}
+    places = {"all": directory, "train": directory / "train", "test": directory / "test"}
+    with errors_of(directory):
+        found = {name: place for name, place in places.items() if is_database(place)}
+        if "all" in found:
+            found = {"all": directory}
+        for place in found.values():  # of any size, as it is not read as a whole
+            open_file(place / FILE, sys.maxsize, directory).close()
     if not found:
         raise DataError(
             f"{str(directory)!r} is not an LMDB database (it has no data.mdb), and it has no"
@@ -39,17 +50,24 @@ def load_lmdb(settings: Mapping[str, Any]) -> dict[str, Split]:
     return {name: _open(path) for name, path in found.items()}
 
 
-def _is_database(directory: Path) -> bool:
-    return (directory / "data.mdb").is_file()
+def is_database(directory: Path) -> bool:
+    """Whether there is a database in a folder.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
+    return is_file(directory / FILE)
 
 
 def _open(directory: Path) -> Split:
     with _transaction(directory) as transaction:
         entries = _environment(directory).stat()["entries"]
-        count = int(transaction.get(b"num-samples") or -1)
+        count = int(_value(transaction, b"num-samples", 20) or -1)
         if count > entries:
             raise ValueError(f"num-samples is {count:,}, but there are {entries:,} entries")
-        texts = [transaction.get(b"label-%09d" % (i + 1)) or b"" for i in range(count)]
+        texts = [
+            _value(transaction, b"label-%09d" % (i + 1), MAX_LINE) or b"" for i in range(count)
+        ]
     if count < 1:
         raise DataError(
             f"the LMDB database {str(directory)!r} has no images under the key num-samples;"
@@ -62,7 +80,7 @@ def _open(directory: Path) -> Split:
             labels.append(nfc(text.decode("utf-8")))
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{directory}: the label of {name} is not UTF-8: {text!r}; store it as UTF-8"
+                f"{directory}: the label of {name} is not UTF-8: {text[:80]!r}; store it as UTF-8"
             ) from error
     return Split(names, tuple(labels), _Images(directory))
 
@@ -72,10 +90,18 @@ def _transaction(directory: Path) -> Iterator[Any]:
     """A transaction that reads; what is wrong with the database is raised as a DataError."""
     lmdb = import_extra("lmdb", "lmdb")
     try:
-        with _environment(directory).begin() as transaction:
+        with _environment(directory).begin(buffers=True) as transaction:
             yield transaction
     except (lmdb.Error, ValueError) as error:
         raise DataError(f"cannot read the LMDB database {str(directory)!r}: {error}") from error
+
+
+def _value(transaction: Any, key: bytes, most: int) -> bytes | None:
+    """A value of at most `most` bytes; a damaged database may claim that one has gigabytes."""
+    value = transaction.get(key)
+    if value is not None and len(value) > most:
+        raise ValueError(f"{key.decode()} has {len(value):,} bytes, more than {most:,}")
+    return None if value is None else bytes(value)
 
 
 _opening = threading.Lock()
@@ -95,7 +121,7 @@ def _opened(directory: Path) -> Any:
     # ahead because images are read in random order.
     environment = lmdb.open(str(directory), readonly=True, lock=False, readahead=False)
     # LMDB maps the file into memory. Touching a page beyond its end would kill the process.
-    size = (directory / "data.mdb").stat().st_size
+    size = (directory / FILE).stat().st_size
     whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if size < whole:
         environment.close()
@@ -110,7 +136,7 @@ class _Images:
     def __call__(self, index: int) -> bytes:
         name = f"image-{index + 1:09d}"
         with _transaction(self.directory) as transaction:
-            image = transaction.get(name.encode())
+            image = _value(transaction, name.encode(), MAX_BYTES)
         if image is None:
             raise DataError(
                 f"the LMDB database {str(self.directory)!r} has no {name}, although num-samples"

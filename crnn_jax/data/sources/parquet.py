@@ -5,23 +5,34 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from crnn_jax.data.extras import import_extra
+from crnn_jax.data.sources.parquet_pages import page_sizes
+from crnn_jax.data.sources.paths import errors_of, files_below, require_folder
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, CrnnError, DataError
+from crnn_jax.files import open_file
 
 MAX_GROUP_BYTES = 1 << 30
-"""The largest column of a row group; those of Hugging Face have about 100 MB."""
+"""The largest column of images in a row group; those of Hugging Face have about 100 MB."""
+
+MAX_TEXT_BYTES = 1 << 28
+"""The largest size of all texts of a split, as they stay in memory."""
+
+_LEAST = 20  # bytes of a row in a file; the smallest images have 26
 _ROWS = 64  # decoded at a time
+_BATCH = 1 << 27  # bytes decoded at a time
+_RATIO = 10  # of a large page's size to that in the file; images are hardly compressed
 _BUFFER = 1 << 20  # bytes of a file read at a time; by default a whole column of a row group
 
 
@@ -41,8 +52,11 @@ def load_parquet(settings: Mapping[str, Any]) -> dict[str, Split]:
     if not settings["dir"]:
         raise ConfigError("the data source 'parquet' needs a folder; set --config.data.dir=DIR")
     directory = Path(settings["dir"])
+    require_folder(directory)
+    with errors_of(directory):
+        paths = sorted(path for path in files_below(directory) if path.suffix == ".parquet")
     files: dict[str, list[Path]] = {"train": [], "test": [], "all": []}
-    for file in sorted(directory.rglob("*.parquet")):
+    for file in paths:
         names = (re.split(r"[-_.]", file.name)[0], file.parent.name)
         files[next((name for name in names if name in ("train", "test")), "all")].append(file)
     if not any(files.values()):
@@ -58,27 +72,31 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
     groups: list[_Group] = []
     names: list[str] = []
     labels: list[str] = []
+    room = MAX_TEXT_BYTES
     for path in files:
-        with _open(path) as file:
+        with _open(path, directory) as (opened, file):
             for field, setting in ((image, "image_field"), (text, "text_field")):
                 if field not in file.schema_arrow.names:
                     raise ConfigError(
                         f"{path} has no column {field!r}; set --config.data.{setting} to one of"
                         f" {', '.join(file.schema_arrow.names)}"
                     )
+            if not _holds(file.schema_arrow.field(text).type, "string", "null"):
+                raise ConfigError(
+                    f"the column {text!r} of {path} is not a text; set --config.data.text_field to"
+                    " the column that is"
+                )
+            column = _image_column(file.schema_arrow, image)
             rows, size = file.metadata.num_rows, path.stat().st_size
-            if rows > size:
+            if rows * _LEAST > size:
                 raise ValueError(f"it claims to have {rows:,} images in {size:,} bytes")
             names += [f"{path.relative_to(directory).as_posix()}:{row}" for row in range(rows)]
             for number in range(file.num_row_groups):
-                groups.append(_Group(path, number, image, start=len(labels)))
-                for value in _values(file, number, text):
-                    if not isinstance(value, str | None):
-                        raise ConfigError(
-                            f"the column {text!r} of {path} is not a text; set"
-                            " --config.data.text_field to the column that is"
-                        )
-                    labels.append(nfc(value or ""))
+                start = len(labels)
+                groups.append(_Group(path, directory, number, image, column, start))
+                texts = _values(opened, file, number, text, room)
+                labels += (nfc(value or "") for value in texts)
+                room -= sum(map(len, labels[start:]))
             if len(names) != len(labels):
                 raise ValueError(f"it claims to have {rows:,} texts, but has fewer or more")
     if not names:
@@ -87,39 +105,74 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """The open file; what is wrong with it is raised as a DataError."""
+def _open(path: Path, directory: Path) -> Iterator[tuple[BinaryIO, Any]]:
+    """The open file, and its ParquetFile; what is wrong with it is raised as a DataError."""
     parquet = import_extra("pyarrow.parquet", "parquet")
     try:
         # Not mapped into memory: truncating a mapped file would kill the process.
-        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-            yield file
+        with (
+            open_file(path, sys.maxsize, directory) as opened,
+            parquet.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False) as file,
+        ):
+            yield opened, file
     except CrnnError:
         raise
     except Exception as error:  # damaged files raise nearly any of them
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
-            f"cannot read the Parquet file {str(path)!r}: {reason[:200]}; download it again, or"
+            f"cannot read the Parquet file {str(path)!r}: {reason[:400]}; download it again, or"
             " leave it out"
         ) from error
 
 
-def _values(file: Any, group: int, column: str) -> Iterator[Any]:
-    """The texts of a row group, or its images; values of other types are left as they are."""
-    size = 0
-    for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column]):
-        values = [
-            row["bytes"] if isinstance(row, dict) and "bytes" in row else row
-            for row in batch.column(0).to_pylist()
-        ]
-        # A dictionary stores equal values once, so a small file can hold a very large column.
-        size += max(batch.nbytes, sum(len(one) for one in values if isinstance(one, str | bytes)))
-        if size > MAX_GROUP_BYTES:
-            raise ValueError(
-                f"{column} has more than {MAX_GROUP_BYTES:,} bytes in row group {group}; write the"
-                " file with a smaller row_group_size"
-            )
-        yield from values
+def _holds(kind: Any, *names: str) -> bool:
+    """Whether a type of Arrow is one of these, also in a dictionary or for large values."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    return str(kind).removeprefix("large_").removesuffix("_view") in names
+
+
+def _image_column(schema: Any, field: str) -> str:
+    """The column of the images' bytes; "" if there is none."""
+    import pyarrow
+
+    kind = schema.field(field).type
+    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        field, kind = f"{field}.bytes", kind.field("bytes").type
+    return field if _holds(kind, "binary") else ""
+
+
+def _values(opened: BinaryIO, file: Any, group: int, column: str, most: int) -> Iterator[Any]:
+    """The texts of a row group, or its images: `most` bytes at most."""
+    row_group = file.metadata.row_group(group)
+    if not row_group.num_rows:  # such a group has no pages
+        return
+    chunks = map(row_group.column, range(row_group.num_columns))
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
+    too_large = ValueError(
+        f"{column} has more than {most:,} bytes in row group {group}; write the file with a smaller"
+        " row_group_size"
+    )
+    total = 0
+    for packed, size in page_sizes(opened, chunk, row_group.num_rows):
+        if size > max(_BATCH, _RATIO * packed):
+            raise ValueError(f"a page of {packed:,} bytes of {column} unpacks to {size:,}")
+        total += size
+        if total > most:
+            raise too_large
+    # A dictionary stores equal values once, so a small column can have many large values. None is
+    # larger than the column, which says how many of them there is room for.
+    rows = min(max(_BATCH // max(total, 1), 1), _ROWS)
+    for batch in file.iter_batches(rows, row_groups=[group], columns=[column]):
+        values = batch.column(0)
+        for entry in values if column == batch.schema.names[0] else values.field(0):  # of a struct
+            value = entry.as_py()
+            most -= len(value or "")
+            if most < 0:
+                raise too_large
+            yield value
 
 
 @dataclass(frozen=True)
@@ -127,8 +180,10 @@ class _Group:
     """The images of a row group."""
 
     path: Path
+    directory: Path  # that the file has to be in
     number: int
-    column: str
+    field: str
+    column: str  # that has the bytes; "" if none has
     start: int  # index of its first image
 
 
@@ -166,7 +221,7 @@ class _Images:
             if self._sizes[index] < 0:
                 raise DataError(
                     f"row {index - group.start} of row group {group.number} of {str(group.path)!r}"
-                    f" has no image bytes in the column {group.column!r}; set"
+                    f" has no image bytes in the column {group.field!r}; set"
                     " --config.data.image_field, or write the file with its images in it"
                 )
             self._file.seek(self._offsets[index])
@@ -192,8 +247,12 @@ class _Images:
         end = (*self._starts, len(self._sizes))[place + 1]
         try:
             offset = self._file.seek(0, 2)
-            with _open(group.path) as file:
-                images = _values(file, group.number, group.column)
+            with _open(group.path, group.directory) as (opened, file):
+                images = (
+                    _values(opened, file, group.number, group.column, MAX_GROUP_BYTES)
+                    if group.column
+                    else ()
+                )
                 for index, image in zip(range(group.start, end), images, strict=False):
                     if isinstance(image, bytes):
                         self._offsets[index], self._sizes[index] = offset, len(image)

@@ -140,6 +140,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def quoted(text: str, length: int = 80) -> str:
+    """Returns a text for a message: in quotes, and without its end if it is too long."""
+    return repr(text if len(text) <= length else text[: length - 3] + "...")
+
+
 @dataclass(frozen=True)
 class _Selected:
     read: Callable[[int], bytes]
