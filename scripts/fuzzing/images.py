@@ -1,5 +1,8 @@
 """Images that may come from a stranger."""
 
+import collections
+import functools
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -16,31 +19,38 @@ IMAGE = ROOT / "tests" / "data" / "captcha_keras_v2" / "images" / "00027.png"
 
 
 def create_images(folder: Path) -> None:
-    """An image in every format, and in rarer kinds of PNG and TIFF."""
-    with Image.open(IMAGE) as opened:
-        image = opened.convert("RGB")
-    for name in FORMATS:
-        image.save(folder / name, name)
-    for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
-        (image.convert("I") if mode == "I;16" else image).convert(mode).save(folder / mode, "PNG")
-    frames = [image, image.convert("L").convert("RGB")]
-    frames[0].save(folder / "animation", "GIF", save_all=True, append_images=frames)
-    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
-        image.save(folder / compression, "TIFF", compression=compression)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(folder / "exif", "JPEG", exif=exif)
+    """Writes an image."""
+    (folder / "PNG").write_bytes(originals()["PNG"])
 
 
 def damage_image(draw: Draw, folder: Path) -> None:
-    """Keeps one of the images, with other bytes, or as a PNG with other chunks."""
-    path = draw(st.sampled_from(files_in(folder)))
-    data = path.read_bytes()
+    """Writes one of the images, with other bytes, or as a PNG with other chunks."""
+    (folder / "PNG").unlink()
+    name = draw(st.sampled_from(sorted(originals())))
+    data = originals()[name]
     is_png = data.startswith(b"\x89PNG")
     changed = change_png(draw, data) if is_png and draw(st.booleans()) else change_bytes(draw, data)
-    for file in files_in(folder):
-        file.unlink()
-    path.write_bytes(changed)
+    (folder / name).write_bytes(changed)
+
+
+@functools.cache
+def originals() -> dict[str, bytes]:
+    """An image in every format, and in rarer kinds of PNG, GIF, TIFF and JPEG."""
+    files: dict[str, io.BytesIO] = collections.defaultdict(io.BytesIO)
+    with Image.open(IMAGE) as opened:
+        image = opened.convert("RGB")
+    for kind in FORMATS:
+        image.save(files[kind], kind)
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
+        (image.convert("I") if mode == "I;16" else image).convert(mode).save(files[mode], "PNG")
+    frames = [image, image.convert("L").convert("RGB")]
+    image.save(files["animation"], "GIF", save_all=True, append_images=frames)
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        image.save(files[compression], "TIFF", compression=compression)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(files["exif"], "JPEG", exif=exif, progressive=True)
+    return {name: file.getvalue() for name, file in files.items()}
 
 
 def change_png(draw: Draw, data: bytes) -> bytes:
