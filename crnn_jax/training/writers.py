@@ -3,12 +3,13 @@
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -32,6 +33,37 @@ _WORDS = (
 )
 _OF_A_PART = "exact_match/"  # followed by the name of a part of a mixture
 _PLAIN_LINE_EVERY = 10.0  # seconds
+
+
+class _Patient:
+    """A stream that nobody may read any more: what cannot be written is dropped.
+
+    A run goes on when its terminal is closed, or the disk of its log is full. From then on nothing
+    is written to the stream, neither by this program nor by the libraries it uses.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._abandon()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Writer:
@@ -70,7 +102,8 @@ class Writer:
             # Line buffering, so that a killed run keeps every metric it has shown.
             self._lines = self.metrics_file.open("a", encoding="utf-8", buffering=1)
             self._events = EventFile(workdir / "tensorboard", first_step + 1)
-        self._console = Console(stderr=True, force_jupyter=False)
+        stderr: Any = _Patient(sys.stderr)
+        self._console = Console(file=stderr, force_jupyter=False)
         self._bar: Progress | None = None
         # FORCE_COLOR, which CI systems set, makes rich assume a terminal, so ask the stream, too.
         if self._console.is_interactive and sys.stderr.isatty():
