@@ -11,6 +11,7 @@ Every second start has processes that load batches.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -26,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 3  # with batches of 8 of the training images
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 WAYS = ("saving", "running", "starting")
-SHARED_MEMORY = Path("/dev/shm")  # where Linux shows it
 WORKERS = 2
 PATIENCE = 60  # seconds in which the processes of a killed run have to end
 BEGINNING = re.compile(r"device\(s\), (?:continuing after step ([\d,]+)|from scratch)")
@@ -91,9 +91,13 @@ class Run:
             return checkpoints.manifest(self.saved())["arrays"]
 
 
-def shared_memory() -> set[Path]:
-    """The segments and semaphores that exist."""
-    return set(SHARED_MEMORY.glob("*mp-*")) | set(SHARED_MEMORY.glob("psm_*"))
+def abandoned() -> set[str]:
+    """The shared memory that no process uses, as Linux shows it."""
+    mapped = set[str]()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # the process has ended, or is another user's
+            mapped |= set(re.findall(r"/dev/shm/\S+", maps.read_text(encoding="utf-8")))
+    return {str(path) for path in Path("/dev/shm").glob("*")} - mapped
 
 
 def kill_once(run: Run, way: str, workers: int, rng: random.Random) -> None:
@@ -103,7 +107,7 @@ def kill_once(run: Run, way: str, workers: int, rng: random.Random) -> None:
       RuntimeError: the run ended by itself, continued from a step that is not the newest, or left
         something behind.
     """
-    newest, before = run.saved(), shared_memory()
+    newest, before = run.saved(), abandoned()
     process = run.start(workers)
     try:
         deadline = time.monotonic() + rng.uniform(0, 4)
@@ -124,8 +128,8 @@ def kill_once(run: Run, way: str, workers: int, rng: random.Random) -> None:
         process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         raise RuntimeError("processes of the run are still there") from None
-    if left := shared_memory() - before:
-        raise RuntimeError(f"the run left shared memory: {', '.join(map(str, left))}")
+    if left := abandoned() - before:
+        raise RuntimeError(f"the run left shared memory: {', '.join(left)}")
     if code >= 0:
         raise RuntimeError(f"the run ended by itself with code {code}, see {run.log}")
     if run.began_at() not in (None, newest):
