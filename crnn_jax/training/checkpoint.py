@@ -14,6 +14,7 @@ been read back.
 import errno
 import logging
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -30,9 +31,11 @@ from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
 from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
+from crnn_jax.training.unreadable import cannot_read, check_damage, first_line
 from crnn_jax.training.workdir import writing
 
 SCORE = "exact_match"  # the metric by which the best checkpoint is chosen
+STEP = re.compile("0|[1-9][0-9]*")  # no other name: 012 would be step 12 a second time
 DAMAGED = "damaged-"  # prefix of folders that were set aside
 DELETED = ".deleted"  # suffix of folders that are being deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of folders that are being written
@@ -70,10 +73,16 @@ class Checkpoints:
         """The saved steps in falling order, damaged ones included.
 
         Raises:
-          CheckpointError: the only checkpoints are damaged ones that were set aside earlier.
+          CheckpointError: the only checkpoints are damaged ones that were set aside earlier, or the
+            folder cannot be read.
         """
-        names = [path.name for path in self.directory.glob("*")]
-        steps = sorted((int(n) for n in names if n.isascii() and n.isdecimal()), reverse=True)
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except FileNotFoundError:  # nothing was saved yet
+            names = []
+        except OSError as error:
+            raise cannot_read(self.directory, error) from error
+        steps = sorted(map(int, filter(STEP.fullmatch, names)), reverse=True)
         if not steps and any(name.startswith(DAMAGED) for name in names):
             raise CheckpointError(
                 f"{self.directory} holds only damaged checkpoints; put an undamaged copy there, or"
@@ -82,12 +91,17 @@ class Checkpoints:
         return steps
 
     def best_first(self) -> list[int]:
-        """The saved steps by falling score; steps without a score come last, the newest first."""
+        """The saved steps by falling score; steps without a score come last, the newest first.
+
+        Raises:
+          CheckpointError: a step cannot be read.
+        """
 
         def rank(step: int) -> tuple[bool, float, int]:
             try:
                 score = self.manifest(step)["score"]
-            except DamagedCheckpoint:  # reported when it is restored
+            except DamagedCheckpoint as error:  # reported when it is restored
+                check_damage(self.directory / str(step), error)
                 score = None
             return score is not None, score or 0.0, step
 
@@ -99,13 +113,15 @@ class Checkpoints:
         The damaged steps before it are logged and set aside, so that they can be saved again.
 
         Raises:
-          CheckpointError: there are no steps, all are damaged, or `load` refused one.
+          CheckpointError: there are no steps, all are damaged, one cannot be read, or `load`
+            refused one.
         """
         damaged: list[int] = []
         for step in steps:
             try:
                 result = load(step)
             except DamagedCheckpoint as error:
+                check_damage(self.directory / str(step), error)
                 logger.warning("%s; trying another checkpoint", error)
                 damaged.append(step)
                 continue
@@ -156,7 +172,7 @@ class Checkpoints:
             needed = sum(array.nbytes for array in arrays.values()) / 1e6
             free = shutil.disk_usage(self.directory).free / 1e6
             raise CheckpointError(
-                f"{self.directory / str(step)} cannot be saved: {_reason(error)}; it needs about"
+                f"{self.directory / str(step)} cannot be saved: {first_line(error)}; it needs about"
                 f" {needed:.1f} MB and {free:.1f} MB are free: free some space and start the same"
                 " command again, which continues from the previous checkpoint"
             ) from error
@@ -228,7 +244,7 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:  # damaged files can raise almost anything
-            raise DamagedCheckpoint(f"{place} cannot be restored: {_reason(error)}") from error
+            raise DamagedCheckpoint(f"{place} cannot be restored: {first_line(error)}") from error
         arrays = {item: restored[item] for item in like}
         if manifest["format"] > 1:
             check_digests(manifest["arrays"], flatten(arrays), place)
@@ -243,9 +259,12 @@ class Checkpoints:
                 f" {', '.join(map(str, reversed(steps))) or 'none'}"
             )
         folder = self.directory / str(step)
-        for path in (folder, *folder.rglob("*")):
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise DamagedCheckpoint(f"{path} is not a regular file or folder; remove it")
+        try:
+            for path in (folder, *folder.rglob("*")):
+                if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                    raise DamagedCheckpoint(f"{path} is not a regular file or folder; remove it")
+        except OSError as error:
+            raise cannot_read(folder, error) from error
         return folder
 
     def _set_aside(self, step: int) -> None:
@@ -275,11 +294,6 @@ def _silence_abandoned_reads() -> None:
 
     setattr(hook, HOOKED, True)
     sys.unraisablehook = hook
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).partition(" [tensorstore_spec")[0]  # pages of JSON follow
-    return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def _to_items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
