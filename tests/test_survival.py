@@ -289,6 +289,63 @@ def test_only_an_error_of_writing_the_workdir_is_called_one(error: OSError, tmp_
         raise error
 
 
+@posix
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lock", "lock.json", "lock.json.tmp", "metrics.jsonl", "metrics.jsonl.tmp"),
+        *("predictions.png", "tensorboard", "checkpoints", "trace", "trace/plugins"),
+    ],
+)
+def test_nothing_in_a_workdir_is_followed_out_of_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if Path(name).suffix or name == "lock":
+        elsewhere.write_text("precious")
+    else:
+        elsewhere.mkdir()
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    (tmp_path / "named").symlink_to(tmp_path / "run")  # the user may name a link
+    for workdir in (tmp_path / "run", tmp_path / "named"):
+        with (
+            pytest.raises(ConfigError, match=rf"/{name} cannot be used: it is a link out of"),
+            exclusive(workdir),
+        ):
+            raise AssertionError
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [Path(name).parts[0]]
+    assert elsewhere.is_dir() or elsewhere.read_text() == "precious"
+    monkeypatch.setenv("CRNN_JAX_TRUSTED", "1")
+    if elsewhere.is_dir():  # as of somebody whose checkpoints are on another disk
+        with exclusive(tmp_path / "run"), Checkpoints(tmp_path / "run"):
+            pass
+
+
+@posix
+def test_a_link_within_a_workdir_and_a_workdir_that_is_a_link_are_used(tmp_path: Path) -> None:
+    (tmp_path / "run" / "kept").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "run" / "kept")
+    (tmp_path / "named").symlink_to(tmp_path / "run")
+    with exclusive(tmp_path / "named"):
+        pass
+
+
+@posix
+@pytest.mark.parametrize("name", ["metrics.jsonl", "lock.json", "tensorboard"])
+def test_a_pipe_in_a_workdir_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=rf"/{name} is neither a file nor"), exclusive(tmp_path):
+        raise AssertionError
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    workdir = tmp_path / ("a" * 300)
+    with pytest.raises(ConfigError, match=r"a{300} cannot be written \(.*--workdir"):
+        train.train_and_evaluate(small_config(), workdir)
+
+
 @pytest.fixture
 def nobody() -> Iterator[None]:
     """Root may write everywhere, so with root tests of permissions become another user."""

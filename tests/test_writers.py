@@ -98,6 +98,20 @@ def test_resume_deletes_the_lines_after_the_checkpoint(tmp_path: Path, half: str
     assert [e.step for e in events(tmp_path) if e.HasField("session_log")][-1] == 201
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_files_are_not_written_through_links(tmp_path: Path) -> None:
+    """As they may lie in a workdir that somebody else has made."""
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "run").mkdir()
+    for name in ("predictions.png", "predictions.png.tmp", "metrics.jsonl", "metrics.jsonl.tmp"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with writer(tmp_path / "run") as out:
+        out.metrics(1, 1, "train", {"loss": 1.0})
+        out.predictions(1, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert len(entries(tmp_path / "run")) == 1
+
+
 def test_a_new_run_in_an_old_directory_starts_a_new_file(tmp_path: Path) -> None:
     for _ in range(2):
         with writer(tmp_path / "made" / "on the way") as out:

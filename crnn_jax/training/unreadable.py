@@ -40,8 +40,8 @@ def cannot_read(path: Path, error: Exception) -> CheckpointError:
     reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
     reason = reason or first_line(error)
     return CheckpointError(
-        f"{getattr(error, 'filename', None) or path} cannot be read ({reason}); it may be undamaged, so nothing was changed: mend that"
-        " and start the same command again"
+        f"{getattr(error, 'filename', None) or path} cannot be read ({reason}); it may be"
+        " undamaged, so nothing was changed: mend that and start the same command again"
     )
 
 

@@ -1,6 +1,7 @@
 """The output of a run: terminal, metrics.jsonl, TensorBoard, and a grid of predictions."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -15,9 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from crnn_jax.files import read_file
 from crnn_jax.training.events import EventFile
 from crnn_jax.training.image_grid import image_grid
-from crnn_jax.training.workdir import writing
+from crnn_jax.training.workdir import rewrite, writing
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
@@ -32,6 +34,8 @@ _WORDS = (
     ("seconds", "({:.1f} s)", 1),
 )
 _OF_A_PART = "exact_match/"  # followed by the name of a part of a mixture
+MAX_METRICS_BYTES = 2**30
+"""A run of a million lines has a fifth of it."""
 _PLAIN_LINE_EVERY = 10.0  # seconds
 
 
@@ -216,8 +220,10 @@ class Writer:
           references: the label of each image.
         """
         grid = image_grid(images, texts, references)
+        file = io.BytesIO()
+        grid.save(file, "png")
         with writing(self.workdir):
-            grid.save(self.workdir / "predictions.png")
+            rewrite(self.workdir / "predictions.png", file.getvalue())
             self._events.image("predictions", np.asarray(grid), step)
             self._events.flush()
 
@@ -242,13 +248,11 @@ def _truncate(path: Path, step: int) -> str:
     newest_split = ""
     if not path.exists():
         return newest_split
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in read_file(path, MAX_METRICS_BYTES).decode(errors="replace").split("\n"):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
             if entry["step"] <= step:
                 kept.append(line + "\n")
                 newest_split = entry.get("split", "")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    rewrite(path, "".join(kept).encode())
     return newest_split
