@@ -36,19 +36,19 @@ def check_damage(folder: Path, error: DamagedCheckpoint) -> None:
 
 def cannot_read(path: Path, error: Exception) -> CheckpointError:
     """The error that ends a run whose checkpoints cannot be read."""
-    number = _NUMBER.search(str(error))
-    reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
-    reason = reason or first_line(error)
     return CheckpointError(
-        f"{getattr(error, 'filename', None) or path} cannot be read ({reason}); it may be"
+        f"{getattr(error, 'filename', None) or path} cannot be read ({reason(error)}); it may be"
         " undamaged, so nothing was changed: mend that and start the same command again"
     )
 
 
-def first_line(error: Exception) -> str:
-    """The reason that an error of a library names, without the pages that may follow."""
-    text = str(error).partition(" [tensorstore_spec")[0]  # JSON
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+def reason(error: Exception) -> str:
+    """Why a library failed: what the system says, else the first line of pages that may follow."""
+    text = str(error)
+    if number := _NUMBER.search(text):
+        return os.strerror(int(number[1]))
+    lines = text.partition(" [tensorstore_spec")[0].splitlines()
+    return getattr(error, "strerror", None) or (lines or [type(error).__name__])[0][:300]
 
 
 def _about_content(error: BaseException) -> bool:
