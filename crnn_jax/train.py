@@ -1,6 +1,7 @@
 """Training: where a run starts, its loop, and how it ends."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import jax
 
 from crnn_jax import models
 from crnn_jax.config import Config, check_config
-from crnn_jax.data.batching import training_batches
+from crnn_jax.data.batching import TrainingBatches
 from crnn_jax.data.prepared import Batch, PreparedSplit, device_arrays
-from crnn_jax.errors import ConfigError, TrainingDiverged
+from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.text.confusions import describe
@@ -35,8 +36,8 @@ def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = N
     """Trains as the config says, evaluates and saves along the way.
 
     A run starts from the newest checkpoint in the workdir, else from `config.init_from`, else from
-    scratch. At its end the best checkpoint is evaluated on the test split. SIGTERM and Ctrl-C stop
-    it after the current step, which is saved.
+    scratch. At its end the best checkpoint is evaluated on the test split. SIGTERM, SIGHUP and
+    Ctrl-C stop it after the current step, which is saved. So it is before an error ends the run.
 
     Args:
       config: the recipe, such as that of `configs/captcha.py`.
@@ -143,10 +144,7 @@ def run(
         config.optimizer.ema_decay,
         experiment.devices,
     )
-    first_step = int(state.step)
-    batches = training_batches(
-        train, plan, experiment.buckets, experiment.augmentation, first_step, config.data.workers
-    )
+    first_step = done = int(state.step)  # `done`: the steps that `state` has taken
     milestones = Milestones.from_config(config, len(plan))
     early_stopping = EarlyStopping.resume(
         config.patience,
@@ -156,19 +154,37 @@ def run(
     throughput = Throughput()
     state = parallel.replicate(state, experiment.devices)
     metrics: dict[str, jax.Array] = {}
-    with StepTrace(writer.workdir / "trace", config.trace_steps, writer.say) as trace:
+
+    def save_unscored() -> None:
+        if done and done not in checkpoints.newest_first():
+            save(experiment, state, done, None, early_stopping, checkpoints)
+
+    with (
+        TrainingBatches(
+            *(train, plan, experiment.buckets, experiment.augmentation),
+            *(first_step, config.data.workers),
+        ) as batches,
+        saving_before_an_error(save_unscored),
+        StepTrace(writer.workdir / "trace", config.trace_steps, writer.say) as trace,
+    ):
+        stop.then = batches.stop
         for step in range(first_step + 1, len(plan) + 1):
             if early_stopping.reason:
                 ending = f"ended after step {step - 1:,} of {len(plan):,}: {early_stopping.reason}"
                 break
             with throughput.waiting():
-                batch = next(batches)
+                batch = next(batches, None)
+            if batch is None:  # stopped while it waited
+                save_unscored()
+                ending = stopped_at(done)
+                break
             warn_of_missing(batch, train, writer)
             previous = metrics
             width = batch["images"].shape[2]
             with throughput.step(width, previous) as compiled, annotation(step):
                 arrays = parallel.shard(device_arrays(batch), experiment.devices)
                 state, metrics = train_step(state, arrays)
+            done = step
             # At most two steps run at a time, and the metrics of the previous one are at hand.
             jax.block_until_ready(previous)
             throughput.add(metrics, len(batch["indices"]))
@@ -192,13 +208,33 @@ def run(
                         early_stopping.update(score, found["cer"], due)
                     save(experiment, state, step, score, early_stopping, checkpoints)
             if stopping:
-                ending = f"stopped and saved at step {step:,}; the same command continues from here"
+                ending = stopped_at(done)
                 break
         else:
             ending = f"ended after all {len(plan):,} steps"
             if early_stopping.on_plateau and config.stop_on_plateau:
                 ending += f": {PLATEAU_ADVICE}"
     return parallel.unreplicate(state), ending
+
+
+@contextlib.contextmanager
+def saving_before_an_error(save: Callable[[], None]) -> Iterator[None]:
+    """A context that calls `save` before an error leaves it, such as an image that is gone."""
+    try:
+        yield
+    except (TrainingDiverged, CheckpointError):
+        raise  # the state is worth nothing, or saving is what failed
+    except Exception:
+        with contextlib.suppress(Exception):  # the first error says more
+            save()
+        raise
+
+
+def stopped_at(step: int) -> str:
+    """A line that says where a signal has ended a run."""
+    if not step:
+        return "stopped before the first step"
+    return f"stopped and saved at step {step:,}; the same command continues from here"
 
 
 def warn_of_missing(batch: Batch, train: PreparedSplit, writer: Writer) -> None:

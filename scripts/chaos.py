@@ -4,11 +4,14 @@
 
 trains configs/tiny.py on the images of the tests, once undisturbed and once with SIGKILL at random
 times: during a save, between saves, and while the program starts. After each kill the run must
-continue from its newest checkpoint. At the end its parameters, statistics and optimizer must equal
-those of the undisturbed run bit for bit.
+continue from its newest checkpoint, and none of its processes and shared memory may be left. At the
+end its parameters, statistics and optimizer must equal those of the undisturbed run bit for bit.
+
+Every second start has processes that load batches.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -24,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS_PER_EPOCH = 3  # with batches of 8 of the training images
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 WAYS = ("saving", "running", "starting")
+WORKERS = 2
+PATIENCE = 60  # seconds in which the processes of a killed run have to end
 BEGINNING = re.compile(r"device\(s\), (?:continuing after step ([\d,]+)|from scratch)")
 
 
@@ -55,11 +60,15 @@ class Run:
             ),
         }
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Starts the run, or continues it; the log is overwritten."""
+    def start(self, workers: int = 0) -> subprocess.Popen[bytes]:
+        """Starts the run, or continues it; the log is overwritten.
+
+        All its processes have its standard output, a pipe that is closed when the last one ends.
+        """
+        command = [*self._command, f"--config.data.workers={workers}"]
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=log
             )
 
     def saved(self) -> int:
@@ -82,14 +91,24 @@ class Run:
             return checkpoints.manifest(self.saved())["arrays"]
 
 
-def kill_once(run: Run, way: str, rng: random.Random) -> None:
+def abandoned() -> set[str]:
+    """The shared memory that no process uses, as Linux shows it."""
+    mapped = set[str]()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # the process has ended, or is another user's
+            mapped |= set(re.findall(r"/dev/shm/\S+", maps.read_text(encoding="utf-8")))
+    return {str(path) for path in Path("/dev/shm").glob("*")} - mapped
+
+
+def kill_once(run: Run, way: str, workers: int, rng: random.Random) -> None:
     """Starts the run and kills it at a random time, during the phase that `way` names.
 
     Raises:
-      RuntimeError: the run ended by itself, or continued from a step that is not the newest.
+      RuntimeError: the run ended by itself, continued from a step that is not the newest, or left
+        something behind.
     """
-    newest = run.saved()
-    process = run.start()
+    newest, before = run.saved(), abandoned()
+    process = run.start(workers)
     try:
         deadline = time.monotonic() + rng.uniform(0, 4)
         while process.poll() is None:
@@ -105,6 +124,12 @@ def kill_once(run: Run, way: str, rng: random.Random) -> None:
     finally:
         process.kill()
         code = process.wait()
+    try:
+        process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("processes of the run are still there") from None
+    if left := abandoned() - before:
+        raise RuntimeError(f"the run left shared memory: {', '.join(left)}")
     if code >= 0:
         raise RuntimeError(f"the run ended by itself with code {code}, see {run.log}")
     if run.began_at() not in (None, newest):
@@ -125,14 +150,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="crnn_jax_chaos_") as scratch:
         undisturbed = Run(Path(scratch), "undisturbed", epochs, eval_every)
         killed = Run(Path(scratch), "killed", epochs, eval_every)
-        if undisturbed.start().wait():
+        if undisturbed.start(WORKERS).wait() or "leaked" in undisturbed.log.read_text("utf-8"):
             print(undisturbed.log.read_text(encoding="utf-8"), file=sys.stderr)
             return 1
         survived = 0
         try:
             for kill in range(arguments.kills):
                 way = WAYS[kill % len(WAYS)]
-                kill_once(killed, way, rng)
+                # Three ways and two numbers of workers make six kinds of kills.
+                kill_once(killed, way, WORKERS * (kill % 2), rng)
                 survived = kill  # the kills before this one, from which the run has recovered
                 print(f"killed while {way}, step {killed.saved()} is saved", flush=True)
             newest = killed.saved()

@@ -12,7 +12,7 @@ from timing import take_turns
 from workload import LETTERS, SEED, Workload
 
 from crnn_jax.data.augment import Augmentation
-from crnn_jax.data.batching import TrainingPlan, training_batches
+from crnn_jax.data.batching import TrainingBatches, TrainingPlan
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.labels import Labels
@@ -73,7 +73,7 @@ def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
             plan = TrainingPlan(prepared.widths, buckets, batch_size, epochs, SEED)
             forget(directory)
             start = time.perf_counter()
-            batches = training_batches(prepared, plan, buckets, Augmentation(), 0, workers=0)
+            batches = TrainingBatches(prepared, plan, buckets, Augmentation(), 0, workers=0)
             images = sum(len(batch["images"]) for batch in batches)
             result[source] = {
                 "images_per_second": images / (time.perf_counter() - start),

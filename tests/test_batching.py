@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from crnn_jax.data.augment import Augmentation
-from crnn_jax.data.batching import TrainingPlan, evaluation_batches, training_batches
+from crnn_jax.data.batching import TrainingBatches, TrainingPlan, evaluation_batches
 from crnn_jax.data.buckets import bucket_width, choose_buckets, padding_share
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.labels import Labels
@@ -456,13 +458,11 @@ def test_training_resumes_where_it_stopped(split: Split, workers: int) -> None:
     plan = TrainingPlan(images.widths, buckets, 3, 3, seed=2)
     expected = [images.batch(plan[step], buckets) for step in range(len(plan))]
     unchanged = Augmentation()
-    tail = list(training_batches(images, plan, buckets, unchanged, 4, workers))
+    tail = list(TrainingBatches(images, plan, buckets, unchanged, 4, workers))
     assert_same_batches(tail, expected[4:])
     if not workers:
-        assert_same_batches(
-            list(training_batches(images, plan, buckets, unchanged, 0, 0)), expected
-        )
-        assert not list(training_batches(images, plan, buckets, unchanged, len(plan), 0))
+        assert_same_batches(list(TrainingBatches(images, plan, buckets, unchanged, 0, 0)), expected)
+        assert not list(TrainingBatches(images, plan, buckets, unchanged, len(plan), 0))
 
 
 def test_random_changes_resume_where_they_stopped_and_differ_between_epochs(split: Split) -> None:
@@ -470,8 +470,8 @@ def test_random_changes_resume_where_they_stopped_and_differ_between_epochs(spli
     buckets = choose_buckets(noised.widths, 2)
     plan = TrainingPlan(noised.widths, buckets, 3, 3, seed=2)
     noisy = Augmentation(noise=1.0)
-    whole = list(training_batches(noised, plan, buckets, noisy, 0, 0))
-    assert_same_batches(list(training_batches(noised, plan, buckets, noisy, 4, 0)), whole[4:])
+    whole = list(TrainingBatches(noised, plan, buckets, noisy, 0, 0))
+    assert_same_batches(list(TrainingBatches(noised, plan, buckets, noisy, 4, 0)), whole[4:])
     seen: dict[int, list[bytes]] = {}
     for batch in whole:
         plain = noised.batch(batch["indices"], buckets)
@@ -490,7 +490,7 @@ def test_changes_start_at_their_share_of_the_run(split: Split) -> None:
     plan = TrainingPlan(images.widths, (96,), 3, 3, seed=2)
     assert len(plan) == 9
     late = Augmentation(start=0.4, invert=1.0)
-    for step, batch in enumerate(training_batches(images, plan, (96,), late, 0, 0)):
+    for step, batch in enumerate(TrainingBatches(images, plan, (96,), late, 0, 0)):
         plain = images.batch(batch["indices"], (96,))["images"]
         inside = np.arange(96) < batch["widths"][:, None]
         negative = np.where(inside[:, None, :, None], 255 - plain, plain)
@@ -509,17 +509,17 @@ def test_an_image_that_vanishes_stops_training_by_name(split: Split, workers: in
     images = vanishing(split, (3,), 0.0)
     plan = TrainingPlan(images.widths, (96,), 11, 2, seed=0)
     with pytest.raises(DataError, match=r"3\.png"):
-        list(training_batches(images, plan, (96,), Augmentation(), 0, workers))
+        list(TrainingBatches(images, plan, (96,), Augmentation(), 0, workers))
 
 
 def test_images_that_vanish_are_counted_up_to_a_share(split: Split) -> None:
     images = vanishing(split, (3, 8), 0.2)  # 2 of 11 are fewer
     plan = TrainingPlan(images.widths, (96,), 11, 3, seed=0)
-    batches = list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
+    batches = list(TrainingBatches(images, plan, (96,), Augmentation(), 0, 0))
     assert [batch["missing"].sum() for batch in batches] == [2, 2, 2]
     images = vanishing(split, (3, 8, 9), 0.2)
     with pytest.raises(DataError, match=r"3 training images can no longer be read.*\.png"):
-        list(training_batches(images, plan, (96,), Augmentation(), 0, 0))
+        list(TrainingBatches(images, plan, (96,), Augmentation(), 0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -539,5 +539,42 @@ def test_a_worker_that_dies_is_an_error(split: Split) -> None:
     deadly = dataclasses.replace(split, read=Deadly(split.read, os.getpid()))
     images = prepared(deadly, 0)
     plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
-    with pytest.raises(DataError, match=r"processes that load batches failed.*data\.workers=0"):
-        list(training_batches(images, plan, (96,), Augmentation(), 0, 1))
+    with pytest.raises(
+        DataError, match=r"processes that load batches ended with code -9.*data\.workers=0"
+    ):
+        list(TrainingBatches(images, plan, (96,), Augmentation(), 0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """Stops the process that reads an image, unless it is the one that created this."""
+
+    read: Callable[[int], bytes]
+    parent: int
+
+    def __call__(self, index: int) -> bytes:
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return self.read(index)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="waits for stopped processes as POSIX does")
+def test_a_signal_ends_the_wait_for_a_stopped_worker(split: Split) -> None:
+    stopping = dataclasses.replace(split, read=Stopping(split.read, os.getpid()))
+    images = prepared(stopping, 0)
+    plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
+    with TrainingBatches(images, plan, (96,), Augmentation(), 0, 1) as batches:
+        (worker,) = multiprocessing.active_children()
+
+        def interrupt_when_stopped() -> None:
+            os.waitid(os.P_PID, worker.pid or 0, os.WSTOPPED | os.WNOWAIT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        earlier = signal.signal(signal.SIGTERM, lambda *_: batches.stop())
+        thread = threading.Thread(target=interrupt_when_stopped)
+        try:
+            thread.start()
+            assert next(batches, None) is None
+        finally:
+            thread.join()
+            signal.signal(signal.SIGTERM, earlier)

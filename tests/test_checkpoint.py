@@ -1,11 +1,15 @@
 """Saving, restoring, and which checkpoints stay."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 import pickle
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -253,10 +257,92 @@ def test_what_a_kill_left_unfinished_is_cleared_away(two: Path) -> None:
         assert names(two) == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["02", "0099", "99 ", "\u0663", "+3", "1_0"])
+def test_other_names_are_no_steps(name: str, two: Path) -> None:
+    (two / "checkpoints" / name).mkdir()
+    with Checkpoints(two, keep=1) as checkpoints:
+        assert checkpoints.newest_first() == [2, 1]
+        assert int(restore_newest(checkpoints).step) == 2
+        checkpoints.save(state_at(3), MANIFEST, 0.9)
+    assert names(two) == sorted([name, "3"])
+
+
+# What cannot be read
+
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM, errno.ENETDOWN, errno.EMFILE)
+
+
+@pytest.mark.parametrize("number", UNREADABLE, ids=errno.errorcode.get)
+@pytest.mark.parametrize("of", ["manifest/metadata", "model/manifest.ocdbt"])
+def test_what_cannot_be_read_is_not_damaged(
+    number: int, of: str, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is damaged for Orbax, which reads it by itself, and unreadable for Python."""
+    unreadable = two / "checkpoints" / "2" / of
+    unreadable.write_bytes(b"")
+    opening = io.open
+
+    def refuse(path: Any, *arguments: Any, **named: Any) -> Any:
+        if str(path) == str(unreadable):
+            raise OSError(number, os.strerror(number), str(path))
+        return opening(path, *arguments, **named)
+
+    monkeypatch.setattr(io, "open", refuse)
+    text = rf"2.* cannot be read \({os.strerror(number)}\); .*nothing was changed"
+    with Checkpoints(two) as checkpoints:
+        with pytest.raises(CheckpointError, match=text) as caught:
+            restore_newest(checkpoints)
+        assert not isinstance(caught.value, DamagedCheckpoint)
+        if of == "manifest/metadata":  # else the best checkpoint would be deleted
+            with pytest.raises(CheckpointError, match=text):
+                checkpoints.best_first()
+    assert names(two) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("std::bad_alloc"),
+        ValueError("UNAVAILABLE: Error reading local file"),
+        ValueError("UNKNOWN: Error reading local file [os_error_code='116']"),
+    ],
+)
+def test_what_orbax_could_not_read_is_not_damaged(
+    error: Exception, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Checkpoints(two) as checkpoints:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(checkpoints._orbax, "restore", refuse)
+        with pytest.raises(CheckpointError, match=r"2 cannot be read .* nothing was changed"):
+            restore_newest(checkpoints)
+    assert names(two) == ["1", "2"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_not_damaged(two: Path) -> None:
+    folder = two / "checkpoints" / "2"
+    for path in (two / "checkpoints", folder, folder / "model", *files(folder / "manifest")):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        try:
+            with (
+                Checkpoints(two, read_only=True) as checkpoints,
+                pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"),
+            ):
+                restore_newest(checkpoints)
+        finally:
+            path.chmod(mode)
+    assert names(two) == ["1", "2"]
+
+
 # What cannot be saved
 
 
-def test_a_full_disk_costs_no_checkpoint(two: Path) -> None:
+def test_a_full_disk_costs_no_checkpoint(two: Path, caplog: pytest.LogCaptureFixture) -> None:
     resource = pytest.importorskip("resource")
     large = state_at(3)
     large = large.replace(params={"kernel": np.random.default_rng(0).random(100_000, np.float32)})
@@ -270,7 +356,9 @@ def test_a_full_disk_costs_no_checkpoint(two: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert re.search(r"3 cannot be saved: .* about 0\.4 MB .* free some", str(caught.value))
         assert "\n" not in str(caught.value)
-        assert checkpoints.newest_first() == [2, 1]
+        assert not caplog.records  # of Orbax's threads, each with a traceback
+        # The unfinished step would keep the disk full.
+        assert not any(path.is_dir() for path in (two / "checkpoints").glob("3*"))
         assert int(restore_newest(checkpoints).step) == 2
         checkpoints.save(large, MANIFEST, 0.3)
         assert names(two) == ["2", "3"]

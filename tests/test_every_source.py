@@ -20,7 +20,7 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 
 from configs import captcha
-from crnn_jax.data.batching import evaluation_batches, training_batches
+from crnn_jax.data.batching import TrainingBatches, evaluation_batches
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.labels import Labels
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
@@ -216,7 +216,7 @@ def test_trains_a_step_and_evaluates(
     assert experiment.alphabet == steps.experiment.alphabet
     train = experiment.splits["train"]
     batch = next(
-        training_batches(
+        TrainingBatches(
             train, experiment.plan, experiment.buckets, experiment.augmentation, 0, workers=0
         )
     )
@@ -355,7 +355,7 @@ def test_an_image_is_prepared_alike_everywhere(
     known = Experiment.build(config_for("folder", CAPTCHAS, invert=invert))
     train = known.splits["train"]
     trained = next(
-        iter(training_batches(train, known.plan, (128,), known.augmentation, 0, workers=0))
+        iter(TrainingBatches(train, known.plan, (128,), known.augmentation, 0, workers=0))
     )
     evaluated = {
         int(index): image

@@ -38,8 +38,7 @@ OWNERS = {
     "orbax": ("training.checkpoint",),
     "tensorflow_datasets": ("data",),
     "grain": ("data",),
-    # Flags belong to commands; data.batching marks grain's own as parsed for notebooks.
-    "absl": (*LAYERS[-1], "data.batching"),
+    "absl": LAYERS[-1],  # flags belong to commands
 }
 # Images, labels and recipes are read without jax.
 WITHOUT_JAX = ("text", "data", "recipes", "errors", "messages", "files")

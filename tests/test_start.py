@@ -9,6 +9,7 @@ from one_device import ONE_DEVICE
 
 from configs import captcha
 from crnn_jax.data.augment import Augmentation
+from crnn_jax.errors import CheckpointError
 from crnn_jax.experiment import Experiment
 from crnn_jax.fine_tuning import choose_start
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -78,3 +79,9 @@ def test_a_run_keeps_the_start_that_it_began_with() -> None:
     for saved in ({"init_from": ""}, {}):
         scratch = Experiment.build(own_images(), ONE_DEVICE, saved)
         assert scratch.config.model.dropout == 0 and scratch.init_from == ""
+
+
+def test_a_model_whose_name_is_too_long_is_named(tmp_path: Path) -> None:
+    experiment = Experiment.build(own_images(init_from=str(tmp_path / ("a" * 300))), ONE_DEVICE)
+    with pytest.raises(CheckpointError, match=r"the model .*/a{300} cannot be read: "):
+        experiment.initial_state()

@@ -183,6 +183,28 @@ def test_earlier_handlers_are_restored() -> None:
         signal.signal(signal.SIGTERM, earlier[signal.SIGTERM])
 
 
+@posix
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_exit_code_is_that_of_shells(name: str, code: int) -> None:
+    number = getattr(signal, name)
+    earlier = signal.signal(number, signal.SIG_DFL)
+    acts: list[str] = []
+    try:
+        with StopRequest() as stop:
+            stop.then = lambda: acts.append(name)
+            signal.raise_signal(number)
+            assert stop.received == number and acts == [name]
+        with pytest.raises(SystemExit) as caught:
+            stop.deliver()
+        assert caught.value.code == code
+        signal.signal(number, signal.SIG_IGN)  # under nohup
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.received is None
+    finally:
+        signal.signal(number, earlier)
+
+
 # The workdir
 
 
@@ -267,6 +289,63 @@ def test_only_an_error_of_writing_the_workdir_is_called_one(error: OSError, tmp_
         raise error
 
 
+@posix
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lock", "lock.json", "lock.json.tmp", "metrics.jsonl", "metrics.jsonl.tmp"),
+        *("predictions.png", "tensorboard", "checkpoints", "trace", "trace/plugins"),
+    ],
+)
+def test_nothing_in_a_workdir_is_followed_out_of_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if Path(name).suffix or name == "lock":
+        elsewhere.write_text("precious")
+    else:
+        elsewhere.mkdir()
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    (tmp_path / "named").symlink_to(tmp_path / "run")  # the user may name a link
+    for workdir in (tmp_path / "run", tmp_path / "named"):
+        with (
+            pytest.raises(ConfigError, match=rf"/{name} cannot be used: it is a link out of"),
+            exclusive(workdir),
+        ):
+            raise AssertionError
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [Path(name).parts[0]]
+    assert elsewhere.is_dir() or elsewhere.read_text() == "precious"
+    monkeypatch.setenv("CRNN_JAX_TRUSTED", "1")
+    if elsewhere.is_dir():  # as of somebody whose checkpoints are on another disk
+        with exclusive(tmp_path / "run"), Checkpoints(tmp_path / "run"):
+            pass
+
+
+@posix
+def test_a_link_within_a_workdir_and_a_workdir_that_is_a_link_are_used(tmp_path: Path) -> None:
+    (tmp_path / "run" / "kept").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "run" / "kept")
+    (tmp_path / "named").symlink_to(tmp_path / "run")
+    with exclusive(tmp_path / "named"):
+        pass
+
+
+@posix
+@pytest.mark.parametrize("name", ["metrics.jsonl", "lock.json", "tensorboard"])
+def test_a_pipe_in_a_workdir_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=rf"/{name} is neither a file nor"), exclusive(tmp_path):
+        raise AssertionError
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    workdir = tmp_path / ("a" * 300)
+    with pytest.raises(ConfigError, match=r"a{300} cannot be written \(.*--workdir"):
+        train.train_and_evaluate(small_config(), workdir)
+
+
 @pytest.fixture
 def nobody() -> Iterator[None]:
     """Root may write everywhere, so with root tests of permissions become another user."""
@@ -344,6 +423,17 @@ def before_each_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]
     monkeypatch.setattr(train, "make_train_step", making)
 
 
+def before_each_batch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
+    """Has `act` called with 0, 1, ... before the batches of the run that follows are loaded."""
+    load, count = train.TrainingBatches.__next__, itertools.count()
+
+    def loading(batches: Any) -> Any:
+        act(next(count))
+        return load(batches)
+
+    monkeypatch.setattr(train.TrainingBatches, "__next__", loading)
+
+
 @posix
 def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -366,11 +456,60 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()] == ["3"]
     began: list[int] = []
     before_each_step(monkeypatch, began.append)
     state = train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
     assert began == [0, 1, 2]  # of the six steps, the first three were not taken again
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("a.png cannot be read"),
+        OSError(errno.EIO, "Input/output error"),
+        ConfigError("workdir run cannot be written"),
+    ],
+)
+def test_the_steps_before_an_error_are_saved(
+    error: Exception,
+    trained: tuple[Path, TrainState],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The image of the fifth batch of six cannot be read, or something else goes wrong there."""
+
+    def fail(step: int) -> None:
+        if step == 4:
+            raise error
+
+    with monkeypatch.context() as context:
+        before_each_batch(context, fail)
+        with pytest.raises(type(error)) as caught:
+            train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
+        assert caught.value is error
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} >= {"4"}
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+
+
+def test_a_signal_while_a_run_waits_for_images_saves_it(
+    trained: tuple[Path, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a process that loads batches is stopped: `next` ends without a batch."""
+
+    def interrupt(step: int) -> None:
+        if step == 4:
+            signal.raise_signal(signal.SIGINT)
+            raise StopIteration
+
+    with monkeypatch.context() as context:
+        before_each_batch(context, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+    state = train.train_and_evaluate(small_config(epochs=2), tmp_path, FOUR)
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
 
 

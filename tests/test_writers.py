@@ -98,6 +98,20 @@ def test_resume_deletes_the_lines_after_the_checkpoint(tmp_path: Path, half: str
     assert [e.step for e in events(tmp_path) if e.HasField("session_log")][-1] == 201
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_files_are_not_written_through_links(tmp_path: Path) -> None:
+    """As they may lie in a workdir that somebody else has made."""
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "run").mkdir()
+    for name in ("predictions.png", "predictions.png.tmp", "metrics.jsonl", "metrics.jsonl.tmp"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with writer(tmp_path / "run") as out:
+        out.metrics(1, 1, "train", {"loss": 1.0})
+        out.predictions(1, [np.zeros((32, 100, 1), np.uint8)], ["a"], ["a"])
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert len(entries(tmp_path / "run")) == 1
+
+
 def test_a_new_run_in_an_old_directory_starts_a_new_file(tmp_path: Path) -> None:
     for _ in range(2):
         with writer(tmp_path / "made" / "on the way") as out:
@@ -204,3 +218,29 @@ def test_a_terminal_has_a_live_line_below_the_others(
     assert "step 11/1000  loss 0.25" in shown and "3 step(s) skipped, not finite" in shown
     assert shown.index("said") < shown.rindex("step 11/1000")
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices of POSIX")
+@pytest.mark.parametrize("stderr", ["closed pipe", "closed terminal", "full disk"])
+def test_a_log_that_cannot_be_written_does_not_end_a_run(
+    stderr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if stderr == "full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full")
+        end = os.open("/dev/full", os.O_WRONLY)
+    elif stderr == "closed pipe":
+        ours, end = os.pipe()
+        os.close(ours)
+    else:
+        ours, end = os.openpty()
+        monkeypatch.setenv("TERM", "xterm")
+        os.close(ours)
+    with os.fdopen(end, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with writer(tmp_path) as out:
+            for step in (1, 2):
+                out.say("said")
+                out.progress(step, 0.5, 100.0, 0.0, 1.0)
+                out.metrics(step, 1, "validation", EVALUATION)
+    assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]

@@ -1,21 +1,18 @@
 """Batches: which samples share one, in which order, and how they are loaded ahead of time."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import grain
 import numpy as np
-from absl import flags
 
 from crnn_jax.data.augment import Augmentation, augment
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.prepared import Batch, PreparedSplit
+from crnn_jax.data.workers import Workers
 from crnn_jax.errors import ConfigError, DataError
-
-# Held while the batches of an epoch are planned, which takes a while: the threads that load ahead
-# reach a new epoch together. It is global because plans are pickled and locks cannot be.
-_PLANNING = threading.Lock()
 
 
 class TrainingPlan:
@@ -87,6 +84,9 @@ class TrainingPlan:
         # the whole shuffle. In a mixture nothing may be skipped, or some samples would be used
         # twice before others are used once.
         self._stride = self.steps_per_epoch * batch_size if parts else len(widths)
+        # Held while the batches of an epoch are planned, which takes a while: the threads that load
+        # ahead reach a new epoch together.
+        self._planning = threading.Lock()
         # The batches of the last two epochs asked for: loading ahead enters the next one early.
         self._recent: dict[int, list[np.ndarray]] = {}
 
@@ -96,7 +96,7 @@ class TrainingPlan:
     def __getitem__(self, step: int) -> np.ndarray:
         """Returns the indices (B,) of the samples of a step, counted from 0."""
         epoch, batch = divmod(int(step), self.steps_per_epoch)
-        with _PLANNING:
+        with self._planning:
             batches = self._recent.get(epoch)
             if batches is None:
                 batches = self._batches_of_epoch(epoch)
@@ -121,71 +121,102 @@ class TrainingPlan:
         return [batches[i] for i in order]
 
 
-def training_batches(
-    prepared: PreparedSplit,
-    plan: TrainingPlan,
-    buckets: Sequence[int],
-    augmentation: Augmentation,
-    first_step: int,
-    workers: int,
-) -> Iterator[Batch]:
-    """Yields the batches of all steps from `first_step` on, which are loaded ahead of time.
+class TrainingBatches(Iterator[Batch]):
+    """The batches of all steps from one on, which are loaded ahead of time; a context manager.
 
     The random changes to an image are a function of the seed, the step and the image, so a resumed
     run sees the same ones.
-
-    Args:
-        prepared: the training split.
-        plan: the samples of each step.
-        buckets: the widths that batches are padded to.
-        augmentation: the random changes.
-        first_step: counted from 0.
-        workers: the number of processes that load batches; 0 uses threads of this process.
-
-    Raises:
-        DataError: more than `prepared.max_missing` of the images can no longer be read, or a
-            process died.
     """
 
-    def batch_of(step: int) -> Batch:
-        def change(image: np.ndarray, index: int) -> np.ndarray:
-            return augment(image, augmentation, np.random.default_rng((plan.seed, step, index)))
+    def __init__(
+        self,
+        prepared: PreparedSplit,
+        plan: TrainingPlan,
+        buckets: Sequence[int],
+        augmentation: Augmentation,
+        first_step: int,
+        workers: int,
+    ) -> None:
+        """Starts to load.
 
-        changing = augmentation.active and step >= augmentation.start * len(plan)
-        return prepared.batch(plan[step], buckets, change if changing else None)
+        Args:
+            prepared: the training split.
+            plan: the samples of each step.
+            buckets: the widths that batches are padded to.
+            augmentation: the random changes.
+            first_step: counted from 0.
+            workers: the number of processes that load batches; 0 uses threads of this process.
+        """
+        self._prepared = prepared
+        self._stopped = False
+        self._seen = self._missing = 0
+        unchanged_until = augmentation.start * len(plan) if augmentation.active else len(plan)
+        load = _Loader(prepared, tuple(buckets), augmentation, plan.seed)
+        self._workers = Workers(load, workers) if workers else None
+        loading = self._workers or load
+        self._batches = iter(
+            grain.MapDataset.range(first_step, len(plan))
+            .map(lambda step: loading(step, plan[step], step >= unchanged_until))
+            .to_iter_dataset(grain.ReadOptions(num_threads=workers or 2, prefetch_buffer_size=8))
+        )
 
-    dataset = (
-        grain.MapDataset.range(first_step, len(plan))
-        .map(batch_of)
-        .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads a flag of its own; notebooks parse none
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    batches, seen, missing = iter(dataset), 0, 0
-    while True:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the processes that load batches, and the iteration if it waits for one of them.
+
+        It may be called by the handler of a signal.
+        """
+        self._stopped = True
+        if self._workers:
+            self._workers.kill()
+
+    def __next__(self) -> Batch:
+        """Returns the batch of the next step.
+
+        Raises:
+            DataError: more than `prepared.max_missing` of the images can no longer be read, or a
+                process has ended.
+        """
         try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not workers:
-                raise
-            raise DataError(
-                f"one of the {workers} processes that load batches failed:"
-                f" {' '.join(str(error).split())}; if memory ran out, set --config.data.workers=0"
-            ) from error
-        seen += len(batch["indices"])
-        missing += int(batch["missing"].sum())
+            batch = next(self._batches)
+        except DataError:
+            if self._stopped:
+                raise StopIteration from None
+            raise
+        self._seen += len(batch["indices"])
+        self._missing += int(batch["missing"].sum())
+        prepared = self._prepared
         # The share is that of an epoch at least, so that the first few images do not decide.
-        if missing > prepared.max_missing * max(seen, len(prepared)):
+        if self._missing > prepared.max_missing * max(self._seen, len(prepared)):
             last = prepared.split.names[batch["indices"][batch["missing"]][-1]]
             raise DataError(
-                f"{missing} training images can no longer be read, the last one is {last!r}; check"
-                " that their folder is there, and start the same command again to resume"
+                f"{self._missing} training images can no longer be read, the last one is {last!r};"
+                " check that their folder is there, and start the same command again to resume"
             )
-        yield batch
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loader:
+    """Loads the batch of a step, in any thread or process."""
+
+    prepared: PreparedSplit
+    buckets: tuple[int, ...]
+    augmentation: Augmentation
+    seed: int
+
+    def __call__(self, step: int, indices: np.ndarray, changing: bool) -> Batch:
+        def change(image: np.ndarray, index: int) -> np.ndarray:
+            return augment(
+                image, self.augmentation, np.random.default_rng((self.seed, step, index))
+            )
+
+        return self.prepared.batch(indices, self.buckets, change if changing else None)
 
 
 def evaluation_batches(

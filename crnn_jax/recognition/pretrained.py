@@ -51,10 +51,15 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     name.
 
     Raises:
-      CheckpointError: there is neither.
+      CheckpointError: there is neither, or the folder cannot be read.
     """
-    if name is not None and (is_pretrained(Path(name)) or (Path(name) / CHECKPOINTS).is_dir()):
-        return Path(name)
+    try:
+        if name is not None and (is_pretrained(Path(name)) or (Path(name) / CHECKPOINTS).is_dir()):
+            return Path(name)
+    except OSError as error:  # no permission, or a name that is too long
+        raise CheckpointError(
+            f"the model {name} cannot be read: {error.strerror}; name the folder of a trained model"
+        ) from error
     name = DEFAULT if name is None else str(name)
     models = sorted(path.parent.name for path in PRETRAINED_DIR.glob(f"*/{MANIFEST}"))
     if name not in models:

@@ -11,11 +11,12 @@ Nothing is pickled. A step counts as saved once Orbax has renamed its folder and
 been read back.
 """
 
+import contextlib
 import errno
 import logging
 import math
+import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,17 +28,18 @@ from etils import epath
 from flax import serialization
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.training.abandoned import silence_abandoned, wait_for_abandoned
 from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
 from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
 from crnn_jax.training.state import TrainState
+from crnn_jax.training.unreadable import cannot_read, check_damage, reason
 from crnn_jax.training.workdir import writing
 
 SCORE = "exact_match"  # the metric by which the best checkpoint is chosen
+STEP = re.compile("0|[1-9][0-9]*")  # no other name: 012 would be step 12 a second time
 DAMAGED = "damaged-"  # prefix of folders that were set aside
 DELETED = ".deleted"  # suffix of folders that are being deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names of folders that are being written
-
-HOOKED = "silences_abandoned_reads"  # marks our hook, so that it is installed once
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Checkpoints:
         # Synchronous, so that a reported step is on disk. On two cores a save takes one second for
         # the default network and two for the paper's, while an epoch takes minutes.
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-        _silence_abandoned_reads()
+        silence_abandoned()
         if not read_only:
             with writing(workdir):
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -70,10 +72,16 @@ class Checkpoints:
         """The saved steps in falling order, damaged ones included.
 
         Raises:
-          CheckpointError: the only checkpoints are damaged ones that were set aside earlier.
+          CheckpointError: the only checkpoints are damaged ones that were set aside earlier, or the
+            folder cannot be read.
         """
-        names = [path.name for path in self.directory.glob("*")]
-        steps = sorted((int(n) for n in names if n.isascii() and n.isdecimal()), reverse=True)
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except FileNotFoundError:  # nothing was saved yet
+            names = []
+        except OSError as error:
+            raise cannot_read(self.directory, error) from error
+        steps = sorted(map(int, filter(STEP.fullmatch, names)), reverse=True)
         if not steps and any(name.startswith(DAMAGED) for name in names):
             raise CheckpointError(
                 f"{self.directory} holds only damaged checkpoints; put an undamaged copy there, or"
@@ -82,12 +90,17 @@ class Checkpoints:
         return steps
 
     def best_first(self) -> list[int]:
-        """The saved steps by falling score; steps without a score come last, the newest first."""
+        """The saved steps by falling score; steps without a score come last, the newest first.
+
+        Raises:
+          CheckpointError: a step cannot be read.
+        """
 
         def rank(step: int) -> tuple[bool, float, int]:
             try:
                 score = self.manifest(step)["score"]
-            except DamagedCheckpoint:  # reported when it is restored
+            except DamagedCheckpoint as error:  # reported when it is restored
+                check_damage(self.directory / str(step), error)
                 score = None
             return score is not None, score or 0.0, step
 
@@ -99,13 +112,15 @@ class Checkpoints:
         The damaged steps before it are logged and set aside, so that they can be saved again.
 
         Raises:
-          CheckpointError: there are no steps, all are damaged, or `load` refused one.
+          CheckpointError: there are no steps, all are damaged, one cannot be read, or `load`
+            refused one.
         """
         damaged: list[int] = []
         for step in steps:
             try:
                 result = load(step)
             except DamagedCheckpoint as error:
+                check_damage(self.directory / str(step), error)
                 logger.warning("%s; trying another checkpoint", error)
                 damaged.append(step)
                 continue
@@ -137,7 +152,7 @@ class Checkpoints:
             self._save(state, manifest, score)
 
     def _save(self, state: TrainState, manifest: Mapping[str, Any], score: float | None) -> None:
-        self._clear()  # again: threads of a failed save may have written more
+        self._clear()
         step = int(state.step)
         model, training = jax.tree.map(np.asarray, _to_items(state))
         arrays = flatten({"model": model, "training": training})
@@ -152,11 +167,12 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # a full disk raises OSError, ValueError or an error of XLA
-            self._clear()
+            wait_for_abandoned()
+            self._give_up()
             needed = sum(array.nbytes for array in arrays.values()) / 1e6
             free = shutil.disk_usage(self.directory).free / 1e6
             raise CheckpointError(
-                f"{self.directory / str(step)} cannot be saved: {_reason(error)}; it needs about"
+                f"{self.directory / str(step)} cannot be saved: {reason(error)}; it needs about"
                 f" {needed:.1f} MB and {free:.1f} MB are free: free some space and start the same"
                 " command again, which continues from the previous checkpoint"
             ) from error
@@ -228,7 +244,7 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:  # damaged files can raise almost anything
-            raise DamagedCheckpoint(f"{place} cannot be restored: {_reason(error)}") from error
+            raise DamagedCheckpoint(f"{place} cannot be restored: {reason(error)}") from error
         arrays = {item: restored[item] for item in like}
         if manifest["format"] > 1:
             check_digests(manifest["arrays"], flatten(arrays), place)
@@ -243,9 +259,12 @@ class Checkpoints:
                 f" {', '.join(map(str, reversed(steps))) or 'none'}"
             )
         folder = self.directory / str(step)
-        for path in (folder, *folder.rglob("*")):
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise DamagedCheckpoint(f"{path} is not a regular file or folder; remove it")
+        try:
+            for path in (folder, *folder.rglob("*")):
+                if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                    raise DamagedCheckpoint(f"{path} is not a regular file or folder; remove it")
+        except OSError as error:
+            raise cannot_read(folder, error) from error
         return folder
 
     def _set_aside(self, step: int) -> None:
@@ -255,31 +274,25 @@ class Checkpoints:
             (self.directory / str(step)).rename(target)
 
     def _clear(self) -> None:
-        """Deletes unfinished folders, which a killed process or a full disk leaves behind."""
+        """Deletes unfinished folders, which a killed process leaves behind, and empty files."""
         for path in (*self.directory.glob(f"*{UNFINISHED}*"), *self.directory.glob(f"*{DELETED}")):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
+    def _give_up(self) -> None:
+        """Deletes what a failed save has written; an empty file stays in its place.
 
-def _silence_abandoned_reads() -> None:
-    """Hides the tracebacks of reads that Orbax abandons when another read of the step has failed.
-
-    Such a read ends later, in a thread, when its event loop is already closed.
-    """
-    earlier = sys.unraisablehook
-    if getattr(earlier, HOOKED, False):
-        return
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            earlier(unraisable)
-
-    setattr(hook, HOOKED, True)
-    sys.unraisablehook = hook
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).partition(" [tensorstore_spec")[0]  # pages of JSON follow
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+        Threads of tensorstore may still be writing. Without the file they would create the folder
+        again, and the full disk would stay full.
+        """
+        for path in self.directory.glob(f"*{UNFINISHED}"):
+            with contextlib.suppress(OSError):
+                while path.is_dir():
+                    moved = path.rename(path.with_name(path.name + DELETED))
+                    path.touch()
+                    shutil.rmtree(moved)
 
 
 def _to_items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

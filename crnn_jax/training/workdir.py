@@ -12,9 +12,12 @@ from pathlib import Path
 import filelock
 
 from crnn_jax.errors import ConfigError
+from crnn_jax.files import RefusedFile, check_inside, read_file
 
 # What a file system without locks reports, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+MAX_HOLDER_BYTES = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +29,18 @@ def exclusive(workdir: Path) -> Iterator[None]:
     The operating system holds the lock and releases it when the process ends, however it ends, so
     a lock never has to be removed by hand.
 
+    A workdir may come from anyone. Its own path may be a link, but no link in it may lead out.
+
     Raises:
-      ConfigError: another process uses the workdir, or it cannot be written.
+      ConfigError: another process uses the workdir, it cannot be written, or a file in it may not
+        be used.
     """
     # No soft lock: it is a file that stays when its process is killed.
     lock = filelock.FileLock(workdir / "lock", timeout=0, fallback_to_soft=False)
     holder = workdir / "lock.json"  # a file of its own, as Windows lets nobody read a locked one
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+        _check_entries(workdir)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -50,7 +57,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     try:
         with writing(workdir):
             text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-            holder.write_text(text, encoding="utf-8")
+            rewrite(holder, text.encode())
         yield
     finally:
         lock.release()
@@ -67,16 +74,36 @@ def writing(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or 'one of its files'}"
-        vanished = "" if workdir.is_dir() else ", and it does not exist"
+        # Path.is_dir would raise if the name is too long.
+        vanished = "" if os.path.isdir(workdir) else ", and it does not exist"  # noqa: PTH112
         raise ConfigError(
             f"workdir {workdir} cannot be written ({reason}){vanished};"
             " fix that and start the same command again, or choose another --workdir"
         ) from error
 
 
+def rewrite(path: Path, data: bytes) -> None:
+    """Writes a file whole: it has the old content or the new one, and other links to it stay."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _check_entries(workdir: Path) -> None:
+    for folder, folders, names in os.walk(workdir):  # which follows no links
+        for path in (Path(folder) / name for name in (*folders, *names)):
+            try:
+                check_inside(path, workdir)
+            except RefusedFile as error:
+                raise ConfigError(f"{path} cannot be used: {error.strerror}") from error
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ConfigError(f"{path} is neither a file nor a folder; remove it")
+
+
 def _read_holder(file: Path) -> str:
     try:
-        holder = json.loads(file.read_text(encoding="utf-8"))
+        holder = json.loads(read_file(file, MAX_HOLDER_BYTES))
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):  # it may be written at this moment
         return "another process"

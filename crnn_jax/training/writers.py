@@ -1,22 +1,25 @@
 """The output of a run: terminal, metrics.jsonl, TensorBoard, and a grid of predictions."""
 
 import contextlib
+import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from crnn_jax.files import read_file
 from crnn_jax.training.events import EventFile
 from crnn_jax.training.image_grid import image_grid
-from crnn_jax.training.workdir import writing
+from crnn_jax.training.workdir import rewrite, writing
 
 _FIRST_KEYS = (
     *("step", "epoch", "split", "loss", "exact_match", "exact_match_caseless", "cer"),
@@ -31,7 +34,40 @@ _WORDS = (
     ("seconds", "({:.1f} s)", 1),
 )
 _OF_A_PART = "exact_match/"  # followed by the name of a part of a mixture
+MAX_METRICS_BYTES = 2**30
+"""A run of a million lines has a fifth of it."""
 _PLAIN_LINE_EVERY = 10.0  # seconds
+
+
+class _Patient:
+    """A stream that nobody may read any more: what cannot be written is dropped.
+
+    A run goes on when its terminal is closed, or the disk of its log is full. From then on nothing
+    is written to the stream, neither by this program nor by the libraries it uses.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._abandon()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Writer:
@@ -70,7 +106,8 @@ class Writer:
             # Line buffering, so that a killed run keeps every metric it has shown.
             self._lines = self.metrics_file.open("a", encoding="utf-8", buffering=1)
             self._events = EventFile(workdir / "tensorboard", first_step + 1)
-        self._console = Console(stderr=True, force_jupyter=False)
+        stderr: Any = _Patient(sys.stderr)
+        self._console = Console(file=stderr, force_jupyter=False)
         self._bar: Progress | None = None
         # FORCE_COLOR, which CI systems set, makes rich assume a terminal, so ask the stream, too.
         if self._console.is_interactive and sys.stderr.isatty():
@@ -183,8 +220,10 @@ class Writer:
           references: the label of each image.
         """
         grid = image_grid(images, texts, references)
+        file = io.BytesIO()
+        grid.save(file, "png")
         with writing(self.workdir):
-            grid.save(self.workdir / "predictions.png")
+            rewrite(self.workdir / "predictions.png", file.getvalue())
             self._events.image("predictions", np.asarray(grid), step)
             self._events.flush()
 
@@ -209,13 +248,11 @@ def _truncate(path: Path, step: int) -> str:
     newest_split = ""
     if not path.exists():
         return newest_split
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in read_file(path, MAX_METRICS_BYTES).decode(errors="replace").split("\n"):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
             if entry["step"] <= step:
                 kept.append(line + "\n")
                 newest_split = entry.get("split", "")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    rewrite(path, "".join(kept).encode())
     return newest_split
