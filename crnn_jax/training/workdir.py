@@ -17,6 +17,10 @@ from crnn_jax.files import RefusedFile, check_inside, read_file
 # What a file system without locks reports, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
+# What a run writes. Anything else in a workdir is the user's, and is left alone.
+ENTRIES = ("checkpoints", "lock", "tensorboard", "trace")
+REWRITTEN = ("lock.json", "metrics.jsonl", "predictions.png")
+TEMPORARY = ".tmp"  # suffix of such a file until it is whole
 MAX_HOLDER_BYTES = 10_000
 
 logger = logging.getLogger(__name__)
@@ -84,15 +88,16 @@ def writing(workdir: Path) -> Iterator[None]:
 
 def rewrite(path: Path, data: bytes) -> None:
     """Writes a file whole: it has the old content or the new one, and other links to it stay."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     temporary.unlink(missing_ok=True)
     temporary.write_bytes(data)
     temporary.replace(path)
 
 
 def _check_entries(workdir: Path) -> None:
-    for folder, folders, names in os.walk(workdir):  # which follows no links
-        for path in (Path(folder) / name for name in (*folders, *names)):
+    temporary = (name + TEMPORARY for name in REWRITTEN)
+    for entry in (workdir / name for name in (*ENTRIES, *REWRITTEN, *temporary)):
+        for path in (entry, *entry.rglob("*")):
             try:
                 check_inside(path, workdir)
             except RefusedFile as error:
