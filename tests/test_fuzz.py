@@ -50,6 +50,11 @@ def only_our_errors(case: object) -> Iterator[None]:
         raise AssertionError(f"{type(error).__name__} escaped from {case!r}: {error}") from error
 
 
+def never(*_: object, **__: object) -> None:
+    """Takes the place of a function that must not be called."""
+    pytest.fail("it was called")
+
+
 def mutated(data: bytes, rng: random.Random) -> bytes:
     """Changes, removes, repeats or inserts some bytes."""
     result = bytearray(data)

@@ -27,8 +27,8 @@ from etils import epath
 from flax import serialization
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
-from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
-from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
+from crnn_jax.training.integrity import check_digests, check_files, check_forms, describe, flatten
+from crnn_jax.training.manifest import CHECKPOINTS, read_manifest, read_scores, seal
 from crnn_jax.training.state import TrainState
 from crnn_jax.training.workdir import writing
 
@@ -86,7 +86,7 @@ class Checkpoints:
 
         def rank(step: int) -> tuple[bool, float, int]:
             try:
-                score = self.manifest(step)["score"]
+                score = self.manifest(step).get("score")
             except DamagedCheckpoint:  # reported when it is restored
                 score = None
             return score is not None, score or 0.0, step
@@ -178,7 +178,7 @@ class Checkpoints:
         manifest = read_manifest(folder / "manifest" / "metadata")
         if manifest["format"] == 1:
             path = folder / "metrics" / "metrics"
-            manifest["score"] = read_json(path)[SCORE] if path.exists() else None
+            manifest["score"] = read_scores(path).exact_match if path.exists() else None
         return manifest
 
     def restore_model(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,6 +208,7 @@ class Checkpoints:
         folder = self._folder(step)
         place = str(folder)
         try:
+            check_files(folder, flatten(like))
             # The shapes are compared before memory is allocated for the values.
             handler = ocp.PyTreeCheckpointHandler()
             found = {item: handler.metadata(epath.Path(folder / item)).tree for item in like}
