@@ -61,11 +61,13 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     """
     try:
         return files.read_file(path, max_bytes, path.parent)
-    except (OSError, ValueError) as error:
+    except (files.RefusedFile, FileNotFoundError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        damaged = isinstance(error, files.RefusedFile | FileNotFoundError | ValueError)
-        raise (DamagedCheckpoint if damaged else CheckpointError)(
-            f"{path} cannot be read: {reason}"
+        raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); it may be undamaged, so mend that and try"
+            " again"
         ) from error
 
 
