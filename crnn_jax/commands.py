@@ -4,6 +4,7 @@ A command is a module with a docstring, which is its help, flags in a `FlagValue
 a function `main`. Flags of its own let several commands be imported together.
 """
 
+import contextlib
 import errno
 import faulthandler
 import io
@@ -19,9 +20,14 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
+from crnn_jax.compiler import (
+    enable_compilation_cache,
+    repair_compilation_cache,
+    set_cpu_flags,
+)
 from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
+from crnn_jax.messages import one_line
 from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
@@ -61,6 +67,11 @@ def run(
         main(arguments)
     except CrnnError as error:
         print_error(error)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print_error(CrnnError(f"{error.filename!r}: {error.strerror}; check the path"))
         sys.exit(1)
 
 
@@ -134,30 +145,60 @@ def print_result(line: str) -> None:
     """Prints a line to standard output, at once.
 
     If nobody reads it any more, as after `| head`, the process ends without an error message.
+
+    Raises:
+      CrnnError: it cannot be written.
     """
+    if sys.stdout is None:
+        raise CrnnError("standard output is closed, so there is no place for the results")
     try:
         print(line, flush=True)
     except OSError as error:
-        if error.errno not in CLOSED:
-            raise
         # Otherwise the interpreter would try to write the rest of the output when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(OUTPUT_CLOSED)
+        if error.errno in CLOSED:
+            sys.exit(OUTPUT_CLOSED)
+        raise CrnnError(
+            f"the results cannot be written to standard output ({error.strerror}); write them to"
+            " another place"
+        ) from error
 
 
 def print_error(error: Exception) -> None:
-    """Prints a line to standard error."""
-    print(f"error: {error}", file=sys.stderr)
+    """Prints a line to standard error, if that is possible."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"error: {error}", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """Names and texts in a message cannot begin another line, or change the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        return one_line(super().formatMessage(record))
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that are closed: another file would get their numbers.
+
+    Libraries write to them by number, and would write into that file.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)  # also for worker processes
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _prepare_process() -> None:
     restart_with_huge_pages()
+    _open_streams()
     faulthandler.enable()
     flags.FLAGS(sys.argv[:1])  # libraries read their own flags, which keep their defaults
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own progress is noise here
     warnings = logging.StreamHandler()
-    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.setFormatter(_OneLine("warning: %(message)s"))
     project = logging.getLogger("crnn_jax")
     project.addHandler(warnings)
     project.setLevel(logging.WARNING)  # otherwise absl's level would apply to the project, too
@@ -167,6 +208,7 @@ def _prepare_process() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     enable_compilation_cache()
+    repair_compilation_cache()
     set_cpu_flags()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Independent of the system's encoding. File names that are not UTF-8 are not changed.

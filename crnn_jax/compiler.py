@@ -2,11 +2,16 @@
 
 import contextlib
 import functools
+import glob
+import logging
 import os
 import platform
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -16,6 +21,9 @@ SETTING = f"{FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"  # matrix products, but n
 # accept the flag.
 FIRST_VERSION, LAST_VERSION = (0, 10, 1), (0, 12, 0, 1)
 TIMEOUT = 30  # seconds
+_DAMAGED = "Error reading persistent compilation cache entry for '(.+?)'"
+
+logger = logging.getLogger(__name__)
 
 
 def enable_compilation_cache() -> None:
@@ -36,6 +44,32 @@ def enable_compilation_cache() -> None:
 
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def repair_compilation_cache() -> None:
+    """Replaces damaged programs of the cache when JAX finds them.
+
+    JAX warns of a damaged entry, compiles the program, and then keeps the entry that exists, so
+    that every start would compile again. The warning names the program and comes before that. Its
+    entries are therefore removed when the warning is shown.
+    """
+    show = warnings.showwarning
+
+    def show_or_repair(message: Warning | str, *arguments: Any, **keywords: Any) -> None:
+        found = re.match(_DAMAGED, str(message))
+        if not found:
+            show(message, *arguments, **keywords)
+            return
+        import jax
+
+        folder = Path(str(jax.config.jax_compilation_cache_dir))  # pyright: ignore
+        logger.warning("%s; it is compiled again, which takes a while", message)
+        for entry in folder.glob(f"{glob.escape(found[1])}-*-cache"):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+    warnings.showwarning = show_or_repair
+    warnings.filterwarnings("always", _DAMAGED)
 
 
 def set_cpu_flags() -> None:

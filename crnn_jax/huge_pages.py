@@ -43,7 +43,8 @@ def restart_with_huge_pages(script: str = "crnn-jax") -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, arguments, environment)  # noqa: S606  # the user's own command
 
 
 def _pages_on_request() -> bool:

@@ -55,7 +55,7 @@ def get_config(name: str) -> Config:
         return config
     except CrnnError:
         raise
-    except Exception as error:  # the file may do anything
+    except (Exception, SystemExit) as error:  # the file may do anything
         raise ConfigError(f"config {name}: {_reason(error, path)}") from error
 
 
@@ -97,7 +97,11 @@ def _find(name: str) -> tuple[Path, tuple[str, ...]]:
     """The file of a config, and its variant if one is named."""
     if found := re.fullmatch(r"(.*\.py)(?::(.*))?", name, re.DOTALL):
         path, variant = Path(found[1]), found[2]
-        if not path.is_file():
+        try:
+            exists = path.is_file()
+        except OSError as error:  # before Python 3.14
+            raise ConfigError(f"cannot read the config {path} ({error.strerror})") from error
+        if not exists:
             known = path.stem in _recipe_files()
             remedy = f"the recipe is called {path.stem}" if known else "check the path"
             raise ConfigError(f"there is no file {path}; {remedy}")
@@ -127,7 +131,7 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: BaseException, path: Path) -> str:
     """What went wrong in a config file, on one line; a ValueError says it by itself."""
     text = " ".join(str(error).split())
     if isinstance(error, ValueError):

@@ -3,16 +3,18 @@
     python scripts/package_model.py runs/mine mine
 
 writes crnn_jax/pretrained/mine, and `python -m crnn_jax.predict --model mine` reads with it. Of the
-run's config nothing is kept, as it names folders of its machine.
+run's config nothing is kept, as it names folders of its machine. The digests of all models in the
+package are in crnn_jax/pretrained/SHA256SUMS, which `sha256sum --check` reads.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
 
 from crnn_jax.errors import CrnnError
-from crnn_jax.recognition.pretrained import ARRAYS, PRETRAINED_DIR, write_pretrained
+from crnn_jax.recognition.pretrained import ARRAYS, MANIFEST, PRETRAINED_DIR, write_pretrained
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.manifest import IDENTITY
@@ -48,6 +50,16 @@ def package_model(workdir: Path, folder: Path) -> TrainedModel:
     return TrainedModel.load(folder)
 
 
+def write_digests(folder: Path) -> None:
+    """Writes SHA256SUMS of the models in a folder."""
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+        for name in (ARRAYS, MANIFEST)
+        for path in sorted(folder.glob(f"*/{name}"))
+    )
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
 def main() -> None:
     """Packages the model that the command line names."""
     parser = argparse.ArgumentParser(description="Puts a trained model into the package.")
@@ -64,6 +76,7 @@ def main() -> None:
         model = package_model(arguments.workdir, folder)
     except CrnnError as error:
         sys.exit(f"error: {error}")
+    write_digests(PRETRAINED_DIR)
     size = (folder / ARRAYS).stat().st_size
     print(f"{folder}: step {model.step:,}, {size / 1e6:.2f} MB")
 

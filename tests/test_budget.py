@@ -14,8 +14,7 @@ from crnn_jax.files import TRUSTED
 from crnn_jax.models.budget import MAX_ACTIVATIONS, check_budget
 from crnn_jax.recognition.trained_model import TrainedModel
 from tests.networks import random_variables
-from tests.test_fuzz import never
-from tests.test_manifest_schema import GOLDEN, rewrite
+from tests.test_manifest_schema import GOLDEN, never, rewrite
 from tests.test_train import small_config
 
 LARGE: list[tuple[dict[str, Any], str]] = [

@@ -15,7 +15,7 @@ import platformdirs
 import pytest
 from PIL import Image
 
-from crnn_jax import check_data, evaluation, score
+from crnn_jax import check_data, cli, evaluation, score
 from crnn_jax.commands import parse_flags
 from crnn_jax.errors import ConfigError, DataError
 
@@ -151,6 +151,82 @@ def test_a_command_ends_without_a_word_where_nobody_reads_on(
         os.close(writing)
     assert done.returncode == 141
     assert "Error" not in done.stderr and "Traceback" not in done.stderr
+
+
+# A command that logs, prints, and writes to its streams by number, as libraries in C do.
+STREAMS = """
+import logging, os, sys
+from absl import flags
+from crnn_jax.commands import print_result, run
+
+def main(arguments):
+    os.open("own.txt", os.O_WRONLY | os.O_CREAT)
+    for number in (1, 2):
+        try:
+            os.write(number, b"")
+            os.write(number, b"noise\\n")
+        except OSError as error:
+            assert error.errno == 28, error
+    logging.getLogger("crnn_jax").warning("%s", "a\\nerror: none\\x1b[2J")
+    print_result("read")
+    open("a" * 300)
+
+run(main, flags.FlagValues(), "help", ["x", *sys.argv[1:]])
+"""
+SHOWN = (
+    b"noise",
+    b"warning: a error: none\\x1b[2J",
+    b"error: '" + b"a" * 300 + b"': File name too long; check the path",
+)
+FULL = b"error: the results cannot be written to standard output (No space left on device); write"
+CLOSED = b"error: standard output is closed, so there is no place for the results"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    ("streams", "stdout", "stderr"),
+    [
+        ("", (b"noise", b"read"), SHOWN),
+        ("<&-", (b"noise", b"read"), SHOWN),
+        ("2>&-", (b"noise", b"read"), ()),
+        ("2>/dev/full", (b"noise", b"read"), ()),
+        (">/dev/full", (), (*SHOWN[:2], FULL)),
+        (">&-", (), (*SHOWN[:2], CLOSED)),
+        (">&- 2>&- <&-", (), ()),
+        ("--help >/dev/full", (), (FULL,)),
+        ("--help >&-", (), (CLOSED,)),
+        ("--nope 2>&-", (), ()),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    streams: str, stdout: tuple[bytes, ...], stderr: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    """No traceback; exit code 1; nothing gets into a file that has the number of a stream."""
+    (tmp_path / "command.py").write_text(STREAMS, encoding="utf-8")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} command.py {streams}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert tuple(done.stdout.splitlines()) == stdout
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(stderr) and all(map(bytes.startswith, lines, stderr)), lines
+    own = tmp_path / "own.txt"
+    assert not own.exists() or own.read_bytes() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_the_list_of_commands_on_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="1"):
+            cli.main(["crnn-jax"])
+        monkeypatch.undo()
+    assert capsys.readouterr().err.encode().startswith(FULL)
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -378,3 +454,16 @@ def test_the_data_checks_shows_what_augmentation_does(tmp_path: Path) -> None:
     lost = f"--show_augmented={tmp_path / 'no' / 'grid.png'}"
     done = command("crnn_jax.check_data", f"--dir={IMAGES}", lost, noisy)
     assert done.returncode == 1 and "an existing folder" in done.stderr.splitlines()[-1]
+
+
+def test_names_in_the_report_cannot_change_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of_images(tmp_path)
+    with (folder / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("images/a\x1b[2J\u202eb.png\tabc\n")
+    with pytest.raises(SystemExit, match="1"):
+        check_data.main(parse_flags(check_data.FLAGS, ["check_data", f"--dir={folder}"]))
+    shown = capsys.readouterr().out
+    assert "images/a\\x1b[2J\\u202eb.png" in shown
+    assert "\x1b[2J" not in shown and "\u202e" not in shown

@@ -1,6 +1,7 @@
 """The package as people install it: its public names, its wheel, its console script, its page."""
 
 import contextlib
+import hashlib
 import importlib
 import io
 import os
@@ -53,6 +54,19 @@ def test_the_wheel_has_recipes_types_model_and_script(installed: Path) -> None:
         assert (installed / "crnn_jax" / name).is_file(), name
     scripts = next(installed.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
     assert "crnn-jax = crnn_jax.cli:main" in scripts
+
+
+def test_models_in_the_package_have_the_recorded_digests(installed: Path) -> None:
+    """In the format of sha256sum, so that everyone can check what was downloaded."""
+    folder = installed / "crnn_jax" / "pretrained"
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    recorded = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    found = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("README.md", "SHA256SUMS")
+    }
+    assert found == recorded
 
 
 def test_an_installed_package_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

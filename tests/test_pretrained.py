@@ -37,7 +37,6 @@ from crnn_jax.training.manifest import seal
 from crnn_jax.training.state import TrainState
 from tests.networks import PlainCRNN, plain_variables, random_variables
 from tests.test_checkpoint import Trap
-from tests.test_fuzz import changed, only_our_errors
 from tests.test_train import IMAGES, small_config
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
@@ -357,19 +356,6 @@ def test_members_are_packed_as_numpy_packs_them(method: int, packaged: Path) -> 
         pretrained.read_pretrained_arrays(packaged, manifest, like=None)
 
 
-def test_manifests_of_strangers(packaged: Path) -> None:
-    """Well-formed and well-sealed ones: only our own errors escape."""
-    rng = random.Random(0)
-    path = packaged / "manifest.json"
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    del whole["digest"]
-    for _ in range(40):
-        key = rng.choice(sorted(whole))
-        path.write_text(json.dumps(seal({**whole, key: changed(whole[key], rng)})))
-        with only_our_errors(path.read_bytes()[:2000]):
-            TrainedModel.load(packaged)
-
-
 # What cannot be packaged
 
 
@@ -406,7 +392,9 @@ def test_what_half_precision_cannot_hold_is_refused(
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(pretrained.PRETRAINED_DIR.iterdir()), ids=lambda f: f.name
+    "folder",
+    [path.parent for path in pretrained.PRETRAINED_DIR.glob("*/manifest.json")],
+    ids=lambda f: f.name,
 )
 def test_the_models_of_the_package_have_the_shapes_of_their_networks(
     folder: Path, tmp_path: Path

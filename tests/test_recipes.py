@@ -1,5 +1,6 @@
 """Recipes are found by name wherever the package is, and old names of settings are understood."""
 
+import errno
 import json
 import logging
 import shutil
@@ -78,6 +79,10 @@ def test_what_is_not_there_is_one_line(name: str, message: str) -> None:
         ("def get_config(:", "SyntaxError: "),
         ("x = 1", "AttributeError: .*get_config"),
         ("def get_config(): ...", "get_config returns a NoneType, not a ConfigDict"),
+        ("def get_config(): return 3", "mine.py: get_config returns a int, not a ConfigDict"),
+        ("get_config = 3", "TypeError: 'int' object is not callable"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0, line 2 of"),
+        ("def get_config(): raise SystemExit('done')", "SystemExit: done, line 1 of"),
         ("import crnn_jax\nget_config = lambda: crnn_jax.get_config('no')", "no recipe 'no'"),
     ],
 )
@@ -87,6 +92,23 @@ def test_a_config_file_that_fails_is_one_line(text: str, message: str, tmp_path:
     with pytest.raises(ConfigError, match=message) as error:
         get_config(str(file))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".py", "\0.py", "."])
+def test_a_config_that_cannot_be_named_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the config|no file|no recipe"):
+        get_config(name)
+
+
+def test_a_config_in_a_folder_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ConfigError, match=r"cannot read .*mine.py \(Permission denied\)"):
+        get_config(str(tmp_path / "mine.py"))
 
 
 # The config of a run of an older version, and what it is called now.

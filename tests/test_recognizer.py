@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from crnn_jax import models, predict
+from crnn_jax.compiler import FIRST_VERSION
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, DataError
@@ -361,7 +362,8 @@ def test_a_fresh_process_imports_little_and_keeps_what_it_compiles(tmp_path: Pat
         )
         cache, flags, imported = done.stdout.splitlines()
         assert Path(cache).is_relative_to(folder)
-        assert "ynn" in flags
+        if jax.__version_info__ >= FIRST_VERSION:  # older ones do not know the flag
+            assert "ynn" in flags
         assert imported == "[]"
 
 

@@ -77,6 +77,32 @@ def test_compiled_programs_are_kept(before: str, tmp_path: Path) -> None:
     assert list(tmp_path.glob(f"crnn_jax/{platform.node()}/compiled/jit__lambda*"))
 
 
+def test_a_damaged_program_is_compiled_again_once(tmp_path: Path) -> None:
+    """As after a process that was killed while it wrote. Each process compiles or loads once."""
+    code = """if True:
+        import logging, sys
+        from crnn_jax.compiler import repair_compilation_cache
+        repair_compilation_cache()
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        import jax
+        jax.monitoring.register_event_listener(lambda event, **_: print(event))
+        assert jax.jit(lambda x: x * 3 + 1)(2.0) == 7
+        print([path.name for path in sys.modules["pathlib"].Path(sys.argv[1]).glob("*-cache")])
+    """
+
+    def start() -> str:
+        folder = {CACHE_FOLDER: str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        return run(sys.executable, "-c", code, str(tmp_path), **folder)
+
+    damaged = "Error reading persistent compilation cache entry for 'jit__lambda"
+    assert damaged not in start()
+    (entry,) = tmp_path.glob("jit__lambda*-cache")
+    os.truncate(entry, entry.stat().st_size - 40)
+    assert damaged in start()
+    again = start()
+    assert damaged not in again and "/jax/compilation_cache/cache_hits" in again
+
+
 def test_a_configured_folder_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 
@@ -277,6 +303,7 @@ def starts(folder: Path, command: str, before: str = "") -> list[list[str]]:
     inherited = (huge_pages.SWITCH, huge_pages.TUNABLES)
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     environment |= {"PYTHONPATH": str(folder), "FOLDER": str(folder), "BEFORE": before}
+    environment["IPYTHONDIR"] = str(folder)  # not the home folder
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
         ["sh", "-c", command], cwd=folder, env=environment, check=True, capture_output=True
@@ -310,6 +337,7 @@ def test_a_command_restarts_once_to_ask_for_huge_pages(command: str, folder: Pat
         f'echo "{RUN}" | python',
         "python launch.py -m crnn_jax.fake",
         "python -m launch",
+        "python -m IPython --no-banner -c '%run -m crnn_jax.fake'",  # as in a notebook
         "python -m pdb -c continue -c quit -m crnn_jax.fake",
         "python -m cProfile -m crnn_jax.fake",
         "python -m crnn_jax.fake <&-",

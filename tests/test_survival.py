@@ -256,7 +256,7 @@ def test_the_lock_is_taken_before_data_are_read(tmp_path: Path) -> None:
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/a.png"),
-        OSError(errno.ENOSPC, "No space left on device", "/tmp/batch"),
+        OSError(errno.ENOSPC, "No space left on device", "/data/batch"),
     ],
 )
 def test_only_an_error_of_writing_the_workdir_is_called_one(error: OSError, tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """Data sets of TensorFlow Datasets, read without TensorFlow."""
 
+import contextlib
 import logging
+import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +14,17 @@ import filelock
 
 from crnn_jax.data.images import header_size
 from crnn_jax.data.sources.split import ImageFacts, Split, digest, nfc
+from crnn_jax.data.sources.tfds_folder import check_folder
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.files import open_file
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
 logger = logging.getLogger(__name__)
+
+# Without a namespace, as in `huggingface:mnist`: those load code from elsewhere.
+_NAME = re.compile(r"([A-Za-z]\w*)(/[\w+-][\w+.-]*)?(:[\d*]+\.[\d*]+\.[\d*]+)?")
 
 
 def load_tfds(settings: Mapping[str, Any]) -> dict[str, Split]:
@@ -31,43 +40,74 @@ def load_tfds(settings: Mapping[str, Any]) -> dict[str, Split]:
     """
     # Imported here because it takes seconds, which other sources do not need.
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.naming import camelcase_to_snakecase
 
     name, image, text = (settings[key] for key in ("variant", "image_field", "text_field"))
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise DataError(
+            f"data.variant={name!r} is not the name of a TFDS data set; write name, name/config or"
+            " name/config:1.0.0"
+        )
     try:
         builder = prepare_once(
+            camelcase_to_snakecase(found[1]),
+            settings["dir"],
             lambda: tfds.builder(
                 name, data_dir=settings["dir"] or None, file_format="array_record", try_gcs=False
-            )
+            ),
         )
+        features: Any = builder.info.features
+        splits = list(builder.info.splits)
+    except DataError:
+        raise
     except Exception as error:  # builders raise all kinds of errors
         raise DataError(
             f"TFDS cannot open the data set {name!r} ({_first_line(error)}); set"
             " --config.data.variant to a name that TFDS knows, and --config.data.dir to the folder"
             " where the data set is stored"
         ) from error
-    features: Any = builder.info.features
     for field, setting in ((image, "image_field"), (text, "text_field")):
-        if field not in features:
+        if not isinstance(features, tfds.features.FeaturesDict) or field not in features:
             raise ConfigError(
                 f"the data set {name!r} has no feature {field!r}; set --config.data.{setting} to"
-                f" one of {', '.join(features)}"
+                f" one of {', '.join(features or ())}"
             )
-    present = [split for split in ("train", "test") if split in builder.info.splits]
+    present = [split for split in ("train", "test") if split in splits]
     if "test" in present:
         return {split: read_split(builder, split, image, text) for split in present}
-    names = list(builder.info.splits)
-    if not names:
+    if not splits:
         raise DataError(f"the data set {name!r} has no splits; prepare it again")
-    return {"all": read_split(builder, "train" if present else names[0], image, text)}
+    return {"all": read_split(builder, "train" if present else splits[0], image, text)}
 
 
-def prepare_once(make: "Callable[[], DatasetBuilder]") -> "DatasetBuilder":
+def prepare_once(
+    name: str, data_dir: str, make: "Callable[[], DatasetBuilder]"
+) -> "DatasetBuilder":
     """Returns the builder that `make` creates, with its data set prepared.
 
     If several processes need the same data set, one prepares it and the others wait.
 
-    Raises: what preparing the data set raises.
+    Args:
+        name: the name of the data set, without config and version.
+        data_dir: the folder where TFDS stores data sets; '' is TFDS's default.
+        make: creates the builder. What is stored is checked before.
+
+    Raises:
+        DataError: see `check_folder`.
+        Exception: what `make`, or preparing the data set, raises.
     """
+    from tensorflow_datasets.core.utils.file_utils import list_data_dirs
+
+    for root in map(str, list_data_dirs(data_dir or None)):
+        if "://" not in root:
+            check_folder(Path(root).expanduser() / name)
+    # TFDS prints what it does; standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        return _prepared(make)
+
+
+def _prepared(make: "Callable[[], DatasetBuilder]") -> "DatasetBuilder":
     builder = make()
     if builder.data_path.exists():
         return builder
@@ -85,6 +125,10 @@ def prepare_once(make: "Callable[[], DatasetBuilder]") -> "DatasetBuilder":
         held = lock.acquire()
     with held:
         builder = make()  # again: a builder reads what is stored when it is created
+        path = Path(builder.data_path)
+        # What processes have left that were killed. Nobody else is preparing this data set now.
+        for left in path.parent.glob(f"incomplete.??????_{path.name}"):
+            shutil.rmtree(left, ignore_errors=True)
         builder.download_and_prepare()
     return builder
 
@@ -103,19 +147,13 @@ def read_split(
             headers.
 
     Raises:
-        DataError: the features do not hold an image and a text.
+        DataError: the features do not hold an image and a text, or a record cannot be read.
     """
-    import tensorflow_datasets as tfds
-
-    # TFDS's logging decorator hides the signature of as_data_source from pyright.
-    records = builder.as_data_source(
-        split,  # pyright: ignore[reportCallIssue]
-        decoders={image_field: tfds.decode.SkipDecoding()},
-    )
+    read = _open(builder, split, image_field, text_field)
     labels: list[str] = []
     facts: list[ImageFacts] = []
-    for index in range(len(records)):
-        record = records[index]
+    for index in range(len(read.records)):
+        record = read.record(index)
         image, label = record[image_field], record[text_field]
         if not isinstance(image, bytes):
             raise DataError(
@@ -132,17 +170,78 @@ def read_split(
                 " --config.data.text_field to the feature that is"
             ) from error
     names = tuple(f"{split}/{index:05d}" for index in range(len(labels)))
-    return Split(names, tuple(labels), _Images(records, image_field), facts=tuple(facts))
+    return Split(names, tuple(labels), read, facts=tuple(facts))
+
+
+def damage(what: str, folder: Path, mendable: bool, error: Exception) -> DataError:
+    """Returns the error for a damaged data set.
+
+    Args:
+        what: what is damaged.
+        folder: of one version of the data set.
+        mendable: whether the data set is prepared again if the folder is gone.
+        error: what happened.
+    """
+    remedy = (
+        f"remove the folder {str(folder)!r}, and the next start prepares it again"
+        if mendable
+        else f"copy the folder {str(folder)!r} again"
+    )
+    return DataError(f"{what} is damaged ({_first_line(error)}); {remedy}")
 
 
 @dataclass(frozen=True)
 class _Images:
-    records: Any
+    """Reads encoded images; other features of a record are never decoded."""
+
+    records: Any  # serialized
+    features: Any  # a FeaturesDict of two
     field: str
+    split: str
+    folder: Path
+    mendable: bool
+
+    def record(self, index: int) -> dict[str, Any]:
+        from tensorflow_datasets import decode
+
+        try:
+            return self.features.deserialize_example_np(
+                self.records[index],
+                decoders={name: decode.SkipDecoding() for name in self.features},
+            )
+        except Exception as error:  # of Riegeli, protobuf or TFDS
+            what = f"image {self.split}/{index:05d} of a TFDS data set"
+            raise damage(what, self.folder, self.mendable, error) from error
 
     def __call__(self, index: int) -> bytes:
-        return self.records[index][self.field]
+        return self.record(index)[self.field]
+
+
+def _open(builder: "DatasetBuilder", split: str, image_field: str, text_field: str) -> _Images:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+
+    folder, mendable = Path(builder.data_path), not isinstance(builder, ReadOnlyBuilder)
+    try:
+        for part in builder.info.splits[split].file_instructions:
+            if "://" not in part.filename:
+                open_file(part.filename, sys.maxsize, folder).close()
+        # TFDS's logging decorator hides the signature of as_data_source from pyright.
+        records = builder.as_data_source(
+            split,  # pyright: ignore[reportCallIssue]
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+        )
+    except Exception as error:  # of TFDS
+        what = f"the split {split!r} of a TFDS data set"
+        raise damage(what, folder, mendable, error) from error
+    stored: Any = builder.info.features
+    features = tfds.features.FeaturesDict(
+        {name: stored[name] for name in (image_field, text_field)}
+    )
+    return _Images(records, features, image_field, split, folder, mendable)
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
