@@ -21,6 +21,7 @@ from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.evaluation import EvalStep, Evaluation, evaluate_split, make_eval_step
 from crnn_jax.fine_tuning import AUTO, carry_over, choose_start, with_recipe
+from crnn_jax.models.budget import check_budget
 from crnn_jax.recipes import DEFAULT
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -99,6 +100,10 @@ class Experiment:
         description = {"name": settings.pop("name"), "settings": settings}
         if config.freeze == CONV_STACK:
             settings = {**settings, "freeze_conv_stack": True}
+        model = models.create(
+            description["name"], dataset.alphabet.num_classes, settings, axis_name=parallel.AXIS
+        )
+        check_budget(model, dataset.preprocessing.height, dataset.preprocessing.max_width)
         learning_rate = learning_rate_schedule(config.optimizer, len(plan))
         return cls(
             config=config,
@@ -109,9 +114,7 @@ class Experiment:
             buckets=dataset.buckets,
             findings=dataset.findings,
             plan=plan,
-            model=models.create(
-                description["name"], dataset.alphabet.num_classes, settings, axis_name=parallel.AXIS
-            ),
+            model=model,
             model_description=description,
             learning_rate=learning_rate,
             optimizer=make_optimizer(

@@ -93,11 +93,12 @@ class Run:
 
 def abandoned() -> set[str]:
     """The shared memory that no process uses, as Linux shows it."""
+    shared = Path("/dev/shm")  # noqa: S108  # it is only listed
     mapped = set[str]()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # the process has ended, or is another user's
-            mapped |= set(re.findall(r"/dev/shm/\S+", maps.read_text(encoding="utf-8")))
-    return {str(path) for path in Path("/dev/shm").glob("*")} - mapped
+            mapped |= set(re.findall(rf"{shared}/\S+", maps.read_text(encoding="utf-8")))
+    return {str(path) for path in shared.glob("*")} - mapped
 
 
 def kill_once(run: Run, way: str, workers: int, rng: random.Random) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.text.alphabet import Alphabet, may_belong, min_time_steps
 
 ABC = Alphabet("abc")
@@ -119,6 +119,13 @@ def test_ignore_case_with_awkward_characters() -> None:
         ("a\n", "U\\+000A"),
         ("\ud800", "U\\+D800"),
         ("a\u2028", "U\\+2028"),
+        ("a\u202e", "U\\+202E"),  # right-to-left override
+        ("a\u2066", "U\\+2066"),  # left-to-right isolate
+        ("\u200fa", "U\\+200F"),  # right-to-left mark
+        ("a\u200b", "U\\+200B"),  # zero-width space
+        ("\ufeffa", "U\\+FEFF"),  # byte order mark
+        ("a\u00ad", "U\\+00AD"),  # soft hyphen
+        ("\U000e0041", "U\\+E0041"),  # tag
     ],
 )
 def test_invalid_alphabets_are_refused(characters: str, named: str) -> None:
@@ -130,6 +137,13 @@ def test_invalid_alphabets_are_refused(characters: str, named: str) -> None:
 def test_any_other_character_may_belong() -> None:
     assert not any(map(may_belong, "\t\n\ud800\u2028\u2029"))
     assert all(map(may_belong, "a中 ␣\u00a0\u0301\U0001f600"))
+    # Persian "I go" has a non-joiner, Sinhala "Sri" a joiner; an Arabic sign around numbers.
+    for text in (
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",
+        "\u0dc1\u0dca\u200d\u0dbb\u0dd3",
+        "\u06dd",
+    ):
+        assert not Alphabet.from_labels([text]).unseen(text)
     assert encode(Alphabet("a␣"), "␣a").tolist() == [2, 1]
 
 
@@ -182,5 +196,3 @@ def test_dict_round_trip() -> None:
     assert copy == alphabet
     # Checkpoints of earlier versions also have a digest of the alphabet.
     assert Alphabet.from_dict({**ABC.to_dict(), "fingerprint": "be016b9454faae8f"}) == ABC
-    with pytest.raises(CheckpointError, match="ignore_case"):
-        Alphabet.from_dict({"characters": "abc", "ignore_case": "no"})

@@ -21,16 +21,18 @@ import pytest
 import tensorstore
 
 from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint, TrainingDiverged
+from crnn_jax.training import integrity
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.manifest import FORMAT, check_same, seal
 from crnn_jax.training.state import TrainState
+from tests.test_manifest_schema import never
 
 OPTIMIZER = optax.adam(1e-2)
 MANIFEST = {
     "config": {"seed": 0, "epochs": 8},
     "alphabet": {"characters": "abc", "ignore_case": False},
     "model": {"name": "crnn", "settings": {"hidden": 16, "space_to_depth": 1}},
-    "preprocessing": {"height": 32},
+    "preprocessing": {"height": 32, "channels": 1, "width": 0, "max_width": 1024},
 }
 
 
@@ -442,8 +444,62 @@ def test_sizes_are_looked_at_before_anything_is_read(two: Path) -> None:
         path = two / "checkpoints" / "2" / "manifest" / "metadata"
         with path.open("r+b") as file:
             file.truncate(2**40)  # a terabyte that takes no room
-        with pytest.raises(DamagedCheckpoint, match=r"metadata cannot be read: 1,099,511,627,776"):
+        with pytest.raises(DamagedCheckpoint, match=r"cannot be read: .* 1,099,511,627,776"):
             checkpoints.manifest(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("model/manifest.ocdbt", 20 * 10**9),
+        ("model/ocdbt.process_0/manifest.ocdbt", 2 * 10**6),
+        ("model/_METADATA", 2 * 10**6),
+        ("_CHECKPOINT_METADATA", 20 * 10**9),
+        ("training/d/0", 2 * 10**9),
+        ("more", 20 * 10**9),
+    ],
+)
+def test_a_file_that_only_claims_to_be_large_is_not_read(
+    two: Path, name: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = two / "checkpoints" / "2" / name
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(size)  # it takes no room
+    with Checkpoints(two) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr("orbax.checkpoint.PyTreeCheckpointHandler.metadata", never)
+            message = rf"{path.name} has {size:,} bytes, more than .*; use an undamaged"
+            with pytest.raises(DamagedCheckpoint, match=message):
+                checkpoints.restore(2, state_at(0))
+        assert int(restore_newest(checkpoints).step) == 1
+
+
+def test_small_files_do_not_unpack_to_gigabytes(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    like = {"params": {"kernel": jax.ShapeDtypeStruct((1000, 10**6), np.float32)}}
+    monkeypatch.setattr("orbax.checkpoint.PyTreeCheckpointHandler.metadata", never)
+    with (
+        Checkpoints(two) as checkpoints,
+        pytest.raises(DamagedCheckpoint, match=r"for arrays of 4,000,000,000 bytes, more than 64"),
+    ):
+        checkpoints.restore_model(2, like)
+
+
+@pytest.mark.parametrize("with_ema", [False, True])
+def test_a_new_state_is_far_from_the_limits(with_ema: bool, tmp_path: Path) -> None:
+    """The arrays of Adam, all zeros, take no room on the disk."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(1000, 1000)).astype(np.float32)}
+    state = state_at(0).replace(params=params, batch_stats={}, opt_state=OPTIMIZER.init(params))
+    state = state.replace(ema=state.variables) if with_ema else state
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, MANIFEST, None)
+    step = tmp_path / "checkpoints" / "0"
+    on_disk = sum(path.stat().st_size for path in files(step))
+    arrays = (4 if with_ema else 3) * 4_000_000
+    assert 1.5 < arrays / on_disk < integrity.MAX_RATIO / 10
+    assert on_disk < arrays < integrity.MAX_FILES_RATIO * 4_000_000
+    assert max(p.stat().st_size for p in files(step) if p.parent.name != "d") < 100_000
 
 
 def test_a_small_array_in_a_huge_chunk_is_not_unpacked(two: Path) -> None:

@@ -8,6 +8,8 @@ import random
 import re
 import shutil
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,6 +263,10 @@ def forge(packaged: Path, arrays: dict[str, Any]) -> None:
     """Puts other arrays into a packaged as somebody would who knows how it is sealed."""
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
+    forge_file(packaged, file)
+
+
+def forge_file(packaged: Path, file: io.BytesIO) -> None:
     (packaged / "arrays.npz").write_bytes(file.getvalue())
     manifest = json.loads((packaged / "manifest.json").read_text(encoding="utf-8"))
     del manifest["digest"]
@@ -277,7 +283,7 @@ def test_nothing_is_unpickled_nor_blown_up(packaged: Path, tmp_path: Path) -> No
     path = "params/head/bias"
     sprung = tmp_path / "sprung"
     forge(packaged, {**whole, path: np.array([Trap(sprung)], object)})
-    with pytest.raises(DamagedCheckpoint, match=r"npz cannot be read: .*allow_pickle=False"):
+    with pytest.raises(DamagedCheckpoint, match=r"npz cannot be read: .*is an array of object"):
         TrainedModel.load(packaged)
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Trap(sprung)))
@@ -285,14 +291,69 @@ def test_nothing_is_unpickled_nor_blown_up(packaged: Path, tmp_path: Path) -> No
     forge(packaged, {**whole, path: np.zeros(10**7, np.float16)})
     with pytest.raises(DamagedCheckpoint, match="unpack to more than any pretrained"):
         TrainedModel.load(packaged)
-    for wrong in (whole[path].astype(np.float32), whole[path][:-1]):
-        forge(packaged, {**whole, path: wrong})
-        with pytest.raises(DamagedCheckpoint, match=rf"{path} is float.*, expected float16 .*20"):
-            TrainedModel.load(packaged)
+    forge(packaged, {**whole, path: whole[path].astype(np.float32)})
+    with pytest.raises(DamagedCheckpoint, match=rf"{path}.npy is an array of float32, expected"):
+        TrainedModel.load(packaged)
+    forge(packaged, {**whole, path: whole[path][:-1]})
+    with pytest.raises(DamagedCheckpoint, match=rf"{path} is float16 .*19.*, expected .*20"):
+        TrainedModel.load(packaged)
     del whole[path]
     forge(packaged, whole)
     with pytest.raises(DamagedCheckpoint, match=f"{path} is missing"):
         TrainedModel.load(packaged)
+
+
+def header(shape: tuple[int, ...], dtype: Any) -> bytes:
+    file = io.BytesIO()
+    described = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
+    return file.getvalue()
+
+
+HALF = header((1,), "<f2") + b"xx"
+# Members of an archive, and what is said of them.
+MEMBERS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "no array": ([("a.npy", b"hello, world")], "magic string is not correct"),
+    "nothing": ([("a.npy", b"")], "EOF"),
+    "text": ([("a.txt", b"hello, world")], "magic string is not correct"),
+    "another format": ([("a.npy", b"\x93NUMPY\x03\x00" + HALF[8:])], "another format"),
+    "strings": ([("a.npy", header((1,), "<U1") + b"xxxx")], "a.npy is an array of <U1"),
+    "records": ([("a.npy", header((1,), [("x", "<f2")]) + b"xx")], "a.npy is an array of"),
+    "huge": ([("a.npy", header((10**9,), "<f2") + b"xx")], "a.npy has another size than its"),
+    "beyond 64 bits": ([("a.npy", header((10**30, 2), "<f2"))], "a.npy has another size"),
+    "negative": ([("a.npy", header((-1,), "<f2") + b"xx")], "a.npy has another size"),
+    "twice negative": ([("a.npy", header((-1, -1), "<f2") + b"xx")], "a.npy has another size"),
+    "twice": ([("a.npy", HALF)] * 2, "two members of one name"),
+    "many": ([(f"{n}.npy", HALF) for n in range(1_001)], "1,001 members, more than 1,000"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_that_are_no_arrays_of_a_model(name: str, packaged: Path) -> None:
+    members, message = MEMBERS[name]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members:
+            archive.writestr(member, content)
+    forge_file(packaged, file)
+    manifest = pretrained.read_pretrained_manifest(packaged)
+    tracemalloc.start()
+    with pytest.raises(DamagedCheckpoint, match=rf"npz cannot be read: .*{message}"):
+        pretrained.read_pretrained_arrays(packaged, manifest, like=None)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_members_are_packed_as_numpy_packs_them(method: int, packaged: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.npy", HALF)
+    forge_file(packaged, file)
+    manifest = pretrained.read_pretrained_manifest(packaged)
+    with pytest.raises(DamagedCheckpoint, match="compressed in another way"):
+        pretrained.read_pretrained_arrays(packaged, manifest, like=None)
 
 
 # What cannot be packaged

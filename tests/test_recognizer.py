@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from crnn_jax.commands import parse_flags
 from crnn_jax.compiler import FIRST_VERSION
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.errors import DataError
+from crnn_jax.errors import CheckpointError, DataError
 from crnn_jax.recognition import recognizer as module
 from crnn_jax.recognition.recognizer import (
     READ_AHEAD,
@@ -35,6 +36,8 @@ from crnn_jax.recognition.recognizer import (
 )
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
+from crnn_jax.training import checkpoint
+from crnn_jax.training.checkpoint import Checkpoints
 from tests.networks import CLASSES, SMALL, image, jit, random_variables
 
 GOLDEN = Path(__file__).parent / "data" / "checkpoints" / "format2"
@@ -294,6 +297,38 @@ def test_it_can_be_pickled(
     assert best_path._cache_size() == before
 
 
+@pytest.mark.parametrize(
+    ("holder", "name"),
+    [
+        *((Checkpoints, "best_first"), (Checkpoints, "manifest"), (Checkpoints, "restore_model")),
+        (checkpoint, "check_files"),
+    ],
+)
+def test_a_step_that_a_run_deletes_meanwhile_is_looked_for_again(
+    holder: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another step is saved and the old one deleted: after listing them, or while it is read."""
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    original = getattr(holder, name)
+    left = 2
+
+    def overtaken(*arguments: Any) -> Any:
+        nonlocal left
+        listed = original(*arguments) if name == "best_first" else None
+        if left:
+            left -= 1
+            (step,) = (tmp_path / "run" / "checkpoints").iterdir()
+            step.rename(step.with_name(str(int(step.name) + 1)))
+        return listed or original(*arguments)
+
+    monkeypatch.setattr(holder, name, overtaken)
+    assert TrainedModel.load(tmp_path / "run").step == 14
+    left = 1_000  # it is not tried for ever
+    with pytest.raises(CheckpointError):
+        TrainedModel.load(tmp_path / "run")
+    assert 1_000 - 20 < left < 1_000 - 5
+
+
 def test_what_is_shown_of_it(recognizer: Recognizer) -> None:
     assert repr(recognizer) == "Recognizer(runs/small, step 7, 4 characters)"
     assert repr(Recognizer.load()).startswith("Recognizer(captcha, step ")
@@ -385,7 +420,7 @@ def test_predict_without_images_answers_before_jax_is_imported() -> None:
     code = """if True:
         import sys
         from crnn_jax import predict
-        from crnn_jax.errors import DataError
+        from crnn_jax.errors import CheckpointError, DataError
         try:
             predict.main(["predict"])
         except DataError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crnn_jax.data.image_headers import FORMATS, MAX_PIXELS, check_size, open_image
-from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.errors import ConfigError, DataError
 
 MIN_WIDTH = 8
 """Pixels; narrower images are widened to it, as the network needs this width."""
@@ -66,27 +66,13 @@ class Preprocessing:
             )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Creates the preprocessing that `to_dict` described.
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Creates the preprocessing that `to_dict` described, in a manifest that was checked.
 
         Raises:
-            CheckpointError: `data` has other keys or types.
             ConfigError: a value is outside its range.
         """
-        match data:
-            case {
-                "height": int(height),
-                "channels": int(channels),
-                "width": int(width),
-                "max_width": int(max_width),
-                **others,
-            } if others in ({}, {"invert": True}):
-                return cls(height, channels, width, max_width, invert=bool(others))
-        raise CheckpointError(
-            f"the preprocessing entry with the keys {sorted(data)} must have the whole numbers"
-            " 'height', 'channels', 'width' and 'max_width', and may have 'invert': true; use an"
-            " undamaged checkpoint"
-        )
+        return cls(**data)
 
     def to_dict(self) -> dict[str, int]:
         """Describes the preprocessing in JSON types."""

@@ -7,6 +7,7 @@ checkpoint, and `arrays.npz`, whose digest is in the manifest.
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.integrity import check_forms, flatten
 from crnn_jax.training.manifest import (
     CHECKPOINTS,
-    IDENTITY,
     read_manifest,
     read_plain_file,
     seal,
@@ -35,6 +35,9 @@ MAX_BYTES = 4_000_000
 
 MAX_RATIO = 4
 """Highest ratio of unpacked to packed bytes; trained parameters have 1.1."""
+
+MAX_ARRAYS = 1_000
+"""Arrays of a pretrained model; the paper's network has 50."""
 
 MAX_ERROR = 2**-10
 """Highest rounding error, relative to the largest value of an array.
@@ -80,13 +83,10 @@ def read_pretrained_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a pretrained model.
 
     Raises:
-      DamagedCheckpoint: it cannot be read, or has changed since it was written.
-      CheckpointError: a later version of the program wrote it.
+      DamagedCheckpoint: it has changed since it was written, or does not follow the schema.
+      CheckpointError: it cannot be read now, or a later version of the program wrote it.
     """
-    manifest = read_manifest(folder / MANIFEST, IDENTITY)
-    if type(manifest.get("step")) is not int:
-        raise DamagedCheckpoint(f"{folder / MANIFEST} is no manifest of a model: it has no `step`")
-    return manifest
+    return read_manifest(folder / MANIFEST, pretrained=True)
 
 
 def read_pretrained_arrays(
@@ -104,12 +104,10 @@ def read_pretrained_arrays(
     """
     place = folder / ARRAYS
     data = read_plain_file(place, MAX_BYTES)
-    if hashlib.sha256(data).hexdigest() != manifest["arrays"].get("sha256"):
+    if hashlib.sha256(data).hexdigest() != manifest["arrays"]["sha256"]:
         raise DamagedCheckpoint(f"{place} is damaged: its digest is not that of the manifest")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_RATIO * MAX_BYTES:
-                raise ValueError("it would unpack to more than any pretrained model has")
+        _check_members(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             found = dict(file)
     except Exception as error:  # a file from a stranger may contain anything
@@ -122,6 +120,36 @@ def read_pretrained_arrays(
     arrays = {path: array.astype(np.float32) for path, array in found.items()}
     tree: Any = traverse_util.unflatten_dict(arrays, sep="/")
     return {"batch_stats": {}, **tree}
+
+
+def _check_members(data: bytes) -> None:
+    """Checks what NumPy would unpack: only arrays in half precision, each of the size it claims.
+
+    Raises:
+      ValueError: there is something else.
+      Exception: the file is damaged; it can be almost any.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > MAX_RATIO * MAX_BYTES:
+            raise ValueError("it would unpack to more than any pretrained model has")
+        if len(members) > MAX_ARRAYS:
+            raise ValueError(f"it has {len(members):,} members, more than {MAX_ARRAYS:,}")
+        if len(members) != len(set(archive.namelist())):
+            raise ValueError("it has two members of one name")
+        for member in members:
+            # The others can take much memory for little data.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{member.filename} is compressed in another way than NumPy's")
+            with archive.open(member) as file:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError(f"{member.filename} has another format than NumPy's 1.0")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if dtype != np.float16:
+                    raise ValueError(f"{member.filename} is an array of {dtype}, expected float16")
+                size = member.file_size - file.tell()
+                if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+                    raise ValueError(f"{member.filename} has another size than its shape {shape}")
 
 
 def write_pretrained(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from flax import linen as nn
 from crnn_jax import models
 from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
-from crnn_jax.errors import CheckpointError, CrnnError
+from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint
+from crnn_jax.models.budget import check_budget
 from crnn_jax.recognition.pretrained import (
     PRETRAINED_DIR,
     find_model,
@@ -25,7 +26,11 @@ from crnn_jax.recognition.pretrained import (
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 
+if TYPE_CHECKING:
+    from crnn_jax.training.checkpoint import Checkpoints
+
 BEST = -1
+ATTEMPTS = 10  # to find the best checkpoint of a run that saves and deletes checkpoints meanwhile
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class TrainedModel:
           step: by default the best checkpoint that is undamaged. A pretrained model has one step.
 
         Raises:
-          CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: its manifest describes a network that this program does not have.
+          CheckpointError: there is no such model or step, it cannot be read, or it is too large;
+            see `check_budget`.
         """
         enable_compilation_cache()
         set_cpu_flags()
@@ -81,16 +86,35 @@ class TrainedModel:
         from crnn_jax.training.checkpoint import Checkpoints
 
         with Checkpoints(folder, read_only=True) as checkpoints:
+            if step != BEST:
+                return cls._restore(folder, checkpoints, step)
+            for _ in range(ATTEMPTS - 1):
+                steps = checkpoints.newest_first()
+                try:
+                    return cls._restore_best(folder, checkpoints)
+                except (CheckpointError, OSError):
+                    if checkpoints.newest_first() == steps:
+                        raise
+            return cls._restore_best(folder, checkpoints)
 
-            def restore(step: int) -> Self:
-                place = checkpoints.directory / str(step)
-                model = cls._from_manifest(str(folder), step, checkpoints.manifest(step), place)
-                variables = checkpoints.restore_model(step, model._shapes(place))
-                return replace(model, variables=variables)
+    @classmethod
+    def _restore_best(cls, folder: Path, checkpoints: "Checkpoints") -> Self:
+        def restore(step: int) -> Self:
+            try:
+                return cls._restore(folder, checkpoints, step)
+            except (DamagedCheckpoint, OSError) as error:
+                # A run renames the folder of a step before it deletes the files in it.
+                if step in checkpoints.newest_first():
+                    raise
+                raise CheckpointError(f"step {step} was deleted while it was read") from error
 
-            if step == BEST:
-                return checkpoints.first_undamaged(checkpoints.best_first(), restore)
-            return restore(step)
+        return checkpoints.first_undamaged(checkpoints.best_first(), restore)
+
+    @classmethod
+    def _restore(cls, folder: Path, checkpoints: "Checkpoints", step: int) -> Self:
+        place = checkpoints.directory / str(step)
+        model = cls._from_manifest(str(folder), step, checkpoints.manifest(step), place)
+        return replace(model, variables=checkpoints.restore_model(step, model._shapes(place)))
 
     @classmethod
     def _load_pretrained(cls, folder: Path, step: int) -> Self:
@@ -109,31 +133,32 @@ class TrainedModel:
     @classmethod
     def _from_manifest(cls, name: str, step: int, manifest: Mapping[str, Any], place: Path) -> Self:
         """A model without its variables."""
-        alphabet = Alphabet.from_dict(manifest["alphabet"])
-        model = manifest["model"]
+        described = manifest["model"]
         with _described_by(place):
-            network = models.create(model["name"], alphabet.num_classes, model["settings"])
+            alphabet = Alphabet.from_dict(manifest["alphabet"])
+            preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+            network = models.create(described["name"], alphabet.num_classes, described["settings"])
+            check_budget(network, preprocessing.height, preprocessing.max_width)
         return cls(
             step=step,
             network=network,
             variables={},
             alphabet=alphabet,
-            preprocessing=Preprocessing.from_dict(manifest["preprocessing"]),
-            description=model,
-            config=manifest.get("config", {}),
+            preprocessing=preprocessing,
+            description=described,
+            config=manifest["config"],
             name=name,
         )
 
     def _shapes(self, place: Path) -> dict[str, Any]:
         """Shapes and dtypes of the variables; nothing is computed, and no memory is taken."""
-        size = (1, self.preprocessing.height, MIN_WIDTH, self.preprocessing.channels)
-
-        def init() -> Any:
-            images = jnp.zeros(size, jnp.uint8)
-            return self.network.init(jax.random.key(0), images, jnp.array([MIN_WIDTH]))
-
+        preprocessing = self.preprocessing
+        size = (1, preprocessing.height, MIN_WIDTH, preprocessing.channels)
+        images = jax.ShapeDtypeStruct(size, jnp.uint8)
+        widths = jax.ShapeDtypeStruct((1,), jnp.int32)
         with _described_by(place):
-            return {"batch_stats": {}, **jax.eval_shape(init)}
+            shapes: Any = jax.eval_shape(self.network.init, jax.random.key(0), images, widths)
+            return {"batch_stats": {}, **shapes}
 
 
 @contextlib.contextmanager
@@ -141,8 +166,8 @@ def _described_by(place: Path) -> Iterator[None]:
     """Raises CheckpointError if the network cannot be built that a manifest describes."""
     try:
         yield
-    except CrnnError:
-        raise
+    except ConfigError as error:
+        raise CheckpointError(f"{place} describes no model that can be built: {error}") from error
     except Exception as error:  # a manifest from a stranger may say anything
         raise CheckpointError(
             f"{place} describes no model that can be built:"

@@ -4,17 +4,24 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.errors import ConfigError, DataError
 
 BLANK = 0
 """Class index of the CTC blank; characters have the indices 1..len."""
 
-_FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, line separators
+# Controls, surrogates, line separators, and format characters. Format characters are invisible, so
+# no network can read them, and some change the order in which a terminal shows other text.
+_FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Format characters that text needs: the non-joiner and the joiner of Persian and Indic scripts,
+# which change the letters beside them, and the visible signs of Arabic, Syriac and Kaithi.
+_NEEDED = frozenset(
+    "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +32,8 @@ class Alphabet:
     that are then equal the first is kept.
 
     Raises:
-        ConfigError: `characters` is empty, lists a character twice, or has a control character,
-            a surrogate or a line separator.
+        ConfigError: `characters` is empty, lists a character twice, or has one that no alphabet
+            may have.
     """
 
     characters: str
@@ -42,7 +49,7 @@ class Alphabet:
         seen: set[str] = set()
         for character in composed:
             if not may_belong(character):
-                problem = "is a control character, surrogate or line separator; remove it"
+                problem = "is a control character or invisible; remove it"
             elif character in seen:
                 problem = "is listed twice (after NFC normalization); list it once"
             else:
@@ -89,20 +96,13 @@ class Alphabet:
         return cls(_settle(sorted(found)), ignore_case)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Rebuilds the alphabet that `to_dict` described.
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuilds the alphabet that `to_dict` described, in a manifest that was checked.
 
         Raises:
-            CheckpointError: `data` lacks a key, or a value has another type.
             ConfigError: the characters are no valid alphabet.
         """
-        match data:
-            case {"characters": str(characters), "ignore_case": bool(ignore_case)}:
-                return cls(characters, ignore_case)
-        raise CheckpointError(
-            f"the alphabet entry with the keys {sorted(data)} needs `characters` (text) and "
-            "`ignore_case` (true or false); use an undamaged checkpoint"
-        )
+        return cls(data["characters"], data["ignore_case"])
 
     def to_dict(self) -> dict[str, str | bool]:
         """Describes the alphabet in JSON types."""
@@ -177,8 +177,8 @@ class Alphabet:
 
 
 def may_belong(character: str) -> bool:
-    """Whether an alphabet may have `character`: not a control character, for one."""
-    return unicodedata.category(character) not in _FORBIDDEN_CATEGORIES
+    """Whether an alphabet may have `character`: not if it is a control character or invisible."""
+    return unicodedata.category(character) not in _FORBIDDEN_CATEGORIES or character in _NEEDED
 
 
 def min_time_steps(indices: ArrayLike) -> int:

@@ -29,8 +29,8 @@ from flax import serialization
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.abandoned import silence_abandoned, wait_for_abandoned
-from crnn_jax.training.integrity import check_digests, check_forms, describe, flatten
-from crnn_jax.training.manifest import CHECKPOINTS, read_json, read_manifest, seal
+from crnn_jax.training.integrity import check_digests, check_files, check_forms, describe, flatten
+from crnn_jax.training.manifest import CHECKPOINTS, read_manifest, read_scores, seal
 from crnn_jax.training.state import TrainState
 from crnn_jax.training.unreadable import cannot_read, check_damage, reason
 from crnn_jax.training.workdir import writing
@@ -98,7 +98,7 @@ class Checkpoints:
 
         def rank(step: int) -> tuple[bool, float, int]:
             try:
-                score = self.manifest(step)["score"]
+                score = self.manifest(step).get("score")
             except DamagedCheckpoint as error:  # reported when it is restored
                 check_damage(self.directory / str(step), error)
                 score = None
@@ -194,7 +194,7 @@ class Checkpoints:
         manifest = read_manifest(folder / "manifest" / "metadata")
         if manifest["format"] == 1:
             path = folder / "metrics" / "metrics"
-            manifest["score"] = read_json(path)[SCORE] if path.exists() else None
+            manifest["score"] = read_scores(path).exact_match if path.exists() else None
         return manifest
 
     def restore_model(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,6 +224,7 @@ class Checkpoints:
         folder = self._folder(step)
         place = str(folder)
         try:
+            check_files(folder, flatten(like))
             # The shapes are compared before memory is allocated for the values.
             handler = ocp.PyTreeCheckpointHandler()
             found = {item: handler.metadata(epath.Path(folder / item)).tree for item in like}

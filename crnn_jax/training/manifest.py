@@ -1,25 +1,32 @@
 """The manifest, which says what a checkpoint's arrays mean: sealing, reading and comparing it."""
 
+import contextlib
 import hashlib
 import json
 import logging
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flax import traverse_util
 
+from crnn_jax import files
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.recipes import RENAMED
+from crnn_jax.training import manifest_schema as schema
 
 # 1: no digests, the score in a file of its own. 2: digests of the arrays and of the manifest. 3:
 # the model may be a moving average; `training` then has the arrays that the optimizer updates.
 # Every later format must seal its manifest in the same way, to tell damage from a new format.
 FORMAT = 3
 CHECKPOINTS = "checkpoints"  # the folder of a workdir that has the checkpoints
-MAX_BYTES = 16 * 2**20
-"""A manifest of a few hundred arrays has 0.1 MB."""
+MAX_BYTES = 8 * 2**20
+"""Size of a JSON file. A manifest of a few hundred arrays has 0.1 MB, and 3 MB if its alphabet and
+config have all the characters of Unicode."""
+MAX_COMMAS = 200_000
+"""Commas in a JSON file, which has about as many values; a value may take 30 times the memory of
+its text. A manifest of a few hundred arrays has 2,000 commas."""
 
 # What must agree before a checkpoint's arrays can be used.
 IDENTITY = ("alphabet", "model", "preprocessing")
@@ -46,64 +53,86 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_plain_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a file, which must be a regular file and not too large.
+    """The content of a file, which must be a regular file, in its folder, and not too large.
 
     Raises:
-      DamagedCheckpoint: it cannot be read.
+      DamagedCheckpoint: it is missing, or not such a file.
+      CheckpointError: it may be undamaged, but cannot be read now.
     """
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > max_bytes:
-            raise ValueError(f"{status.st_size:,} bytes, more than {max_bytes:,}")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
+        return files.read_file(path, max_bytes, path.parent)
+    except (files.RefusedFile, FileNotFoundError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); it may be undamaged, so mend that and try"
+            " again"
+        ) from error
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
-    Raises:
-      DamagedCheckpoint: it cannot be read.
+    Raises: as `read_plain_file`; also DamagedCheckpoint if it is not JSON.
     """
     data = read_plain_file(path, MAX_BYTES)
     try:
+        if (commas := data.count(b",")) > MAX_COMMAS:
+            raise ValueError(f"it has {commas:,} commas, more than {MAX_COMMAS:,}")
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
 
 
-def read_manifest(path: Path, keys: Sequence[str] = ("config", *IDENTITY)) -> dict[str, Any]:
-    """An undamaged manifest that has these keys, in a format that this program knows.
+def read_scores(path: Path) -> schema.Scores:
+    """The scores of a checkpoint of format 1.
+
+    Raises: as `read_json`; also DamagedCheckpoint if the file has other content.
+    """
+    with _following_the_schema(path):
+        return msgspec.convert(read_json(path), schema.Scores)
+
+
+def read_manifest(path: Path, pretrained: bool = False) -> dict[str, Any]:
+    """The manifest of a checkpoint or of a pretrained model: undamaged, and as the schema says.
 
     Settings of its config that were renamed since have their new names.
 
     Raises:
-      DamagedCheckpoint: it cannot be read, or has changed since it was written.
-      CheckpointError: a newer version of the program wrote it.
+      DamagedCheckpoint: it has changed since it was written, or does not follow the schema.
+      CheckpointError: it cannot be read now, or a newer version of the program wrote it.
     """
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise DamagedCheckpoint(f"{path} is not a checkpoint's manifest: it has no `format`")
-    sealed = {key: value for key, value in manifest.items() if key != "digest"}
-    sealable = manifest["format"] != 1 or sealed != manifest
-    if sealable and manifest.get("digest") != _digest(sealed):
-        raise DamagedCheckpoint(f"{path} is damaged: its digest does not match its content")
-    if manifest["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {manifest['format']}, and this program reads up to {FORMAT};"
-            " install a newer crnn_jax"
-        )
-    for key in (*keys, *(("arrays",) if manifest["format"] > 1 else ())):
-        if not isinstance(manifest.get(key), dict):
-            raise DamagedCheckpoint(f"{path} is not a checkpoint's manifest: it has no `{key}`")
-    _add_space_to_depth(manifest)
-    if "config" in keys:
-        manifest["config"] = _with_new_names(manifest["config"])
+    with _following_the_schema(path):
+        head = msgspec.convert(manifest, schema.Head)
+        sealed = {key: value for key, value in manifest.items() if key != "digest"}
+        if (head.format > 1 or sealed != manifest) and head.digest != _digest(sealed):
+            raise DamagedCheckpoint(f"{path} is damaged: its digest does not match its content")
+        if head.format > FORMAT:
+            raise CheckpointError(
+                f"{path} has format {head.format}, and this program reads up to {FORMAT}; install"
+                " a newer crnn_jax"
+            )
+        checkpoint = schema.SealedCheckpoint if head.format > 1 else schema.Checkpoint
+        msgspec.convert(manifest, schema.Pretrained if pretrained else checkpoint)
+        _add_space_to_depth(manifest)
+        manifest["config"] = _with_new_names(manifest.get("config", {}))
     return manifest
+
+
+@contextlib.contextmanager
+def _following_the_schema(path: Path) -> Iterator[None]:
+    """Raises DamagedCheckpoint if the content of a file does not."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    # Also keys that are not UTF-8, what is nested too deeply, and two settings in one place.
+    except (msgspec.ValidationError, ValueError, RecursionError, TypeError) as error:
+        raise DamagedCheckpoint(
+            f"{path} is not what crnn_jax writes: {error}; use an undamaged checkpoint"
+        ) from error
 
 
 def check_same(workdir: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -161,11 +190,10 @@ def _add_space_to_depth(manifest: dict[str, Any]) -> None:
     It was then a matter of the height: 2 from 64 pixels on. The network crnn_small does a further
     space to depth of its own, then as now.
     """
-    height = manifest["preprocessing"].get("height")
-    factor = 2 if isinstance(height, int) and height >= 64 else 1
-    for holder, key in ((manifest["model"], "settings"), (manifest.get("config"), "model")):
-        if isinstance(holder, dict) and isinstance(settings := holder.get(key), dict):
-            settings.setdefault("space_to_depth", factor)
+    factor = 2 if manifest["preprocessing"]["height"] >= 64 else 1
+    manifest["model"]["settings"].setdefault("space_to_depth", factor)
+    if isinstance(settings := manifest.get("config", {}).get("model"), dict):
+        settings.setdefault("space_to_depth", factor)
 
 
 def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
