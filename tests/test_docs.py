@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 MODULES = {module for module, _, _ in COMMANDS.values()}
 # Programs of others, whose arguments are not checked.
-OTHERS = (".", "pyright", "pytest", "ruff", "sphinx-build")
+OTHERS = (".", "pip-audit", "pyright", "pytest", "ruff", "sphinx-build")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "optional-dependencies"
 ]

@@ -200,6 +200,7 @@ def test_a_model_is_known_by_name_everywhere(
     image = IMAGES / NAMES[0]
     monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=None))
     monkeypatch.setattr(predict, "BATCH_SIZE", SimpleNamespace(value=32))
+    monkeypatch.setattr(predict, "JSON", SimpleNamespace(value=False))
     predict.main(["predict", str(image)])
     read = recognizer([image.read_bytes()])[0]
     assert capsys.readouterr().out == f"{image}\t{read.text}\t{read.confidence:.4f}\n"
