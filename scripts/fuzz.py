@@ -13,6 +13,7 @@ Cases are read in a process of their own, which is started again when it has die
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import logging
 import multiprocessing
@@ -38,6 +39,7 @@ MAX_BYTES = 1 << 30  # of memory, more than before the case
 START_SECONDS = 300  # for a process to import, compile and read an undamaged input
 ROUND = 200  # cases that are drawn from a seed
 MAX_FINDINGS = 20  # of an input, which is then not tried any further
+STACKS = "stacks.txt"  # where a case hangs
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -75,11 +77,14 @@ def try_inputs(
     )
     @hypothesis.given(st.data())
     def attempt(data: st.DataObject) -> None:
+        faulthandler.dump_traceback_later(0.8 * MAX_SECONDS, file=stacks)  # of a case that hangs
         copy(folder / "undamaged", folder / "case")
         INPUTS[name].damage(data.draw, folder / "case")
         report(read(name, folder / "case"))
 
-    attempt()
+    with (folder / STACKS).open("w", encoding="utf-8") as stacks:
+        attempt()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def copy(folder: Path, to: Path) -> None:
@@ -178,7 +183,8 @@ class Fuzzer:
             while (left := end - time.monotonic()) > 0:
                 if not ours.poll(min(left, MAX_SECONDS)):
                     if left > MAX_SECONDS:
-                        self._keep(scratch, "hang")
+                        stacks = (scratch / STACKS).read_text(encoding="utf-8")
+                        self._keep(scratch, "hang", stacks)
                     return
                 self._count(scratch, ours.recv())
         except EOFError:

@@ -178,6 +178,13 @@ def test_the_commands_of_the_results_can_be_run_again() -> None:
         assert not (found := problem_of_module("main", row["arguments"])), f"{name}: {found}"
 
 
+def test_what_is_promised_is_tested() -> None:
+    names = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    assert len(names) > 30
+    assert not [name for name in names if f"def {name}(" not in tests]
+
+
 def test_the_readme_fits_on_a_page() -> None:
     assert (ROOT / "README.md").stat().st_size <= 9_216
 
