@@ -37,6 +37,8 @@ CLOSED = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIP
 flags.disclaim_key_flags()  # a flag that is defined here belongs to the module that asked for it
 
 HELP = ("--help", "-help", "-h")
+FLAG_FILES = ("--flagfile", "-flagfile")  # absl would read any file, even one without an end
+LONGEST = 200  # characters of a flag's name; absl compares unknown ones with all flags, recursively
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
@@ -103,6 +105,11 @@ def parse_flags(values: flags.FlagValues, command_line: Sequence[str]) -> list[s
       ConfigError: a flag is unknown, or a value cannot be used.
     """
     try:
+        for name in (argument.partition("=")[0] for argument in command_line[1:]):
+            if name in FLAG_FILES:
+                raise ValueError("files of flags are not supported")
+            if name.startswith("-") and len(name) > LONGEST:
+                raise ValueError(f"there is no flag {name[:30]}...")
         rest = values(command_line, known_only="config" in values)
         if "config" in values:
             # Overrides wait for the config. Any other flag that is left is unknown.

@@ -120,10 +120,10 @@ def memory(field: str) -> int:
 def work(name: str, folder: Path, seed: int, connection: Connection) -> None:
     """Reads an undamaged input, then damaged ones without end; sends the outcomes."""
     logging.disable()
-    copy(folder / "undamaged", folder / "case")
-    connection.send(read(name, folder / "case"))
     for stream in (1, 2):  # commands print results, and libraries in C what is damaged
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    copy(folder / "undamaged", folder / "case")
+    connection.send(read(name, folder / "case"))
     while True:
         try_inputs(name, folder, seed, ROUND, connection.send)
         seed += 1

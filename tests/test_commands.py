@@ -1,5 +1,6 @@
 """The commands as a user runs them: what they print, and one line for a mistake."""
 
+import importlib
 import json
 import os
 import re
@@ -387,6 +388,17 @@ def test_values_are_checked_together(tmp_path: Path) -> None:
 def test_mistyped_key_is_refused(tmp_path: Path) -> None:
     done = command("crnn_jax.main", *SMALL, "--config.batchsize=3", f"--workdir={tmp_path}")
     assert_one_line(done, "no config.batchsize, did you mean config.batch_size?")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--" + "a" * 3000, "there is no flag --aaa"), ("--flagfile=x", "files of flags are not")],
+)
+def test_flags_that_absl_cannot_bear(flag: str, message: str) -> None:
+    for name, _, _ in cli.COMMANDS.values():
+        module = importlib.import_module(f"crnn_jax.{name}")
+        with pytest.raises(ConfigError, match=message):
+            parse_flags(module.FLAGS, ["main", flag])
 
 
 @pytest.mark.slow  # .ci/run does the same

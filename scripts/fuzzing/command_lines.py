@@ -29,51 +29,71 @@ def write_command(folder: Path, arguments: list[str]) -> None:
 
 
 def damage_command(draw: Draw, folder: Path) -> None:
-    """Writes a command with flags and values that do not belong together."""
-    from crnn_jax.cli import COMMANDS
+    """Writes a command with flags and values, of which most could belong together."""
+    command = draw(st.sampled_from(sorted(FLAGS)))
+    flags = [draw(st.sampled_from(FLAGS[command]))]
+    if command in ("train", "eval", "check-data"):
+        flags += draw(st.lists(overrides(), max_size=2))
+    if not draw(st.integers(0, 3)):
+        odd = st.sampled_from(ODD) | st.text(max_size=10)
+        place = draw(st.integers(0, len(flags)))
+        before = draw(st.sampled_from(("", "--", "--model=", "--workdir=", "--config.", "--json=")))
+        flags[place : place + draw(st.integers(0, 1))] = [before + draw(odd)]
+    write_command(folder, [command, *flags])
+
+
+def overrides() -> st.SearchStrategy[str]:
+    """Overrides of the default recipe's settings, most of them by values of the same type."""
     from crnn_jax.recipes import get_config, settings_of
 
-    names = sorted(settings_of(get_config("captcha")))
-    keys = st.sampled_from(names).map(lambda name: f"config.{name}") | st.sampled_from(
-        (
-            "config",
-            "workdir",
-            "model",
-            "batch_size",
-            "json",
-            "step",
-            "split",
-            "dir",
-            "x",
-            "",
-            "config.",
-        )
-    )
-    values = st.sampled_from(ARGUMENTS) | st.text(max_size=10)
-    flags = st.builds("{}{}={}".format, st.sampled_from(("--", "-", "--no")), keys, values)
-    arguments = st.lists(flags | values | keys.map("--{}".format), max_size=5)
-    write_command(folder, [draw(st.sampled_from(sorted(COMMANDS))), *draw(arguments)])
+    def of_setting(setting: tuple[str, Any]) -> st.SearchStrategy[str]:
+        name, value = setting
+        alike = st.sampled_from(VALUES.get(type(value), ODD))
+        return st.one_of(alike, alike, st.sampled_from(ODD)).map(f"--config.{name}={{}}".format)
+
+    return st.sampled_from(sorted(settings_of(get_config("captcha")).items())).flatmap(of_setting)
 
 
-ARGUMENTS = (
+FLAGS = {
+    "train": ("--config=captcha", "--config=captcha:quick", f"--config={ROOT}/configs/tiny.py"),
+    "eval": (f"--workdir={CHECKPOINT}", "--workdir=captcha", "--workdir=/dev"),
+    "predict": (str(IMAGE), "--model=captcha", f"--model={CHECKPOINT}", "--batch_size=3", "--json"),
+    "score": (str(IMAGE.parent.parent), str(IMAGE), "/dev", "--json", "."),
+    "check-data": ("--config=captcha", f"--dir={IMAGE.parent.parent}", "--dir=.", "--json"),
+}
+VALUES = {
+    bool: ("true", "false", "1", "0", "yes"),
+    int: ("0", "-1", "1", "2", "7", "32", "64", "100000", "99999999999999999999"),
+    float: ("0", "-1", "0.5", "1e-9", "1", "1e999", "nan", "3"),
+    str: ("", "folder", "lmdb", "parquet", "tfds", "mixture", "crnn", "none", "../x", "/etc"),
+    tuple: ("()", "(1,)", "(0.5,0.6)", "(0.1,0.05)", "('a','b')", "(32,64)"),
+}
+ODD = (
     *(
-        "0",
-        "-1",
-        "1",
-        "2",
-        "7",
-        "1e999",
-        "nan",
-        "0.5",
-        "1e-9",
-        "99999999999999999999",
         "None",
-        "True",
+        "()",
+        "[1",
+        "{}",
+        "\0",
+        "=",
+        "--",
+        "-",
+        "a" * 300,
+        "a" * 3000,
+        "~",
+        "*",
+        "-1",
+        "1e999",
     ),
-    *("", "()", "(1,)", "(0.5,0.6)", "('a','b')", "[1", "{}", "\0", "=", "--", "-", "a" * 3000),
-    *("__import__('os')", "captcha", "captcha:quick", "captcha:x", "/etc/passwd", "/dev/zero", "."),
-    *("folder", "lmdb", "parquet", "train", "test", "\ud800", "\u202e", "~", "*", "a" * 300),
-    *(str(IMAGE), str(IMAGE.parent.parent), str(CHECKPOINT), str(ROOT / "configs" / "tiny.py")),
+    *("__import__('os')", "captcha:x", "/etc/passwd", "/dev/zero", ".", "\ud800", "\u202e", "\n"),
+    *(
+        str(IMAGE),
+        str(IMAGE.parent.parent),
+        str(CHECKPOINT),
+        "help",
+        "version",
+        "flagfile=/dev/zero",
+    ),
 )
 
 
@@ -106,7 +126,7 @@ def only_configured() -> Iterator[None]:
 
     def stop(config: Any, *_: object) -> None:
         build(config)
-        raise DataError("a command is tried up to here")
+        raise SystemExit
 
     with (
         mock.patch.object(train, "train_and_evaluate", stop),

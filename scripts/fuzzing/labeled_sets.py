@@ -158,7 +158,7 @@ def damage_parquet(draw: Draw, folder: Path) -> None:
             [{"bytes": None}],
             [{"path": "/etc/passwd"}],
         ),
-        *([None], [3], [[image]], ["text"], [{"bytes": {"bytes": image}}], [b"\0" * 10**6]),
+        *([None], [3], [[image]], ["text"], [{"bytes": {"bytes": image}}], [b"\0" * 10**5]),
     )
     texts = (["a"], [None], [3], [b"\xff"], [["a"]], [{"text": "a"}], ["\0\n" * 100], [1.5])
     rows = draw(st.sampled_from((0, 1, 3, 3000)))
