@@ -77,26 +77,38 @@ def test_a_call_to_a_stopped_process_ends_when_it_is_killed() -> None:
     assert errors
 
 
-@posix
-@pytest.mark.parametrize("busy", [False, True])
-def test_processes_end_with_the_one_that_is_killed(busy: bool) -> None:
-    """They have its standard output, which is closed when the last process has ended."""
-    code = f"""
+IDLE = """
 import operator, threading
 from crnn_jax.data.workers import Workers
 workers = Workers(operator.pow, 2)
 print(workers(3, 2), workers(3, 3), flush=True)
-if {busy}:
-    for _ in range(2):
-        threading.Thread(target=workers, args=(3, 3_000_000)).start()
-threading.Event().wait()
 """
+BUSY = f"""{IDLE}
+for _ in range(2):
+    threading.Thread(target=workers, args=(3, 3_000_000)).start()
+"""
+DRAWING = """
+import functools, operator, threading
+from crnn_jax.data.synthetic.builder import _drawn
+samples = _drawn([functools.partial(pow, 3, 2), functools.partial(pow, 3, 3)] * 1000, 2)
+print(next(samples), next(samples), flush=True)
+"""
+
+
+@posix
+@pytest.mark.parametrize("code", [IDLE, BUSY, DRAWING], ids=["idle", "busy", "drawing"])
+def test_processes_end_with_the_one_that_is_killed(code: str, tmp_path: Path) -> None:
+    """They have its standard output, which is closed when the last process has ended.
+
+    The script has no `if __name__ == "__main__"`, and is not started again by each of them.
+    """
+    (tmp_path / "script.py").write_text(f"{code}\nthreading.Event().wait()", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, str(tmp_path / "script.py")],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     with process:

@@ -1,10 +1,13 @@
-"""Processes that load batches, and end with the process that started them, however that ends."""
+"""Processes that load batches or draw images, and end with their parent, however that ends."""
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -34,7 +37,8 @@ class Workers(Generic[P, T]):
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-            process.start()
+            with main_module_hidden():
+                process.start()
             theirs.close()  # the only other copy is that of the process
             self._all.append(process)
             self._idle.put((process, ours))
@@ -65,6 +69,37 @@ class Workers(Generic[P, T]):
         """Ends the processes, also those that are stopped; calls that wait for one raise."""
         for process in self._all:
             process.kill()
+
+
+def end_with_parent() -> None:
+    """Makes this process end when its parent does; for processes that share a queue.
+
+    The parent's end of a queue says nothing, as all processes have a copy of it.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Keeps processes that start meanwhile from running the main module again.
+
+    Otherwise a script without `if __name__ == "__main__"` would start itself again in each of them,
+    and end with an error of Python's. What they call is in modules of this package.
+    """
+    attributes = vars(sys.modules["__main__"])
+    hidden = {name: attributes.pop(name, None) for name in ("__file__", "__spec__")}
+    attributes["__spec__"] = None  # is asked for
+    try:
+        yield
+    finally:
+        attributes.update({name: value for name, value in hidden.items() if value is not None})
 
 
 def _serve(function: Callable[..., Any], connection: Connection) -> None:

@@ -1,18 +1,18 @@
 """The TFDS builder of drawn images; it draws with as many processes as there are cores."""
 
-import contextlib
 import dataclasses
 import io
 import itertools
 import multiprocessing
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeAlias
 
 import tensorflow_datasets as tfds
+
+from crnn_jax.data.workers import end_with_parent, main_module_hidden
 
 Sample: TypeAlias = tuple[str, bytes]
 """A text and its encoded image."""
@@ -73,29 +73,14 @@ def _drawn(drawings: Iterable[Drawing], processes: int) -> Iterator[Sample]:
     waiting: deque[Future[list[Sample]]] = deque()
     # Spawned, because forking a process with the threads of JAX can deadlock.
     context = multiprocessing.get_context("spawn")
-    with _main_module_hidden(), ProcessPoolExecutor(processes, context) as pool:
+    pool = ProcessPoolExecutor(processes, context, initializer=end_with_parent)
+    with main_module_hidden(), pool:
         for chunk in chunks:
             waiting.append(pool.submit(_draw, chunk))
             if len(waiting) >= _AHEAD * processes:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keeps processes that start meanwhile from running the main module again.
-
-    Otherwise a script without `if __name__ == "__main__"` would start itself again in each of them,
-    and end with an error of Python's. What they draw is in modules of this package.
-    """
-    attributes = vars(sys.modules["__main__"])
-    hidden = {name: attributes.pop(name, None) for name in ("__file__", "__spec__")}
-    attributes["__spec__"] = None  # is asked for
-    try:
-        yield
-    finally:
-        attributes.update({name: value for name, value in hidden.items() if value is not None})
 
 
 def _draw(drawings: Iterable[Drawing]) -> list[Sample]:
