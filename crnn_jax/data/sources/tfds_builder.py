@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from crnn_jax.data.images import header_size
+from crnn_jax.data.sources.record_sizes import check_records
 from crnn_jax.data.sources.split import ImageFacts, Split, digest, nfc
 from crnn_jax.data.sources.tfds_folder import check_folder
 from crnn_jax.errors import ConfigError, DataError
@@ -225,7 +226,8 @@ def _open(builder: "DatasetBuilder", split: str, image_field: str, text_field: s
     try:
         for part in builder.info.splits[split].file_instructions:
             if "://" not in part.filename:
-                open_file(part.filename, sys.maxsize, folder).close()
+                with open_file(part.filename, sys.maxsize, folder) as file:
+                    check_records(file)
         # TFDS's logging decorator hides the signature of as_data_source from pyright.
         records = builder.as_data_source(
             split,  # pyright: ignore[reportCallIssue]
