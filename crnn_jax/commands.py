@@ -98,6 +98,39 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
     )
 
 
+def define_texts(values: flags.FlagValues) -> Callable[[], dict[str, Any]]:
+    """Defines the flags `alphabet`, `length` and `caseless` of a command.
+
+    Returns:
+      A function that returns them as arguments of `Recognizer.load`. It raises
+      ConfigError if the length is not one.
+    """
+    alphabet = flags.DEFINE_string(
+        "alphabet",
+        None,
+        "The characters that occur, such as 0123456789, or digits, lower, upper, letters,"
+        " digits+lower, digits+upper, alphanumeric, or all that the model knows.",
+        flag_values=values,
+    )
+    length = flags.DEFINE_string(
+        "length", None, "The number of characters, such as 5, or 4-8.", flag_values=values
+    )
+    caseless = flags.DEFINE_bool(
+        "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
+    )
+
+    def texts() -> dict[str, Any]:
+        from crnn_jax.text.constraints import parse_length
+
+        return {
+            "alphabet": alphabet.value,
+            "length": None if length.value is None else parse_length(length.value),
+            "caseless": caseless.value,
+        }
+
+    return texts
+
+
 def parse_flags(values: flags.FlagValues, command_line: Sequence[str]) -> list[str]:
     """Gives the flags their values; returns the program's name and the other arguments.
 

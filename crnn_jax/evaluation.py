@@ -18,10 +18,12 @@ from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.dataset import load_benchmark, load_split
 from crnn_jax.errors import ConfigError
+from crnn_jax.recognition.decoding import BestPath, Decoder, make_decoder
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.confusions import Confusions, confusions
+from crnn_jax.text.constraints import Length
 from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
@@ -57,13 +59,17 @@ class Evaluation:
     confusions: Confusions
 
 
-def make_eval_step(model: nn.Module, devices: Devices = None) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, devices: Devices = None, decoder: Decoder | None = None
+) -> EvalStep:
     """A pmapped function of replicated variables and a sharded batch.
 
-    It returns for each sample: the likeliest class of each time step (B, T), the number of time
-    steps (B,), the CTC loss (B,), and whether the label can be aligned with the image (B,). Where
-    it cannot, the loss is 0.
+    It returns for each sample: the path that `decoder` finds, by default the best one (B, T), the
+    number of time steps (B,), the CTC loss (B,), and whether the label can be aligned with the
+    image (B,). Where it cannot, the loss is 0.
     """
+
+    decode = decoder or BestPath()
 
     def eval_step(variables: Any, batch: Any) -> dict[str, jax.Array]:
         outputs: Any = model.apply(variables, batch["images"], batch["widths"])
@@ -71,7 +77,7 @@ def make_eval_step(model: nn.Module, devices: Devices = None) -> EvalStep:
         losses, feasible = ctc_loss(logits, lengths, batch["label_ids"], batch["label_lengths"])
         mask = feasible & batch["mask"]
         return {
-            "best_path": jnp.argmax(logits, -1),
+            "path": decode(logits, lengths)[0],
             "lengths": lengths,
             "losses": jnp.where(mask, losses, 0),
             "mask": mask,
@@ -107,22 +113,22 @@ def evaluate_split(
         indices, missing = batch["indices"][:count], batch["missing"][:count]
         arrays = parallel.shard(device_arrays(batch), devices)
         outputs = parallel.gather(eval_step(variables, arrays))
-        best_path, lengths = outputs["best_path"][:count], outputs["lengths"][:count]
+        paths, lengths = outputs["path"][:count], outputs["lengths"][:count]
         predictions = [
             None if absent else text
             for text, absent in zip(
-                alphabet.decode_batch(best_path, lengths), missing.tolist(), strict=True
+                alphabet.decode_batch(paths, lengths), missing.tolist(), strict=True
             )
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
-        valid = (np.arange(best_path.shape[1]) < lengths[:, None]) & ~missing[:, None]
+        valid = (np.arange(paths.shape[1]) < lengths[:, None]) & ~missing[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
             [prepared.labels[index] for index in indices],
             loss_sum=float(outputs["losses"][:count].sum()),
             loss_count=int(outputs["mask"][:count].sum()),
-            blanks=int(((best_path == BLANK) & valid).sum()),
+            blanks=int(((paths == BLANK) & valid).sum()),
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
@@ -150,6 +156,7 @@ def score(
     directories: Sequence[Path],
     batch_size: int,
     devices: Devices = None,
+    **known: Any,
 ) -> Iterator[dict[str, Any]]:
     """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
 
@@ -158,6 +165,7 @@ def score(
       directories: folders of images, or LMDB databases.
       batch_size: over all devices.
       devices: those that share each batch; None for all local ones.
+      known: what is known of the texts, see `decoding.make_decoder`.
 
     Yields:
       A row of metrics for each set and subset: `set`, `subset`, `count` and `SCORES`. Subsets
@@ -169,7 +177,8 @@ def score(
     """
     parallel.check_batch_size(batch_size, devices)
     model = TrainedModel.load(model_name)
-    eval_step = make_eval_step(model.network, devices)
+    decoder = make_decoder(model.alphabet, model.charsets, **known)
+    eval_step = make_eval_step(model.network, devices, decoder)
     variables = parallel.replicate(model.variables, devices)
     for directory in directories:
         prepared = load_benchmark(
@@ -200,6 +209,9 @@ def evaluate(
     *,
     split: str = "test",
     step: int | None = None,
+    alphabet: str | None = None,
+    length: Length | None = None,
+    caseless: bool = False,
     devices: Devices = None,
 ) -> dict[str, Any]:
     """Reads the images of a split with a trained model, and returns how much of it is right.
@@ -210,6 +222,7 @@ def evaluate(
         used; None for the data that the model was trained with.
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
+      alphabet, length, caseless: what is known of the texts, see `Recognizer.load`.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
@@ -229,11 +242,12 @@ def evaluate(
         config.data.update(source="folder", dir=str(data))
     elif data is not None:
         config = data
-    return evaluate_model(model, config, split, devices)
+    known = {"alphabet": alphabet, "length": length, "caseless": caseless}
+    return evaluate_model(model, config, split, devices, **known)
 
 
 def evaluate_model(
-    model: TrainedModel, config: Config, split: str, devices: Devices = None
+    model: TrainedModel, config: Config, split: str, devices: Devices = None, **known: Any
 ) -> dict[str, Any]:
     """Evaluates a loaded model on the data of a config; see `evaluate`.
 
@@ -246,6 +260,7 @@ def evaluate_model(
             " --config.data.source=folder --config.data.dir=DIR"
         )
     check_config(config)
+    decoder = make_decoder(model.alphabet, model.charsets, **known)
     parallel.check_batch_size(config.batch_size, devices)
     images, trained_on = describe(config.data), config_of(model).data
     if trained_on.source and images != (trained := describe(trained_on)):
@@ -254,7 +269,7 @@ def evaluate_model(
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
     result = evaluate_split(
-        make_eval_step(model.network, devices),
+        make_eval_step(model.network, devices, decoder),
         parallel.replicate(model.variables, devices),
         prepared,
         model.alphabet,

@@ -7,6 +7,8 @@ as newlines in names, are written as `\\n`. With --json each line is a JSON obje
 No config is needed. Without --model the pretrained model `captcha` is used. An image that cannot be
 read is reported on standard error, and the others are read.
 
+What is known of the texts helps to read them, such as --alphabet digits --length 5.
+
 `crnn-jax predict` does the same.
 """
 
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from crnn_jax.commands import define_model, print_error, print_result, run
+from crnn_jax.commands import define_model, define_texts, print_error, print_result, run
 from crnn_jax.messages import escape
 
 FLAGS = flags.FlagValues()
@@ -24,6 +26,7 @@ MODEL = define_model(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
+TEXTS = define_texts(FLAGS)
 JSON = flags.DEFINE_bool("json", False, "Prints a JSON object a line.", flag_values=FLAGS)
 
 
@@ -32,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from crnn_jax.errors import DataError
     from crnn_jax.recognition.image_files import check_path
 
+    texts = TEXTS()
     paths: list[str] = []
     failed = False
     for path in arguments[1:]:
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     if paths:
         from crnn_jax.recognition.recognizer import Recognizer
 
-        recognizer = Recognizer.load(MODEL.value)
+        recognizer = Recognizer.load(MODEL.value, **texts)
         results = recognizer.stream(paths, BATCH_SIZE.value, return_errors=True)
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, DataError):

@@ -14,6 +14,7 @@ from typing import Any
 
 import platformdirs
 import pytest
+from absl.testing import flagsaver
 from PIL import Image
 
 from crnn_jax import check_data, cli, evaluation, score
@@ -328,7 +329,7 @@ ROW |= {"exact_match_caseless": 0.75, "cer_caseless": 0.125, "exact_match_alphan
 def test_what_was_scored_before_an_error_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def rows(*_: object) -> Iterator[dict[str, Any]]:
+    def rows(*_: object, **__: object) -> Iterator[dict[str, Any]]:
         yield ROW
         raise DataError("the second set is damaged")
 
@@ -388,6 +389,28 @@ def test_values_are_checked_together(tmp_path: Path) -> None:
 def test_mistyped_key_is_refused(tmp_path: Path) -> None:
     done = command("crnn_jax.main", *SMALL, "--config.batchsize=3", f"--workdir={tmp_path}")
     assert_one_line(done, "no config.batchsize, did you mean config.batch_size?")
+
+
+def test_what_is_known_of_the_texts_is_a_flag_of_what_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def record(*_: object, **known: Any) -> list[dict[str, Any]]:
+        given.append(known)
+        return []
+
+    monkeypatch.setattr(evaluation, "score", record)
+    for arguments in ([], ["--alphabet=digits", "--length=4-8"], ["--length=5", "--caseless"]):
+        saved = flagsaver.save_flag_values(score.FLAGS)
+        score.main(parse_flags(score.FLAGS, ["score", *arguments, "."]))
+        flagsaver.restore_flag_values(saved, score.FLAGS)
+    assert given == [
+        {"alphabet": None, "length": None, "caseless": False},
+        {"alphabet": "digits", "length": (4, 8), "caseless": False},
+        {"alphabet": None, "length": 5, "caseless": True},
+    ]
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -368,13 +368,13 @@ def test_an_image_is_prepared_alike_everywhere(
     model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})
     seen: list[np.ndarray] = []
 
-    def best_path(
-        network: Any, variables: Any, images: np.ndarray, widths: np.ndarray
+    def recognize(
+        network: Any, decoder: Any, variables: Any, images: np.ndarray, widths: np.ndarray
     ) -> tuple[np.ndarray, ...]:
         seen.extend(images)
         return np.zeros((len(images), 33), int), widths // 4, np.ones(len(images))
 
-    monkeypatch.setattr(recognition, "best_path", best_path)
+    monkeypatch.setattr(recognition, "recognize", recognize)
     Recognizer(model)([train.split.read(int(index)) for index in trained["indices"]])
     for place, index in enumerate(trained["indices"]):
         np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])

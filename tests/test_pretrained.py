@@ -11,7 +11,6 @@ import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from one_device import score
 
 from configs.captcha import get_config
 from crnn_jax import models, predict
+from crnn_jax.commands import parse_flags
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.synthetic.captcha import render
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
@@ -198,10 +198,7 @@ def test_a_model_is_known_by_name_everywhere(
     monkeypatch.chdir(tmp_path / "here")
     assert find_model() == packaged.with_name("captcha")
     image = IMAGES / NAMES[0]
-    monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=None))
-    monkeypatch.setattr(predict, "BATCH_SIZE", SimpleNamespace(value=32))
-    monkeypatch.setattr(predict, "JSON", SimpleNamespace(value=False))
-    predict.main(["predict", str(image)])
+    predict.main(parse_flags(predict.FLAGS, ["predict", str(image)]))
     read = recognizer([image.read_bytes()])[0]
     assert capsys.readouterr().out == f"{image}\t{read.text}\t{read.confidence:.4f}\n"
 

@@ -25,14 +25,14 @@ from crnn_jax.commands import parse_flags
 from crnn_jax.compiler import FIRST_VERSION
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
-from crnn_jax.errors import CheckpointError, DataError
+from crnn_jax.errors import CheckpointError, ConfigError, DataError
 from crnn_jax.recognition import recognizer as module
 from crnn_jax.recognition.recognizer import (
     READ_AHEAD,
     WIDTHS,
     Recognition,
     Recognizer,
-    best_path,
+    recognize,
 )
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -246,7 +246,7 @@ def test_one_two_and_thirty_one_images_compile_little(
         assert (widths >= 8).all()
         return np.zeros((len(images), 4), int), np.full(len(images), 4), np.ones(len(images))
 
-    monkeypatch.setattr(module, "best_path", record)
+    monkeypatch.setattr(module, "recognize", record)
     for count in range(1, 200):
         assert len(recognizer([image(40)] * count)) == count
     assert shapes == {(1, 32, 64, 1), (8, 32, 64, 1), (32, 32, 64, 1)}
@@ -272,10 +272,10 @@ def test_padding_stays_within_bounds() -> None:
 def test_models_of_one_shape_share_what_is_compiled(
     recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
 ) -> None:
-    before = best_path._cache_size()
+    before = recognize._cache_size()
     other = Recognizer(trained_model(seed=2))
     read = [other(image) for image in images]
-    assert best_path._cache_size() == before > 0
+    assert recognize._cache_size() == before > 0
     assert [one.text for one in read] != [one.text for one in alone]
 
 
@@ -288,13 +288,46 @@ def test_threads_read_the_same(
             assert_same(read, alone)
 
 
+def test_what_is_known_of_the_texts_is_kept(
+    recognizer: Recognizer, images: list[np.ndarray]
+) -> None:
+    """All texts are of the characters and the length that were asked for, also in a copy."""
+    characters, wide = (
+        recognizer.model.alphabet.characters,
+        [image(width) for width in (40, 64, 96)],
+    )
+    for known, allowed in (
+        ({"alphabet": characters[:2]}, rf"[{characters[:2]}]*"),
+        ({"length": 3}, r".{3}"),
+        ({"alphabet": characters[1:], "length": (2, 4)}, rf"[{characters[1:]}]{{2,4}}"),
+    ):
+        told = Recognizer(recognizer.model, **known)
+        read = told(wide)
+        assert all(re.fullmatch(allowed, one.text) and 0 < one.confidence <= 1 for one in read)
+        assert_same(pickle.loads(pickle.dumps(told))(wide), read)
+    # Three time steps are too few for five characters.
+    assert Recognizer(recognizer.model, length=5)(image(8)) == Recognition("", 0.0)
+
+
+def test_the_pretrained_model_reads_digits_if_it_is_told_so() -> None:
+    from crnn_jax.data.synthetic.captcha import render
+
+    texts = ["0571", "90210", "18060", "55105"]
+    images = [render(text, seed=7) for text in texts]
+    read = [one.text for one in Recognizer.load(alphabet="digits")(images)]
+    assert all(map(str.isdigit, read))
+    assert [one.text for one in Recognizer.load(alphabet="digits", length=(4, 5))(images)] == read
+    with pytest.raises(ConfigError, match="the model cannot read 'é'"):
+        Recognizer.load(alphabet="é12")
+
+
 def test_it_can_be_pickled(
     recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
 ) -> None:
     copy = pickle.loads(pickle.dumps(recognizer))
-    before = best_path._cache_size()
+    before = recognize._cache_size()
     assert_same([copy(images[0])], alone[:1])
-    assert best_path._cache_size() == before
+    assert recognize._cache_size() == before
 
 
 @pytest.mark.parametrize(
@@ -399,7 +432,7 @@ def test_predict_prints_one_line_for_each_image(
     def stream(paths: list[str], *_: int, **__: bool) -> list[Recognition]:
         return [result for _ in paths]
 
-    monkeypatch.setattr(Recognizer, "load", lambda _: SimpleNamespace(stream=stream))
+    monkeypatch.setattr(Recognizer, "load", lambda *_, **__: SimpleNamespace(stream=stream))
     others = [str(tmp_path / name) for name in ("fifo", "sparse", "x" * 300)] + ["/dev/zero"]
     problems = ("not a regular file", "more than 50,000,000", "too long", "not a regular file")
     for flag in ("--nojson", "--json"):

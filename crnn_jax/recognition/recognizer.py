@@ -16,8 +16,10 @@ from PIL import Image
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
 from crnn_jax.errors import DataError
+from crnn_jax.recognition.decoding import Decoder, make_decoder
 from crnn_jax.recognition.image_files import read_file
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
+from crnn_jax.text.constraints import Length
 
 ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
 """The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
@@ -35,8 +37,8 @@ class Recognition:
 
     Attributes:
       text: the text.
-      confidence: the probability of the most likely CTC path, 0 to 1. It is that of the whole text,
-        so it falls with its length.
+      confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
+        characters that were allowed. It is that of the whole text, so it falls with its length.
     """
 
     text: str
@@ -51,7 +53,7 @@ class Recognizer:
 
     >>> recognizer = Recognizer.load()  # the pretrained captcha model
     >>> recognizer("captcha.png")
-    Recognition('226md', confidence=0.592)
+    Recognition('226md', confidence=0.678)
     >>> [result.text for result in recognizer(["a.png", "b.png"])]
     ['226md', '2356g']
 
@@ -63,28 +65,48 @@ class Recognizer:
       model: the trained model that it reads with.
     """
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: TrainedModel, **texts: Any) -> None:
+        """Takes the arguments of `load` that say what texts to expect."""
         self.model = model
+        self._texts = texts
+        self._decoder = make_decoder(model.alphabet, model.charsets, **texts)
         self._variables = jax.device_put(model.variables)
 
     @classmethod
-    def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:
+    def load(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        step: int = BEST,
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        caseless: bool = False,
+    ) -> Self:
         """Loads a trained model.
+
+        What is known of the texts helps to read them. No other texts are then read.
 
         Compiled programs are kept in the user's cache folder, unless JAX is configured otherwise.
 
         Args:
           model: a workdir, or the name of a pretrained model; `captcha` by default.
           step: the checkpoint to load; by default the one with the best validation metrics.
+          alphabet: the characters that occur, such as "0123456789", or one of the names in
+            `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
+            the pretrained model captcha decides for each image which set its characters are of.
+          length: the number of characters, or the least and the most of them.
+          caseless: read in lower case; the probabilities of both cases of a character are added.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
+          ConfigError: the model cannot read one of the characters, or the length is not supported.
 
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
-        return cls(TrainedModel.load(model, step))
+        texts = {"alphabet": alphabet, "length": length, "caseless": caseless}
+        return cls(TrainedModel.load(model, step), **texts)
 
     def __repr__(self) -> str:
         model = self.model
@@ -92,7 +114,7 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.model,)
+        return partial(type(self), **self._texts), (self.model,)
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...
@@ -214,7 +236,7 @@ class Recognizer:
         widest = max(image.shape[1] for image in images)
         width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
         batch, widths = pad_batch([*images, *fill], width)
-        outputs = best_path(self.model.network, self._variables, batch, widths)
+        outputs = recognize(self.model.network, self._decoder, self._variables, batch, widths)
         paths, lengths, confidences = (np.asarray(output)[: len(images)] for output in outputs)
         texts = self.model.alphabet.decode_batch(paths, lengths)
         return list(map(Recognition, texts, confidences.tolist()))
@@ -223,26 +245,30 @@ class Recognizer:
 # The variables are arguments, so all models of one shape share a compiled program. As constants
 # they would also be a part of it, and loading it would take seven times as long.
 @partial(jax.jit, static_argnames="network")
-def best_path(
-    network: nn.Module, variables: Mapping[str, Any], images: jax.Array, widths: jax.Array
+def recognize(
+    network: nn.Module,
+    decoder: Decoder,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    widths: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The most likely CTC path of each image.
+    """Reads a batch of images.
 
     Args:
       network: the network; a static argument.
+      decoder: what makes a path of its logits.
       variables: its params and batch_stats.
       images: (B, H, W, C) uint8.
       widths: (B,) true widths in pixels.
 
     Returns:
-      Class indices (B, T), the valid time steps (B,), and the probability of the path (B,).
+      The class of each time step (B, T), the valid time steps (B,), and the probability of the path
+      (B,).
     """
     outputs: Any = network.apply(variables, images, widths)
     logits, lengths = outputs
-    log_probabilities = jax.nn.log_softmax(logits)
-    valid = jnp.arange(logits.shape[1])[None, :] < lengths[:, None]
-    score = jnp.where(valid, log_probabilities.max(-1), 0).sum(-1)
-    return jnp.argmax(logits, -1), lengths, jnp.exp(score)
+    path, log_probability = decoder(logits, lengths)
+    return path, lengths, jnp.exp(log_probability)
 
 
 def _is_one(images: Any) -> bool:

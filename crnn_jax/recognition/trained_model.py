@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,6 +45,8 @@ class TrainedModel:
       preprocessing: the images that it takes.
       description: the name of the network and its settings.
       config: the config that it was trained with; empty for a pretrained model.
+      charsets: the sets of characters that its texts are likely to be of, and the logarithm of how
+        likely each is; empty if nothing is known. See `decoding.CharsetPath`.
       name: the folder that it comes from, or the name of a pretrained model.
     """
 
@@ -55,6 +57,7 @@ class TrainedModel:
     preprocessing: Preprocessing
     description: Mapping[str, Any]
     config: Mapping[str, Any]
+    charsets: Mapping[str, float] = field(default_factory=dict)
     name: str = "model"
 
     @property
@@ -147,6 +150,7 @@ class TrainedModel:
             preprocessing=preprocessing,
             description=described,
             config=manifest["config"],
+            charsets=manifest.get("charsets", {}),
             name=name,
         )
 

@@ -145,3 +145,4 @@ class Pretrained(Manifest, kw_only=True):
     arrays: File
     config: _Config = {}
     metrics: dict[_Name, dict[_Name, Any]] = {}
+    charsets: Annotated[dict[_Name, float], Meta(max_length=20)] = {}

@@ -57,8 +57,14 @@ def overrides() -> st.SearchStrategy[str]:
 FLAGS = {
     "train": ("--config=captcha", "--config=captcha:quick", f"--config={ROOT}/configs/tiny.py"),
     "eval": (f"--workdir={CHECKPOINT}", "--workdir=captcha", "--workdir=/dev"),
-    "predict": (str(IMAGE), "--model=captcha", f"--model={CHECKPOINT}", "--batch_size=3", "--json"),
-    "score": (str(IMAGE.parent.parent), str(IMAGE), "/dev", "--json", "."),
+    "predict": (
+        str(IMAGE),
+        "--model=captcha",
+        f"--model={CHECKPOINT}",
+        "--batch_size=3",
+        "--length=5",
+    ),
+    "score": (str(IMAGE.parent.parent), str(IMAGE), "/dev", "--json", "--alphabet=a"),
     "check-data": ("--config=captcha", f"--dir={IMAGE.parent.parent}", "--dir=.", "--json"),
 }
 VALUES = {
@@ -130,7 +136,7 @@ def only_configured() -> Iterator[None]:
 
     with (
         mock.patch.object(train, "train_and_evaluate", stop),
-        mock.patch.object(evaluation, "evaluate_model", lambda _, config, *__: stop(config)),
+        mock.patch.object(evaluation, "evaluate_model", lambda _, config, *__, **___: stop(config)),
         mock.patch.object(dataset, "check_dataset", stop),
     ):
         yield
