@@ -239,6 +239,23 @@ def test_a_file_that_lies_about_its_size(tmp_path: Path) -> None:
         load(settings(tmp_path), 0)["test"].read(0)
 
 
+def test_a_page_that_claims_to_be_larger_than_its_column(tmp_path: Path) -> None:
+    """Arrow would take memory for the whole page before it reads it."""
+    file = tmp_path / "test.parquet"
+    table = pyarrow.table({"image": [bytes(1000)] * 2, "text": ["a"] * 2})
+    options: Any = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+    pyarrow.parquet.write_table(table, file, **options)
+    chunk = pyarrow.parquet.read_metadata(file).row_group(0).column(0)
+    data = file.read_bytes()
+    header = data[chunk.data_page_offset : chunk.data_page_offset + 20]
+    size = varint(2 * 2014)  # two levels of 6 bytes, and two images with their lengths
+    assert header.count(size) == 2  # unpacked and packed
+    place = chunk.data_page_offset + header.rindex(size)
+    file.write_bytes(data[:place] + varint(2 * 8000, len(size)) + data[place + len(size) :])
+    with pytest.raises(DataError, match="has 8,000 bytes, more than its column"):
+        load(settings(tmp_path), 0)["test"].read(0)
+
+
 def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
     file = write(tmp_path / "test.parquet", rows_of(folder(CAPTCHAS)["test"]), row_group_size=3)
     whole = file.read_bytes()

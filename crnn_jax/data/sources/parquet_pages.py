@@ -4,6 +4,7 @@ Arrow unpacks a page as a whole, and does not tell its size before. The sizes in
 the columns, at the end of a file, are not compared with those of the pages.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -19,12 +20,13 @@ def page_sizes(file: BinaryIO, chunk: Any, rows: int) -> Iterator[tuple[int, int
         rows: the rows of the row group.
 
     Raises:
-        ValueError: a header cannot be understood, or there are more pages than rows.
+        ValueError: a header cannot be understood, a page is larger than its column, or there are
+            more pages than rows.
     """
     place = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
         place = chunk.dictionary_page_offset
-    end = place + chunk.total_compressed_size
+    end = min(place + chunk.total_compressed_size, file.seek(0, os.SEEK_END))
     for _ in range(rows + 2):  # a dictionary, and a page without rows
         if place >= end:
             return
@@ -36,8 +38,11 @@ def page_sizes(file: BinaryIO, chunk: Any, rows: int) -> Iterator[tuple[int, int
             raise ValueError(f"the header of the page at {place:,} is damaged") from error
         if min(unpacked, packed) < 0:
             raise ValueError(f"the page at {place:,} has a negative size")
+        after = place + length + packed
+        if after > end:  # Arrow would take memory for all of it
+            raise ValueError(f"the page at {place:,} has {packed:,} bytes, more than its column")
         yield packed, unpacked
-        place += length + packed
+        place = after
     raise ValueError(f"{chunk.path_in_schema} has more pages than rows")
 
 
