@@ -35,7 +35,6 @@ def main(arguments: Sequence[str]) -> None:
     from crnn_jax.errors import DataError
     from crnn_jax.recognition.image_files import check_path
 
-    texts = TEXTS()
     paths: list[str] = []
     failed = False
     for path in arguments[1:]:
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     if paths:
         from crnn_jax.recognition.recognizer import Recognizer
 
-        recognizer = Recognizer.load(MODEL.value, **texts)
+        recognizer = Recognizer.load(MODEL.value, **TEXTS())
         results = recognizer.stream(paths, BATCH_SIZE.value, return_errors=True)
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, DataError):

@@ -417,7 +417,7 @@ def test_what_is_known_of_the_texts_is_a_flag_of_what_reads(
     ("flag", "message"),
     [("--" + "a" * 3000, "there is no flag --aaa"), ("--flagfile=x", "files of flags are not")],
 )
-def test_flags_that_absl_cannot_bear(flag: str, message: str) -> None:
+def test_flags_that_absl_cannot_handle(flag: str, message: str) -> None:
     for name, _, _ in cli.COMMANDS.values():
         module = importlib.import_module(f"crnn_jax.{name}")
         with pytest.raises(ConfigError, match=message):

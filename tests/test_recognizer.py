@@ -241,7 +241,7 @@ def test_one_two_and_thirty_one_images_compile_little(
 ) -> None:
     shapes: set[tuple[int, ...]] = set()
 
-    def record(network: Any, variables: Any, images: Any, widths: Any) -> tuple[np.ndarray, ...]:
+    def record(network: Any, decoder: Any, variables: Any, images: Any, widths: Any) -> Any:
         shapes.add(images.shape)
         assert (widths >= 8).all()
         return np.zeros((len(images), 4), int), np.full(len(images), 4), np.ones(len(images))
