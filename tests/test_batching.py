@@ -563,8 +563,9 @@ def test_a_signal_ends_the_wait_for_a_stopped_worker(split: Split) -> None:
     stopping = dataclasses.replace(split, read=Stopping(split.read, os.getpid()))
     images = prepared(stopping, 0)
     plan = TrainingPlan(images.widths, (96,), 4, 2, seed=0)
+    others = set(multiprocessing.active_children())  # of earlier tests
     with TrainingBatches(images, plan, (96,), Augmentation(), 0, 1) as batches:
-        (worker,) = multiprocessing.active_children()
+        (worker,) = set(multiprocessing.active_children()) - others
 
         def interrupt_when_stopped() -> None:
             os.waitid(os.P_PID, worker.pid or 0, os.WSTOPPED | os.WNOWAIT)

@@ -13,7 +13,7 @@ import pytest
 
 from crnn_jax.data.sources import load, parquet
 from crnn_jax.data.sources.folder import folder
-from crnn_jax.data.sources.parquet_pages import page_sizes
+from crnn_jax.data.sources.parquet_pages import column_chunks, page_sizes
 from crnn_jax.data.sources.split import Split
 from crnn_jax.errors import ConfigError, CrnnError, DataError
 
@@ -114,9 +114,9 @@ def test_each_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monk
     decoded: list[int] = []
     values = parquet._values
 
-    def counting(opened: Any, file: Any, group: int, column: str, most: int) -> Any:
+    def counting(opened: Any, file: Any, group: int, *others: Any) -> Any:
         decoded.append(group)
-        return values(opened, file, group, column, most)
+        return values(opened, file, group, *others)
 
     monkeypatch.setattr(parquet, "_values", counting)
     order = np.random.default_rng(0).choice(len(split), 200).tolist()
@@ -213,10 +213,15 @@ def test_sizes_of_pages(tmp_path: Path, compression: str, version: str, dictiona
         for group in range(2):
             row_group = described.metadata.row_group(group)
             chunk = row_group.column(1)
-            sizes = list(page_sizes(opened, chunk, row_group.num_rows))
+            place = column_chunks(opened)[group]["text"]
+            assert place.end - place.start == chunk.total_compressed_size
+            sizes = list(page_sizes(opened, place, row_group.num_rows))
             assert len(sizes) > 1
             difference = chunk.total_uncompressed_size - chunk.total_compressed_size
             assert sum(size - packed for packed, size in sizes) == difference
+
+
+DAMAGED = Path(__file__).parent / "data" / "parquet_damaged"
 
 
 def varint(value: int, length: int = 0) -> bytes:
@@ -254,6 +259,13 @@ def test_a_page_that_claims_to_be_larger_than_its_column(tmp_path: Path) -> None
     file.write_bytes(data[:place] + varint(2 * 8000, len(size)) + data[place + len(size) :])
     with pytest.raises(DataError, match="has 8,000 bytes, more than its column"):
         load(settings(tmp_path), 0)["test"].read(0)
+
+
+def test_a_damaged_description_does_not_end_the_process() -> None:
+    """A file of scripts/fuzz.py. pyarrow 26 ends the process if it is asked about its columns."""
+    with pytest.raises(DataError, match=r"cannot read .*train\.parquet"):
+        split = load(settings(DAMAGED), 0)["all"]
+        split.read(0)
 
 
 def test_damaged_files_are_read_or_refused_by_name(tmp_path: Path) -> None:

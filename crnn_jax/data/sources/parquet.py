@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from crnn_jax.data.extras import import_extra
-from crnn_jax.data.sources.parquet_pages import page_sizes
+from crnn_jax.data.sources.parquet_pages import Chunk, column_chunks, page_sizes
 from crnn_jax.data.sources.paths import errors_of, files_below, require_folder
 from crnn_jax.data.sources.split import Split, nfc
 from crnn_jax.errors import ConfigError, CrnnError, DataError
@@ -91,10 +91,11 @@ def _read(directory: Path, files: list[Path], settings: Mapping[str, Any]) -> Sp
             if rows * _LEAST > size:
                 raise ValueError(f"it claims to have {rows:,} images in {size:,} bytes")
             names += [f"{path.relative_to(directory).as_posix()}:{row}" for row in range(rows)]
-            for number in range(file.num_row_groups):
+            for number, chunks in enumerate(column_chunks(opened)):
                 start = len(labels)
-                groups.append(_Group(path, directory, number, image, column, start))
-                texts = _values(opened, file, number, text, room)
+                chunk = chunks.get(column)
+                groups.append(_Group(path, directory, number, image, column, chunk, start))
+                texts = _values(opened, file, number, text, chunks[text], room)
                 labels += (nfc(value or "") for value in texts)
                 room -= sum(map(len, labels[start:]))
             if len(names) != len(labels):
@@ -144,13 +145,13 @@ def _image_column(schema: Any, field: str) -> str:
     return field if _holds(kind, "binary") else ""
 
 
-def _values(opened: BinaryIO, file: Any, group: int, column: str, most: int) -> Iterator[Any]:
+def _values(
+    opened: BinaryIO, file: Any, group: int, column: str, chunk: Chunk, most: int
+) -> Iterator[Any]:
     """The texts of a row group, or its images: `most` bytes at most."""
     row_group = file.metadata.row_group(group)
     if not row_group.num_rows:  # such a group has no pages
         return
-    chunks = map(row_group.column, range(row_group.num_columns))
-    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
     too_large = ValueError(
         f"{column} has more than {most:,} bytes in row group {group}; write the file with a smaller"
         " row_group_size"
@@ -184,6 +185,7 @@ class _Group:
     number: int
     field: str
     column: str  # that has the bytes; "" if none has
+    chunk: Chunk | None  # where that column is
     start: int  # index of its first image
 
 
@@ -249,8 +251,8 @@ class _Images:
             offset = self._file.seek(0, 2)
             with _open(group.path, group.directory) as (opened, file):
                 images = (
-                    _values(opened, file, group.number, group.column, MAX_GROUP_BYTES)
-                    if group.column
+                    _values(opened, file, group.number, group.column, group.chunk, MAX_GROUP_BYTES)
+                    if group.chunk
                     else ()
                 )
                 for index, image in zip(range(group.start, end), images, strict=False):
