@@ -18,7 +18,6 @@ from absl import flags
 
 from crnn_jax.commands import define_config, override, print_result, run
 from crnn_jax.errors import ConfigError, DataError
-from crnn_jax.messages import escape
 from crnn_jax.recipes import DEFAULT, get_config
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     if DIR.value:
         config.data.update(source="folder", dir=DIR.value)
     report = check_dataset(config)
-    # A name with a newline could add a line to the report.
-    lines = [json.dumps(report.to_dict())] if JSON.value else map(escape, report.lines())
-    print_result("\n".join(lines))
+    print_result(json.dumps(report.to_dict()) if JSON.value else "\n".join(report.lines()))
     if IMAGE_GRID.value:
         _save(sample_grid(report), IMAGE_GRID.value)
     if SHOW_AUGMENTED.value:
