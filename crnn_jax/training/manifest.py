@@ -15,6 +15,7 @@ from crnn_jax import files
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.recipes import RENAMED
 from crnn_jax.training import manifest_schema as schema
+from crnn_jax.training.unreadable import cannot_read
 
 # 1: no digests, the score in a file of its own. 2: digests of the arrays and of the manifest. 3:
 # the model may be a moving average; `training` then has the arrays that the optimizer updates.
@@ -65,10 +66,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from error
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); it may be undamaged, so mend that and try"
-            " again"
-        ) from error
+        raise cannot_read(path, error) from error
 
 
 def read_json(path: Path) -> Any:

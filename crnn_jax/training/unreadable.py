@@ -35,7 +35,7 @@ def check_damage(folder: Path, error: DamagedCheckpoint) -> None:
 
 
 def cannot_read(path: Path, error: Exception) -> CheckpointError:
-    """The error that ends a run whose checkpoints cannot be read."""
+    """The error for a checkpoint that may be undamaged, but cannot be read now."""
     return CheckpointError(
         f"{getattr(error, 'filename', None) or path} cannot be read ({reason(error)}); it may be"
         " undamaged, so nothing was changed: mend that and start the same command again"
