@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -29,6 +29,9 @@ from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.messages import one_line
 from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
+
+if TYPE_CHECKING:
+    from crnn_jax.recognition.decoding import Known
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 # How a system says that nobody reads what is written.
@@ -98,12 +101,11 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
     )
 
 
-def define_texts(values: flags.FlagValues) -> Callable[[], dict[str, Any]]:
-    """Defines the flags `alphabet`, `length` and `caseless` of a command.
+def define_known(values: flags.FlagValues) -> Callable[[], "Known"]:
+    """Defines the flags `alphabet`, `length` and `caseless`: what is known of the texts.
 
     Returns:
-      A function that returns them as arguments of `Recognizer.load`. It raises
-      ConfigError if the length is not one.
+      A function that returns their values. It raises ConfigError if the length is not one.
     """
     alphabet = flags.DEFINE_string(
         "alphabet",
@@ -119,7 +121,7 @@ def define_texts(values: flags.FlagValues) -> Callable[[], dict[str, Any]]:
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
 
-    def texts() -> dict[str, Any]:
+    def known() -> "Known":
         from crnn_jax.text.constraints import parse_length
 
         return {
@@ -128,7 +130,7 @@ def define_texts(values: flags.FlagValues) -> Callable[[], dict[str, Any]]:
             "caseless": caseless.value,
         }
 
-    return texts
+    return known
 
 
 def parse_flags(values: flags.FlagValues, command_line: Sequence[str]) -> list[str]:

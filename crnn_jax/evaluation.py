@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.dataset import load_benchmark, load_split
 from crnn_jax.errors import ConfigError
-from crnn_jax.recognition.decoding import BestPath, Decoder, make_decoder
+from crnn_jax.recognition.decoding import BestPath, Decoder, Known, make_decoder
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -156,7 +156,7 @@ def score(
     directories: Sequence[Path],
     batch_size: int,
     devices: Devices = None,
-    **known: Any,
+    **known: Unpack[Known],
 ) -> Iterator[dict[str, Any]]:
     """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
 
@@ -165,7 +165,7 @@ def score(
       directories: folders of images, or LMDB databases.
       batch_size: over all devices.
       devices: those that share each batch; None for all local ones.
-      known: what is known of the texts, see `decoding.make_decoder`.
+      known: what is known of the texts, see `decoding.Known`.
 
     Yields:
       A row of metrics for each set and subset: `set`, `subset`, `count` and `SCORES`. Subsets
@@ -242,12 +242,17 @@ def evaluate(
         config.data.update(source="folder", dir=str(data))
     elif data is not None:
         config = data
-    known = {"alphabet": alphabet, "length": length, "caseless": caseless}
-    return evaluate_model(model, config, split, devices, **known)
+    return evaluate_model(
+        model, config, split, devices, alphabet=alphabet, length=length, caseless=caseless
+    )
 
 
 def evaluate_model(
-    model: TrainedModel, config: Config, split: str, devices: Devices = None, **known: Any
+    model: TrainedModel,
+    config: Config,
+    split: str,
+    devices: Devices = None,
+    **known: Unpack[Known],
 ) -> dict[str, Any]:
     """Evaluates a loaded model on the data of a config; see `evaluate`.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from crnn_jax.commands import define_config, define_texts, override, print_result, run
+from crnn_jax.commands import define_config, define_known, override, print_result, run
 from crnn_jax.errors import ConfigError
 from crnn_jax.recipes import DEFAULT, get_config
 
@@ -39,7 +39,7 @@ STEP = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "Images to evaluate on.", flag_values=FLAGS
 )
-TEXTS = define_texts(FLAGS)
+KNOWN = define_known(FLAGS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         wanted = "a recipe, such as --config captcha" if training else "a run with --workdir"
         raise ConfigError(f"name {wanted}; --help shows all flags")
     name = Path(CONFIG.value or "").name.replace(".py", "").replace(":", "_")
-    workdir = Path(WORKDIR.value or f"runs/{name}")
+    workdir = Path(WORKDIR.value or Path("runs") / name)
     if training:
         from crnn_jax.train import train_and_evaluate
 
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str]) -> None:
         overridden = bool(arguments[1:])
         config = config_of(model, CONFIG.value if overridden and CONFIG.value else DEFAULT)
         if overridden:
-            if "config.data.source" in "".join(arguments):  # the folder is that of the old source
-                config.data.dir = ""
+            if any("config.data.source" in argument for argument in arguments):
+                config.data.dir = ""  # the folder of the run is that of its own source
             override(config, arguments)
-        metrics = evaluate_model(model, config, SPLIT.value, **TEXTS())
+        metrics = evaluate_model(model, config, SPLIT.value, **KNOWN())
         print_result(json.dumps(metrics, allow_nan=False))
 
 

@@ -9,7 +9,7 @@ The columns: `exact` is the share of texts that are right as they are written, `
 regard to case, `36 characters` in their digits and letters alone, without regard to case. `CER` and
 `caseless CER` are the edits per character of the labels.
 
---alphabet, --length and --caseless say what the texts look like, as for predict.
+--alphabet, --length and --caseless say what is known of the texts, as for predict.
 
 `crnn-jax score` does the same.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from crnn_jax.commands import define_model, define_texts, print_result, run
+from crnn_jax.commands import define_known, define_model, print_result, run
 from crnn_jax.errors import DataError
 from crnn_jax.messages import escape
 
@@ -31,7 +31,7 @@ MODEL = define_model(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-TEXTS = define_texts(FLAGS)
+KNOWN = define_known(FLAGS)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.", flag_values=FLAGS)
 
 COLUMNS = {
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
       DataError: no set is named, or one is missing or cannot be understood.
     """
-    directories, texts = list(map(Path, arguments[1:])), TEXTS()
+    directories, known = list(map(Path, arguments[1:])), KNOWN()
     if not directories:
         raise DataError("name the folders or databases to score the model on")
     from crnn_jax.data.sources.paths import require_folder
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
     rows: list[dict[str, Any]] = []
     try:
-        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, **texts))
+        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, **known))
     finally:  # an error in one set does not lose the rows of the sets before it
         if rows:
             print_result(json.dumps(rows, allow_nan=False) if JSON.value else _table(rows))

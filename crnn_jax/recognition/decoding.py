@@ -7,7 +7,7 @@ and size share a program.
 """
 
 from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import Protocol, Self, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -33,26 +33,34 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(
-    own: Alphabet,
-    log_priors: Mapping[str, float],
-    alphabet: str | None = None,
-    length: Length | None = None,
-    caseless: bool = False,
-) -> Decoder:
+class Known(TypedDict, total=False):
+    """What is known of the texts before they are read.
+
+    Attributes:
+      alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
+        None, the default: one of the model's sets if it has any, else all characters.
+      length: the number of characters, or the least and the most of them.
+      caseless: whether to read in lower case; both cases of a letter then count as one.
+    """
+
+    alphabet: str | None
+    length: Length | None
+    caseless: bool
+
+
+def make_decoder(own: Alphabet, log_priors: Mapping[str, float], **known: Unpack[Known]) -> Decoder:
     """Returns the decoder of a model for what is known of the texts.
 
     Args:
       own: the model's alphabet.
       log_priors: the model's sets of characters, see `CharsetPath`; may be empty.
-      alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None: one of the sets in `log_priors` if there are any, else all characters.
-      length: the number of characters, or the least and the most of them.
-      caseless: read in lower case; both cases of a letter then count as one.
+      known: see `Known`.
 
     Raises:
       ConfigError: the model lacks a character, or the length is not supported.
     """
+    alphabet, length = known.get("alphabet"), known.get("length")
+    caseless = known.get("caseless", False)
     if alphabet is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
     elif alphabet in (None, ALL) and length is None:

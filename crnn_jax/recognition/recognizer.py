@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias, overload
+from typing import Any, Literal, Self, TypeAlias, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from PIL import Image
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
 from crnn_jax.errors import DataError
-from crnn_jax.recognition.decoding import Decoder, make_decoder
+from crnn_jax.recognition.decoding import Decoder, Known, make_decoder
 from crnn_jax.recognition.image_files import read_file
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
@@ -65,11 +65,11 @@ class Recognizer:
       model: the trained model that it reads with.
     """
 
-    def __init__(self, model: TrainedModel, **texts: Any) -> None:
-        """Takes the arguments of `load` that say what texts to expect."""
+    def __init__(self, model: TrainedModel, **known: Unpack[Known]) -> None:
+        """Takes what is known of the texts as `load` does."""
         self.model = model
-        self._texts = texts
-        self._decoder = make_decoder(model.alphabet, model.charsets, **texts)
+        self._known = known
+        self._decoder = make_decoder(model.alphabet, model.charsets, **known)
         self._variables = jax.device_put(model.variables)
 
     @classmethod
@@ -105,8 +105,8 @@ class Recognizer:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
-        texts = {"alphabet": alphabet, "length": length, "caseless": caseless}
-        return cls(TrainedModel.load(model, step), **texts)
+        trained = TrainedModel.load(model, step)
+        return cls(trained, alphabet=alphabet, length=length, caseless=caseless)
 
     def __repr__(self) -> str:
         model = self.model
@@ -114,7 +114,7 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._texts), (self.model,)
+        return partial(type(self), **self._known), (self.model,)
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...

@@ -1,6 +1,6 @@
 """The inputs that may come from a stranger, as scripts/fuzz.py damages and reads them.
 
-Digests and check sums are corrected after the damage, as an attacker would do, so that the code
+Digests and checksums are corrected after the damage, as an attacker would do, so that the code
 behind them is reached.
 """
 

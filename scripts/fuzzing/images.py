@@ -54,7 +54,7 @@ def originals() -> dict[str, bytes]:
 
 
 def change_png(draw: Draw, data: bytes) -> bytes:
-    """Changes the chunks of a PNG, whose check sums stay right."""
+    """Changes the chunks of a PNG, whose checksums stay right."""
     chunks: list[tuple[bytes, bytes]] = []
     place = 8
     while place < len(data):

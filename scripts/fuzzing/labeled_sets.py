@@ -92,7 +92,7 @@ def write_lmdb(folder: Path, entries: Mapping[bytes, bytes]) -> None:
 def damage_lmdb(draw: Draw, folder: Path) -> None:
     """Damages keys, values and the length of the file.
 
-    LMDB has no check sums and follows the pointers in its pages, which therefore stay as they are.
+    LMDB has no checksums and follows the pointers in its pages, which therefore stay as they are.
     """
     entries = dict(ENTRIES)
     for _ in range(draw(st.integers(1, 3))):
