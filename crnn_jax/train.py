@@ -37,7 +37,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, devices: Devices = N
 
     A run starts from the newest checkpoint in the workdir, else from `config.init_from`, else from
     scratch. At its end the best checkpoint is evaluated on the test split. SIGTERM, SIGHUP and
-    Ctrl-C stop it after the current step, which is saved. So it is before an error ends the run.
+    Ctrl-C stop it after the current step, which is saved. If an error ends it, it is saved first.
 
     Args:
       config: the recipe, such as that of `configs/captcha.py`.
