@@ -24,7 +24,8 @@ from crnn_jax.errors import (
 if TYPE_CHECKING:
     from crnn_jax.evaluation import evaluate
     from crnn_jax.recipes import get_config
-    from crnn_jax.recognition.recognizer import Recognition, Recognizer
+    from crnn_jax.recognition.recognizer import Recognizer
+    from crnn_jax.recognition.results import Recognition
     from crnn_jax.train import train_and_evaluate
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Recognition": "crnn_jax.recognition.recognizer",
+    "Recognition": "crnn_jax.recognition.results",
     "Recognizer": "crnn_jax.recognition.recognizer",
     "evaluate": "crnn_jax.evaluation",
     "get_config": "crnn_jax.recipes",

@@ -31,7 +31,7 @@ from crnn_jax.messages import one_line
 from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
 
 if TYPE_CHECKING:
-    from crnn_jax.recognition.decoding import Known
+    from crnn_jax.decoding.options import DecodingOptions
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 # How a system says that nobody reads what is written.
@@ -101,7 +101,7 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
     )
 
 
-def define_known(values: flags.FlagValues) -> Callable[[], "Known"]:
+def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
     """Defines the flags `alphabet`, `length` and `caseless`: what is known of the texts.
 
     Returns:
@@ -121,7 +121,7 @@ def define_known(values: flags.FlagValues) -> Callable[[], "Known"]:
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
 
-    def known() -> "Known":
+    def options() -> "DecodingOptions":
         from crnn_jax.text.constraints import parse_length
 
         return {
@@ -130,7 +130,7 @@ def define_known(values: flags.FlagValues) -> Callable[[], "Known"]:
             "caseless": caseless.value,
         }
 
-    return known
+    return options
 
 
 def parse_flags(values: flags.FlagValues, command_line: Sequence[str]) -> list[str]:

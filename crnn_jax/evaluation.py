@@ -17,8 +17,10 @@ from crnn_jax.data.batching import evaluation_batches
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.dataset import load_benchmark, load_split
+from crnn_jax.decoding import Decoder
+from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.paths import BestPath
 from crnn_jax.errors import ConfigError
-from crnn_jax.recognition.decoding import BestPath, Decoder, Known, make_decoder
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -49,13 +51,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a split, what was read in each of its images, and the confusions.
+    """How a model reads a split of N images.
 
-    The text is None for images that are missing.
+    Attributes:
+      metrics: see `TextMetrics`.
+      texts: the N texts; None for images that are missing.
+      confidences: (N,), the confidence of each text; 0 for images that are missing.
+      confusions: of the images that are not missing.
     """
 
     metrics: dict[str, float]
     texts: list[str | None]
+    confidences: np.ndarray
     confusions: Confusions
 
 
@@ -64,11 +71,10 @@ def make_eval_step(
 ) -> EvalStep:
     """A pmapped function of replicated variables and a sharded batch.
 
-    It returns for each sample: the path that `decoder` finds, by default the best one (B, T), the
-    number of time steps (B,), the CTC loss (B,), and whether the label can be aligned with the
-    image (B,). Where it cannot, the loss is 0.
+    It returns for each sample: the path that `decoder` finds, by default the best one (B, T), its
+    log probability (B,), the number of time steps (B,), the CTC loss (B,), and whether the label
+    can be aligned with the image (B,). Where it cannot, the loss is 0.
     """
-
     decode = decoder or BestPath()
 
     def eval_step(variables: Any, batch: Any) -> dict[str, jax.Array]:
@@ -76,8 +82,10 @@ def make_eval_step(
         logits, lengths = outputs
         losses, feasible = ctc_loss(logits, lengths, batch["label_ids"], batch["label_lengths"])
         mask = feasible & batch["mask"]
+        decoding = decode(logits, lengths)
         return {
-            "path": decode(logits, lengths)[0],
+            "path": decoding.path,
+            "log_probability": decoding.log_probability,
             "lengths": lengths,
             "losses": jnp.where(mask, losses, 0),
             "mask": mask,
@@ -108,6 +116,7 @@ def evaluate_split(
     """
     start = time.monotonic()
     texts: list[str | None] = [None] * len(prepared)
+    confidences = np.zeros(len(prepared))
     metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices, missing = batch["indices"][:count], batch["missing"][:count]
@@ -122,6 +131,7 @@ def evaluate_split(
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
+        confidences[indices] = np.where(missing, 0, np.exp(outputs["log_probability"][:count]))
         valid = (np.arange(paths.shape[1]) < lengths[:, None]) & ~missing[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
@@ -136,6 +146,7 @@ def evaluate_split(
     return Evaluation(
         {**metrics.compute(), **_of_parts(prepared, texts), "seconds": seconds},
         texts,
+        confidences,
         confusions((text, label) for text, label in read if text is not None),
     )
 
@@ -156,7 +167,7 @@ def score(
     directories: Sequence[Path],
     batch_size: int,
     devices: Devices = None,
-    **known: Unpack[Known],
+    **options: Unpack[DecodingOptions],
 ) -> Iterator[dict[str, Any]]:
     """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
 
@@ -165,7 +176,7 @@ def score(
       directories: folders of images, or LMDB databases.
       batch_size: over all devices.
       devices: those that share each batch; None for all local ones.
-      known: what is known of the texts, see `decoding.Known`.
+      options: how to read, see `DecodingOptions`.
 
     Yields:
       A row of metrics for each set and subset: `set`, `subset`, `count` and `SCORES`. Subsets
@@ -177,7 +188,7 @@ def score(
     """
     parallel.check_batch_size(batch_size, devices)
     model = TrainedModel.load(model_name)
-    decoder = make_decoder(model.alphabet, model.charsets, **known)
+    decoder = make_decoder(model.alphabet, model.charsets, **options)
     eval_step = make_eval_step(model.network, devices, decoder)
     variables = parallel.replicate(model.variables, devices)
     for directory in directories:
@@ -252,7 +263,7 @@ def evaluate_model(
     config: Config,
     split: str,
     devices: Devices = None,
-    **known: Unpack[Known],
+    **options: Unpack[DecodingOptions],
 ) -> dict[str, Any]:
     """Evaluates a loaded model on the data of a config; see `evaluate`.
 
@@ -265,7 +276,7 @@ def evaluate_model(
             " --config.data.source=folder --config.data.dir=DIR"
         )
     check_config(config)
-    decoder = make_decoder(model.alphabet, model.charsets, **known)
+    decoder = make_decoder(model.alphabet, model.charsets, **options)
     parallel.check_batch_size(config.batch_size, devices)
     images, trained_on = describe(config.data), config_of(model).data
     if trained_on.source and images != (trained := describe(trained_on)):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from crnn_jax.commands import define_config, define_known, override, print_result, run
+from crnn_jax.commands import define_config, define_decoding, override, print_result, run
 from crnn_jax.errors import ConfigError
 from crnn_jax.recipes import DEFAULT, get_config
 
@@ -39,7 +39,7 @@ STEP = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "Images to evaluate on.", flag_values=FLAGS
 )
-KNOWN = define_known(FLAGS)
+DECODING = define_decoding(FLAGS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
             if any("config.data.source" in argument for argument in arguments):
                 config.data.dir = ""  # the folder of the run is that of its own source
             override(config, arguments)
-        metrics = evaluate_model(model, config, SPLIT.value, **KNOWN())
+        metrics = evaluate_model(model, config, SPLIT.value, **DECODING())
         print_result(json.dumps(metrics, allow_nan=False))
 
 

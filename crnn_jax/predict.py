@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from crnn_jax.commands import define_known, define_model, print_error, print_result, run
+from crnn_jax.commands import define_decoding, define_model, print_error, print_result, run
 from crnn_jax.messages import escape
 
 FLAGS = flags.FlagValues()
@@ -26,7 +26,7 @@ MODEL = define_model(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-KNOWN = define_known(FLAGS)
+DECODING = define_decoding(FLAGS)
 JSON = flags.DEFINE_bool("json", False, "Prints a JSON object a line.", flag_values=FLAGS)
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     if paths:
         from crnn_jax.recognition.recognizer import Recognizer
 
-        recognizer = Recognizer.load(MODEL.value, **KNOWN())
+        recognizer = Recognizer.load(MODEL.value, **DECODING())
         results = recognizer.stream(paths, BATCH_SIZE.value, return_errors=True)
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, DataError):

@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from crnn_jax.commands import define_known, define_model, print_result, run
+from crnn_jax.commands import define_decoding, define_model, print_result, run
 from crnn_jax.errors import DataError
 from crnn_jax.messages import escape
 
@@ -31,7 +31,7 @@ MODEL = define_model(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
-KNOWN = define_known(FLAGS)
+DECODING = define_decoding(FLAGS)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.", flag_values=FLAGS)
 
 COLUMNS = {
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
       DataError: no set is named, or one is missing or cannot be understood.
     """
-    directories, known = list(map(Path, arguments[1:])), KNOWN()
+    directories, options = list(map(Path, arguments[1:])), DECODING()
     if not directories:
         raise DataError("name the folders or databases to score the model on")
     from crnn_jax.data.sources.paths import require_folder
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
     rows: list[dict[str, Any]] = []
     try:
-        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, **known))
+        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, **options))
     finally:  # an error in one set does not lose the rows of the sets before it
         if rows:
             print_result(json.dumps(rows, allow_nan=False) if JSON.value else _table(rows))

@@ -350,7 +350,7 @@ def test_case_counts_in_one_error_rate_and_not_in_the_other(
     texts = [labels[0].upper(), *labels[1:]]
     letters = sum(character.isalpha() for character in labels[0])
     assert letters
-    result = evaluation.Evaluation({}, texts, Counter())
+    result = evaluation.Evaluation({}, texts, np.zeros(len(texts)), Counter())
     monkeypatch.setattr(evaluation, "evaluate_split", lambda *_: result)
     row = next(iter(evaluation.score(trained, [IMAGES], 8)))
     assert (row["cer"], row["cer_caseless"]) == (letters / 40, 0)

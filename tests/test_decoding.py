@@ -9,14 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from crnn_jax.decoding import Decoder
+from crnn_jax.decoding.options import make_decoder
+from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
 from crnn_jax.errors import ConfigError
-from crnn_jax.recognition.decoding import (
-    AllowedPath,
-    BestPath,
-    CharsetPath,
-    Decoder,
-    make_decoder,
-)
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.constraints import Automaton, classes_of, parse_length
 
@@ -27,8 +23,9 @@ STEPS = 5
 def decode(decoder: Decoder, logits: np.ndarray, lengths: list[int]) -> tuple[list[str], list]:
     """Texts and log probabilities."""
     call = jax.jit(lambda decoder, logits, lengths: decoder(logits, lengths))
-    paths, scores = call(decoder, logits, np.array(lengths))
-    return ALPHABET.decode_batch(paths, lengths), np.asarray(scores).tolist()
+    decoding = call(decoder, logits, np.array(lengths))
+    texts = ALPHABET.decode_batch(decoding.path, lengths)
+    return texts, np.asarray(decoding.log_probability).tolist()
 
 
 def all_paths(
@@ -154,9 +151,9 @@ def test_both_cases_of_a_character_count_as_one() -> None:
         decoder = make_decoder(ALPHABET, {}, **arguments, caseless=True)
         texts, scores = decode(decoder, logits, lengths)
         plain = make_decoder(Alphabet("01a"), {}, **(arguments | lower(arguments)))
-        paths, expected = plain(np.log(merged), np.array(lengths))
-        assert texts == Alphabet("01a").decode_batch(paths, lengths)
-        np.testing.assert_allclose(scores, expected, atol=1e-4)
+        expected = plain(np.log(merged), np.array(lengths))
+        assert texts == Alphabet("01a").decode_batch(expected.path, lengths)
+        np.testing.assert_allclose(scores, expected.log_probability, atol=1e-4)
 
 
 def lower(arguments: dict[str, Any]) -> dict[str, Any]:

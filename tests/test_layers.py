@@ -17,7 +17,7 @@ PACKAGE = "crnn_jax"
 LAYERS = (
     ("__init__", "errors", "messages", "files", "compiler", "recipes"),
     ("models", "text"),
-    ("training", "data"),
+    ("training", "data", "decoding"),
     ("recognition",),
     (
         *("config", "dataset", "experiment", "train", "train_step", "evaluation", "run_data"),

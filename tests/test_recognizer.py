@@ -30,10 +30,10 @@ from crnn_jax.recognition import recognizer as module
 from crnn_jax.recognition.recognizer import (
     READ_AHEAD,
     WIDTHS,
-    Recognition,
     Recognizer,
-    recognize,
+    apply_network,
 )
+from crnn_jax.recognition.results import Recognition
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import checkpoint
@@ -241,12 +241,12 @@ def test_one_two_and_thirty_one_images_compile_little(
 ) -> None:
     shapes: set[tuple[int, ...]] = set()
 
-    def record(network: Any, decoder: Any, variables: Any, images: Any, widths: Any) -> Any:
+    def record(network: Any, variables: Any, images: Any, widths: Any) -> Any:
         shapes.add(images.shape)
         assert (widths >= 8).all()
-        return np.zeros((len(images), 4), int), np.full(len(images), 4), np.ones(len(images))
+        return np.zeros((len(images), 4, CLASSES)), np.full(len(images), 4)
 
-    monkeypatch.setattr(module, "recognize", record)
+    monkeypatch.setattr(module, "apply_network", record)
     for count in range(1, 200):
         assert len(recognizer([image(40)] * count)) == count
     assert shapes == {(1, 32, 64, 1), (8, 32, 64, 1), (32, 32, 64, 1)}
@@ -272,10 +272,10 @@ def test_padding_stays_within_bounds() -> None:
 def test_models_of_one_shape_share_what_is_compiled(
     recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
 ) -> None:
-    before = recognize._cache_size()
+    before = apply_network._cache_size()
     other = Recognizer(trained_model(seed=2))
     read = [other(image) for image in images]
-    assert recognize._cache_size() == before > 0
+    assert apply_network._cache_size() == before > 0
     assert [one.text for one in read] != [one.text for one in alone]
 
 
@@ -325,9 +325,9 @@ def test_it_can_be_pickled(
     recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
 ) -> None:
     copy = pickle.loads(pickle.dumps(recognizer))
-    before = recognize._cache_size()
+    before = apply_network._cache_size()
     assert_same([copy(images[0])], alone[:1])
-    assert recognize._cache_size() == before
+    assert apply_network._cache_size() == before
 
 
 @pytest.mark.parametrize(

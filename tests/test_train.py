@@ -226,7 +226,8 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
             "exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0,
             "cer": 1.0,
         }
-        return Evaluation(metrics, [""] * len(experiment.splits[split]), Counter())
+        size = len(experiment.splits[split])
+        return Evaluation(metrics, [""] * size, np.zeros(size), Counter())
 
     def ending() -> str:
         return capsys.readouterr().err.splitlines()[-1]
@@ -295,7 +296,8 @@ def test_a_run_that_stays_on_the_plateau_ends_with_advice(
 
     def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
         metrics = {"exact_match": next(of_validation, 0.0) if split == "validation" else 0.0}
-        return Evaluation({**metrics, "cer": cer}, [""] * len(experiment.splits[split]), Counter())
+        size = len(experiment.splits[split])
+        return Evaluation({**metrics, "cer": cer}, [""] * size, np.zeros(size), Counter())
 
     monkeypatch.setattr(Experiment, "evaluate", scored)
     config = small_config(init_from=str(whole[0]) if init_from else "", stop_on_plateau=True)

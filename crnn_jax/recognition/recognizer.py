@@ -3,21 +3,21 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self, TypeAlias, Unpack, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from PIL import Image
 
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
+from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import DataError
-from crnn_jax.recognition.decoding import Decoder, Known, make_decoder
 from crnn_jax.recognition.image_files import read_file
+from crnn_jax.recognition.results import Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
 
@@ -29,23 +29,6 @@ ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH_SIZES = (1, 8, 32, 128, 512)
 READ_AHEAD = 4  # batches, whose images are sorted by width
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """What was read in an image.
-
-    Attributes:
-      text: the text.
-      confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
-        characters that were allowed. It is that of the whole text, so it falls with its length.
-    """
-
-    text: str
-    confidence: float
-
-    def __repr__(self) -> str:
-        return f"Recognition({self.text!r}, confidence={self.confidence:.3f})"
 
 
 class Recognizer:
@@ -65,11 +48,11 @@ class Recognizer:
       model: the trained model that it reads with.
     """
 
-    def __init__(self, model: TrainedModel, **known: Unpack[Known]) -> None:
-        """Takes what is known of the texts as `load` does."""
+    def __init__(self, model: TrainedModel, **options: Unpack[DecodingOptions]) -> None:
+        """Takes the options of decoding that `load` takes."""
         self.model = model
-        self._known = known
-        self._decoder = make_decoder(model.alphabet, model.charsets, **known)
+        self._options = options
+        self._decoder = make_decoder(model.alphabet, model.charsets, **options)
         self._variables = jax.device_put(model.variables)
 
     @classmethod
@@ -114,7 +97,7 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._known), (self.model,)
+        return partial(type(self), **self._options), (self.model,)
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...
@@ -236,39 +219,39 @@ class Recognizer:
         widest = max(image.shape[1] for image in images)
         width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
         batch, widths = pad_batch([*images, *fill], width)
-        outputs = recognize(self.model.network, self._decoder, self._variables, batch, widths)
-        paths, lengths, confidences = (np.asarray(output)[: len(images)] for output in outputs)
-        texts = self.model.alphabet.decode_batch(paths, lengths)
-        return list(map(Recognition, texts, confidences.tolist()))
+        logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
+        decoding = decode(self._decoder, logits, lengths)
+        texts = self.model.alphabet.decode_batch(decoding.path, lengths)
+        confidences = np.exp(decoding.log_probability).tolist()
+        return list(map(Recognition, texts[: len(images)], confidences))
 
 
-# The variables are arguments, so all models of one shape share a compiled program. As constants
-# they would also be a part of it, and loading it would take seven times as long.
+# The network and the decoder are separate programs, so that a model is compiled once for all ways
+# of decoding. The variables are arguments, so all models of one shape share a program. As
+# constants they would also be a part of it, and loading it would take seven times as long.
 @partial(jax.jit, static_argnames="network")
-def recognize(
-    network: nn.Module,
-    decoder: Decoder,
-    variables: Mapping[str, Any],
-    images: jax.Array,
-    widths: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Reads a batch of images.
+def apply_network(
+    network: nn.Module, variables: Mapping[str, Any], images: jax.Array, widths: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Applies a network to a batch of images.
 
     Args:
       network: the network; a static argument.
-      decoder: what makes a path of its logits.
       variables: its params and batch_stats.
       images: (B, H, W, C) uint8.
       widths: (B,) true widths in pixels.
 
     Returns:
-      The class of each time step (B, T), the valid time steps (B,), and the probability of the path
-      (B,).
+      The logits (B, T, K) and the valid time steps (B,).
     """
     outputs: Any = network.apply(variables, images, widths)
-    logits, lengths = outputs
-    path, log_probability = decoder(logits, lengths)
-    return path, lengths, jnp.exp(log_probability)
+    return outputs
+
+
+@jax.jit
+def decode(decoder: Decoder, logits: jax.Array, lengths: jax.Array) -> Decoding:
+    """Decodes the logits of a batch."""
+    return decoder(logits, lengths)
 
 
 def _is_one(images: Any) -> bool:

@@ -2,7 +2,7 @@
 
 An automaton reads a text character by character. It is in one of Q states, and each character leads
 to another state or nowhere. The text is allowed if the automaton ends in an accepting state.
-`recognition.decoding` follows it along a CTC path.
+`decoding` follows it along a CTC path.
 """
 
 import re

@@ -1,0 +1,39 @@
+"""From logits to texts.
+
+A decoder is called with logits (B, T, K) and the valid time steps (B,), in a compiled function, and
+returns a `Decoding`. Decoders are arguments of compiled functions, so that decoders of one kind and
+size share a program.
+"""
+
+from typing import Protocol
+
+import jax
+from flax import struct
+
+
+class Decoding(struct.PyTreeNode):
+    """What a decoder read in B images.
+
+    Attributes:
+      path: (B, T) int32, the class of each time step on the most likely path of the text; blanks
+        after the valid time steps.
+      log_probability: (B,) float32, the logarithm of the probability of the text as the decoder
+        counts it; -inf, with a path of blanks, where no text is allowed.
+      labels: (B, N, L) int32, the classes of the N most likely texts, the best first, padded with
+        blanks; None of decoders that find one text.
+      label_log_probabilities: (B, N) float32, the logarithms of their probabilities, summed over
+        all alignments; -inf where there are fewer than N.
+    """
+
+    path: jax.Array
+    log_probability: jax.Array
+    labels: jax.Array | None = None
+    label_log_probabilities: jax.Array | None = None
+
+
+class Decoder(Protocol):
+    """See the module's docstring."""
+
+    def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
+        """Reads logits (B, T, K) of which the first `lengths` (B,) time steps are valid."""
+        ...
