@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 import pytest
 from absl.testing import flagsaver
