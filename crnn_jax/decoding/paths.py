@@ -87,6 +87,19 @@ class CharsetPath(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
+        paths, evidence, scores = self._of_sets(logits, lengths)
+        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
+        images = jnp.arange(logits.shape[0])
+        return Decoding(paths[chosen, images], scores[chosen, images])
+
+    def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns how well each set explains each image, (S, B), as a logarithm."""
+        return self._of_sets(logits, lengths)[1]
+
+    def _of_sets(
+        self, logits: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The best path (S, B, T) in each set, its evidence, and its log probability."""
         valid = valid_steps(logits, lengths)
         log_probabilities = jax.nn.log_softmax(logits)
 
@@ -100,7 +113,4 @@ class CharsetPath(struct.PyTreeNode):
             of_others = jax.nn.logsumexp(only_allowed(following, log_probabilities), -1)
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
-        paths, evidence, scores = jax.vmap(of_set)(self.following)
-        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
-        images = jnp.arange(logits.shape[0])
-        return Decoding(paths[chosen, images], scores[chosen, images])
+        return jax.vmap(of_set)(self.following)
