@@ -102,7 +102,7 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
 
 
 def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
-    """Defines the flags `alphabet`, `length` and `caseless`: what is known of the texts.
+    """Defines the flags of `DecodingOptions`: what is known of the texts.
 
     Returns:
       A function that returns their values. It raises ConfigError if the length is not one.
@@ -117,6 +117,12 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     length = flags.DEFINE_string(
         "length", None, "The number of characters, such as 5, or 4-8.", flag_values=values
     )
+    shape = flags.DEFINE_string(
+        "shape",
+        None,
+        "A regular expression of the whole text, such as '[A-Z]{3}-[0-9]{4}'.",
+        flag_values=values,
+    )
     caseless = flags.DEFINE_bool(
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
@@ -127,6 +133,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
         return {
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
+            "shape": shape.value,
             "caseless": caseless.value,
         }
 

@@ -8,8 +8,10 @@ import numpy as np
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.caseless import Caseless, lower_case
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
+from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
+from crnn_jax.text.shapes import automaton_of
 
 ALL = "all"  # the name of all characters that a model knows
 
@@ -19,13 +21,16 @@ class DecodingOptions(TypedDict, total=False):
 
     Attributes:
       alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None, the default: one of the model's sets if it has any, else all characters.
+        None, the default: one of the model's sets if it has any and there is no shape, else all
+        characters.
       length: the number of characters, or the least and the most of them.
+      shape: a regular expression of the whole text, see `text.shapes`.
       caseless: whether to read in lower case; both cases of a letter then count as one.
     """
 
     alphabet: str | None
     length: Length | None
+    shape: str | None
     caseless: bool
 
 
@@ -40,18 +45,26 @@ def make_decoder(
       options: see `DecodingOptions`.
 
     Raises:
-      ConfigError: the model lacks a character, or the length is not supported.
+      ConfigError: the model lacks a character, or the length or the shape is not supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
+    shape = options.get("shape")
     caseless = options.get("caseless", False)
-    if alphabet is None and log_priors:
+    if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
-    elif alphabet in (None, ALL) and length is None:
+    elif alphabet in (None, ALL) and length is None and shape is None:
         decoder = BestPath()
     else:
         every = np.arange(own.num_classes) != BLANK
         classes = every if alphabet in (None, ALL) else classes_of(alphabet, own)
         if caseless:
             classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
-        decoder = AllowedPath.create(Automaton.of_length(classes, length))
+        automaton = Automaton.of_length(classes, length)
+        if shape is not None:
+            automaton = automaton.intersection(automaton_of(shape, own, ignore_case=caseless))
+        if not automaton.accepting.any():
+            raise ConfigError(
+                f"no text of these characters and of this length has the shape {shape!r}"
+            )
+        decoder = AllowedPath.create(automaton)
     return Caseless.create(decoder, own) if caseless else decoder
