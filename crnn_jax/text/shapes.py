@@ -20,7 +20,7 @@ MAX_CHARACTERS = 200
 MAX_STATES = 256
 """The most states of a shape. Decoding takes memory for each of them."""
 
-MAX_CALLS = 300_000
+MAX_CALLS = 100_000
 """How much work a shape may be, in Python's calls and returns; below a second."""
 
 _LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
