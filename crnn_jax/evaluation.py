@@ -223,6 +223,7 @@ def evaluate(
     alphabet: str | None = None,
     length: Length | None = None,
     shape: str | None = None,
+    lexicon: Sequence[str] | None = None,
     caseless: bool = False,
     devices: Devices = None,
 ) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def evaluate(
         used; None for the data that the model was trained with.
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
-      alphabet, length, shape, caseless: what is known of the texts, see `Recognizer.load`.
+      alphabet, length, shape, lexicon, caseless: what is known of the texts, see `Recognizer.load`.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
@@ -262,6 +263,7 @@ def evaluate(
         alphabet=alphabet,
         length=length,
         shape=shape,
+        lexicon=lexicon,
         caseless=caseless,
     )
 

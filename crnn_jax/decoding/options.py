@@ -1,12 +1,13 @@
 """The decoder of a model, for what is known of the texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
 import numpy as np
 
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.caseless import Caseless, lower_case
+from crnn_jax.decoding.lexicon import Lexicon, Words
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -25,12 +26,14 @@ class DecodingOptions(TypedDict, total=False):
         characters.
       length: the number of characters, or the least and the most of them.
       shape: a regular expression of the whole text, see `text.shapes`.
+      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
       caseless: whether to read in lower case; both cases of a letter then count as one.
     """
 
     alphabet: str | None
     length: Length | None
     shape: str | None
+    lexicon: Sequence[str] | None
     caseless: bool
 
 
@@ -48,8 +51,9 @@ def make_decoder(
       ConfigError: the model lacks a character, or the length or the shape is not supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
-    shape = options.get("shape")
+    shape, lexicon = options.get("shape"), options.get("lexicon")
     caseless = options.get("caseless", False)
+    automaton = None
     if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
     elif alphabet in (None, ALL) and length is None and shape is None:
@@ -67,4 +71,6 @@ def make_decoder(
                 f"no text of these characters and of this length has the shape {shape!r}"
             )
         decoder = AllowedPath.create(automaton)
+    if lexicon is not None:
+        decoder = Lexicon.create(decoder, Words.create(lexicon, own, caseless, automaton), own)
     return Caseless.create(decoder, own) if caseless else decoder

@@ -70,6 +70,15 @@ class Automaton:
         following = np.where(classes, after[:, None], -1).astype(np.int32)
         return cls(following, states >= least)
 
+    def allows(self, label: np.ndarray) -> bool:
+        """Whether a text is allowed, given its classes (L,)."""
+        state = 0
+        for index in label.tolist():
+            state = self.following[state, index]
+            if state < 0:
+                return False
+        return bool(self.accepting[state])
+
     def intersection(self, other: Self) -> Self:
         """Returns the minimal automaton of the texts that both automata allow."""
         size = len(other.accepting)
