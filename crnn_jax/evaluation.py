@@ -222,6 +222,8 @@ def evaluate(
     step: int | None = None,
     alphabet: str | None = None,
     length: Length | None = None,
+    shape: str | None = None,
+    lexicon: Sequence[str] | None = None,
     caseless: bool = False,
     devices: Devices = None,
 ) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def evaluate(
         used; None for the data that the model was trained with.
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
-      alphabet, length, caseless: what is known of the texts, see `Recognizer.load`.
+      alphabet, length, shape, lexicon, caseless: what is known of the texts, see `Recognizer.load`.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
@@ -254,7 +256,15 @@ def evaluate(
     elif data is not None:
         config = data
     return evaluate_model(
-        model, config, split, devices, alphabet=alphabet, length=length, caseless=caseless
+        model,
+        config,
+        split,
+        devices,
+        alphabet=alphabet,
+        length=length,
+        shape=shape,
+        lexicon=lexicon,
+        caseless=caseless,
     )
 
 
