@@ -22,6 +22,8 @@ from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.decoding.paths import BestPath
 from crnn_jax.errors import ConfigError
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
+from crnn_jax.reports.contents import describe_model
+from crnn_jax.reports.writing import PAGE, report_evaluation
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.confusions import Confusions, confusions
@@ -167,6 +169,7 @@ def score(
     directories: Sequence[Path],
     batch_size: int,
     devices: Devices = None,
+    report: Path | None = None,
     **options: Unpack[DecodingOptions],
 ) -> Iterator[dict[str, Any]]:
     """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
@@ -176,6 +179,7 @@ def score(
       directories: folders of images, or LMDB databases.
       batch_size: over all devices.
       devices: those that share each batch; None for all local ones.
+      report: a folder for reports, one folder for each set; None for none.
       options: how to read, see `DecodingOptions`.
 
     Yields:
@@ -196,9 +200,13 @@ def score(
             directory, model.alphabet, model.preprocessing, model.space_to_depth
         )
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
-        texts = evaluate_split(
+        result = evaluate_split(
             eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices
-        ).texts
+        )
+        texts = result.texts
+        if report:
+            place, name = report / directory.absolute().name, str(directory)
+            _report(place, model, name, "test", prepared, result, devices, options)
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):
@@ -223,6 +231,7 @@ def evaluate(
     alphabet: str | None = None,
     length: Length | None = None,
     caseless: bool = False,
+    report: str | Path | None = None,
     devices: Devices = None,
 ) -> dict[str, Any]:
     """Reads the images of a split with a trained model, and returns how much of it is right.
@@ -234,12 +243,13 @@ def evaluate(
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
       alphabet, length, caseless: what is known of the texts, see `Recognizer.load`.
+      report: a folder for a page about the result, index.html, and its content, report.json.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
       `step`, `split`, `source` and `directory` of the images, the metrics of `TextMetrics`, and
       `confusions`: the 20 most frequent, as lists of the character in the label, what was read
-      instead, and how often. Either text may be empty.
+      instead, and how often. Either text may be empty. `report` is the page, if one was written.
 
     Raises:
       CheckpointError: there is no checkpoint, or it cannot be read.
@@ -253,9 +263,9 @@ def evaluate(
         config.data.update(source="folder", dir=str(data))
     elif data is not None:
         config = data
-    return evaluate_model(
-        model, config, split, devices, alphabet=alphabet, length=length, caseless=caseless
-    )
+    folder = Path(report) if report else None
+    options: DecodingOptions = {"alphabet": alphabet, "length": length, "caseless": caseless}
+    return evaluate_model(model, config, split, devices, folder, **options)
 
 
 def evaluate_model(
@@ -263,6 +273,7 @@ def evaluate_model(
     config: Config,
     split: str,
     devices: Devices = None,
+    report: Path | None = None,
     **options: Unpack[DecodingOptions],
 ) -> dict[str, Any]:
     """Evaluates a loaded model on the data of a config; see `evaluate`.
@@ -293,9 +304,46 @@ def evaluate_model(
         config.batch_size,
         devices,
     )
+    written: dict[str, str] = {}
+    if report and _report(
+        report, model, in_words(images), split, prepared, result, devices, options
+    ):
+        written["report"] = str(report / PAGE)
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {
         **{"step": model.step, "split": split, **images},
         **result.metrics,
         "confusions": commonest,
+        **written,
     }
+
+
+def _report(
+    folder: Path,
+    model: TrainedModel,
+    images: str,
+    split: str,
+    prepared: PreparedSplit,
+    result: Evaluation,
+    devices: Devices,
+    options: DecodingOptions,
+) -> bool:
+    """Writes the report of an evaluation; whether that was possible."""
+    trained_on = config_of(model).data
+    described = describe_model(
+        name=model.name,
+        step=model.step,
+        description=model.description,
+        variables=model.variables,
+        alphabet=model.alphabet,
+        preprocessing=model.preprocessing,
+        config=model.config,
+        trained_on=in_words(describe(trained_on)) if trained_on.source else "",
+    )
+    splits, texts = {split: prepared}, result.texts
+    return report_evaluation(
+        *(folder, described, images, split, splits, texts, result.confidences),
+        devices=devices,
+        workdir=Path(model.name) if model.config else None,
+        options=options,
+    )

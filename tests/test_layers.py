@@ -21,7 +21,7 @@ LAYERS = (
     ("recognition",),
     (
         *("config", "dataset", "experiment", "train", "train_step", "evaluation", "run_data"),
-        *("image_grids", "fine_tuning"),
+        *("image_grids", "fine_tuning", "reports"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),

@@ -104,7 +104,8 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="1"):
         cli.main(["crnn-jax", "paint"])
     assert capsys.readouterr().err == (
-        "error: there is no command paint; choose from train, eval, predict, score, check-data\n"
+        "error: there is no command paint; choose from train, eval, predict, score, report,"
+        " check-data\n"
     )
 
 
