@@ -304,17 +304,17 @@ def evaluate_model(
         config.batch_size,
         devices,
     )
-    written: dict[str, str] = {}
-    if report and _report(
-        report, model, in_words(images), split, prepared, result, devices, options
-    ):
-        written["report"] = str(report / PAGE)
+    page: dict[str, str] = {}
+    if report:
+        source = in_words(images)
+        if _report(report, model, source, split, prepared, result, devices, options):
+            page["report"] = str(report / PAGE)
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {
         **{"step": model.step, "split": split, **images},
         **result.metrics,
         "confusions": commonest,
-        **written,
+        **page,
     }
 
 

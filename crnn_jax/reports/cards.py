@@ -4,7 +4,7 @@ from collections import Counter
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from crnn_jax.reports.page import TEMPLATES, visible
+from crnn_jax.reports.page import TEMPLATES, date, folder, visible
 from crnn_jax.reports.schema import Report, Split
 
 MARKER = (
@@ -28,7 +28,7 @@ def model_card(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(code=code, cell=cell, spread=spread)
+    environment.filters.update(code=code, cell=cell, spread=spread, folder=folder, date=date)
     trained = report.splits["train"]
     return environment.get_template("card.md.j2").render(
         report=report,

@@ -140,6 +140,17 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def folder(path: str) -> str:
+    """The last part of the path of a model, which is its name."""
+    return Path(path).name or path
+
+
+def date(text: str) -> str:
+    """A date of ISO 8601 to the minute."""
+    day, _, time = text.partition("T")
+    return visible(f"{day} {time[:5]} UTC" if time.endswith("+00:00") else text)
+
+
 def _is_hidden(character: str) -> bool:
     category = unicodedata.category(character)
     return character != " " and (category[0] in "CZ")
@@ -166,6 +177,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters = {"visible": visible, "symbol": symbol, "percent": percent, "phrases": _phrases}
-    environment.filters.update(filters, thousands=lambda number: f"{number:,}")
+    filters |= {"folder": folder, "date": date, "thousands": "{:,}".format}
+    environment.filters.update(filters)
     environment.globals["phrase"] = phrase
     return environment

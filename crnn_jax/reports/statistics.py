@@ -29,6 +29,7 @@ MOST_GROUPS = 12  # rows of a table by length or width
 MATRIX_SIZE = 30  # characters with the most mistakes
 MOST_CONFUSIONS = 1_000
 BINS = 10
+MIN_KEPT = 20  # images at the left end of the abstain curve: a share of fewer is mostly chance
 MOST_POINTS = 200  # of a curve
 TARGETS = (0.9, 0.95, 0.99, 0.999)  # shares of right texts to choose a least confidence for
 
@@ -201,7 +202,8 @@ def abstain(results: Sequence[Result]) -> tuple[list[Kept], dict[str, Kept]]:
         enough = [point for point in points if point.accuracy >= target]
         if enough:
             reached[str(target)] = enough[-1]
-    return thinned(points), reached
+    least = min(MIN_KEPT, len(read)) / len(results)
+    return thinned([point for point in points if point.coverage >= least]), reached
 
 
 def thinned(points: Sequence[T]) -> list[T]:
