@@ -223,7 +223,9 @@ def test_a_phone_scrolls_down_only(name: str, show: Open) -> None:
         if page.get_by_label("Show").count():
             page.get_by_label("Show").select_option("all")
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for width in (320, 360, 390, 620):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.get_by_role("heading", level=1).count() == 1
 
 

@@ -335,8 +335,9 @@ def test_texts_of_strangers_are_only_texts() -> None:
 def test_invisible_characters_are_shown() -> None:
     assert visible("a\u00a0b\u200d\n\u3000") == r"a\xa0b\u200d\n\u3000"
     assert visible("x" * 1000, 10) == "xxxxx … xxxxx"
-    assert [phrase(*pair) for pair in ((" ", ""), ("", "\u0301"), ("0", "o"))] == [
-        *("␣ left out", "◌\u0301 put in", "0 as o")
+    pairs = ((" ", ""), ("", "\u0301"), ("0", "o"), ("\u05d0", ""))
+    assert [phrase(*pair) for pair in pairs] == [
+        *("␣ left out", "◌\u0301 put in", "0 as o", "\u2068\u05d0\u2069 left out")
     ]
 
 

@@ -125,6 +125,8 @@ def symbol(character: str) -> str:
         return "␣"
     if character and unicodedata.combining(character):
         return f"◌{character}"
+    if character and unicodedata.bidirectional(character) in ("R", "AL"):
+        return f"\u2068{character}\u2069"  # isolated, so that the words around it stay in order
     return visible(character)
 
 

@@ -49,7 +49,7 @@ function startGallery(gallery) {
     const search = value("search").toLowerCase();
     const chosen = cards.filter((card) =>
       (value("which") === "all" || card.which === value("which"))
-      && (!value("length") || card.length === value("length"))
+      && (!value("characters") || card.length === value("characters"))
       && (!value("mistake") || card.mistakes.includes(` ${value("mistake")} `))
       && card.words.includes(search));
     chosen.sort((a, b) => ORDERS[value("order")](a, b) || a.index - b.index);
