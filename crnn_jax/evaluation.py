@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +196,7 @@ def score(
     decoder = make_decoder(model.alphabet, model.charsets, **options)
     eval_step = make_eval_step(model.network, devices, decoder)
     variables = parallel.replicate(model.variables, devices)
+    places: Counter[str] = Counter()  # of reports, as sets in two folders may have one name
     for directory in directories:
         prepared = load_benchmark(
             directory, model.alphabet, model.preprocessing, model.space_to_depth
@@ -205,8 +207,9 @@ def score(
         )
         texts = result.texts
         if report:
-            place, name = report / directory.absolute().name, str(directory)
-            _report(place, model, name, "test", prepared, result, devices, options)
+            places[name := directory.absolute().name] += 1
+            place = report / (name if places[name] == 1 else f"{name}_{places[name]}")
+            _report(place, model, str(directory), "test", prepared, result, devices, options)
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):

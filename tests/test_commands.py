@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,10 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
         *("folder", str(IMAGES), "test", 8)
     ]
     assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= metrics.keys()
+    assert metrics["report"] == str(trained / "report" / "index.html")
+    report = json.loads((trained / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["run"]["command"] == f"python -m crnn_jax.main {shlex.join(arguments)}"
+    assert report["headline"]["exact"]["value"] == metrics["exact_match"]
     missing = command("crnn_jax.main", *arguments, "--step=7")
     assert_one_line(missing, "no step 7", str(metrics["step"]))
 
@@ -298,8 +303,12 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
         [str(other), "alphanumeric,", "3", "or", "more", "8"],
     ]
     assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
-    metrics = json.loads(command(*arguments, "--json").stdout)
+    reports = tmp_path / "reports"
+    metrics = json.loads(command(*arguments, "--json", f"--report={reports}").stdout)
     assert [row["count"] for row in metrics] == [8, 10, 9, 8]
+    for name, row in ((IMAGES.name, metrics[0]), (other.name, metrics[1])):
+        report = json.loads((reports / name / "report.json").read_text(encoding="utf-8"))
+        assert report["headline"]["exact"]["value"] == row["exact_match"]
     evaluated = json.loads(
         command("crnn_jax.main", f"--workdir={trained}", "--mode=eval").stdout.splitlines()[-1]
     )
@@ -314,7 +323,7 @@ def test_a_set_that_is_missing_is_named_before_any_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(evaluation, "score", lambda model, folders, size: read.extend(folders))
+    monkeypatch.setattr(evaluation, "score", lambda _, folders, *__, **___: read.extend(folders))
     nowhere = tmp_path / "nowhere"
     with pytest.raises(DataError, match=f"no folder '{re.escape(str(nowhere))}'; check"):
         score.main(parse_flags(score.FLAGS, ["score", str(IMAGES), str(nowhere)]))

@@ -29,7 +29,7 @@ MOST_GROUPS = 12  # rows of a table by length or width
 MATRIX_SIZE = 30  # characters with the most mistakes
 MOST_CONFUSIONS = 1_000
 BINS = 10
-MIN_KEPT = 20  # images at the left end of the abstain curve: a share of fewer is mostly chance
+MIN_KEPT = 20  # images; the share of right texts among fewer is mostly chance
 MOST_POINTS = 200  # of a curve
 TARGETS = (0.9, 0.95, 0.99, 0.999)  # shares of right texts to choose a least confidence for
 
@@ -197,13 +197,14 @@ def abstain(results: Sequence[Result]) -> tuple[list[Kept], dict[str, Kept]]:
         # Images of one confidence are kept or dropped together.
         if kept == len(read) or read[kept].confidence < result.confidence
     ]
+    least = min(MIN_KEPT, len(read)) / max(1, len(results))
+    points = [point for point in points if point.coverage >= least]
     reached: dict[str, Kept] = {}
     for target in TARGETS:
         enough = [point for point in points if point.accuracy >= target]
         if enough:
             reached[str(target)] = enough[-1]
-    least = min(MIN_KEPT, len(read)) / len(results)
-    return thinned([point for point in points if point.coverage >= least]), reached
+    return thinned(points), reached
 
 
 def thinned(points: Sequence[T]) -> list[T]:
