@@ -163,7 +163,7 @@ def test_a_run_ends_with_a_report_and_a_card(whole: tuple[Path, TrainState]) -> 
     assert (
         f"of 8 test images exactly as labeled (95 % interval {100 * headline.exact.low:.1f}" in card
     )
-    assert "| train | 24 |" in card and str(IMAGES) in card
+    assert "| train | 26 |" in card and str(IMAGES) in card
 
 
 def test_a_finished_run_is_not_tested_again(
