@@ -408,7 +408,11 @@ def test_two_reports_are_compared_image_by_image() -> None:
         *(("broken", "cc"), ("fixed", "bb"), ("fixed", "ee"), ("still", "dd"))
     ]
     changed = {name: values for name, *values in found.changed}
-    assert changed["model"] == ["runs/mine", "other"]
+    assert changed == {"model": ["runs/mine", "other"]}
+    second.model.settings = {"batch_size": 64, "data.dir": "a b"}
+    assert ("batch_size", "32", "64") in compare(first, second).changed
+    second.model.settings = {}  # as of a pretrained model
+    assert [name for name, *_ in compare(first, second).changed] == ["model"]
     page = comparison_page(found)
     assert page.count('<li class="card') == 3  # `ee` cannot be read, so there is no image of it
     with pytest.raises(DataError, match="no image in common"):

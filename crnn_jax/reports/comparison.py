@@ -167,13 +167,15 @@ def _metrics(first: Report, second: Report) -> list[tuple[str, float, float, boo
 
 
 def _changed(first: Report, second: Report) -> list[tuple[str, str, str]]:
-    facts = (_facts(first), _facts(second))
+    # The settings of a pretrained model are not known, so they cannot be compared.
+    known = bool(first.model.settings and second.model.settings)
+    facts = (_facts(first, known), _facts(second, known))
     names = dict.fromkeys((*facts[0], *facts[1]))
     pairs = ((name, facts[0].get(name, ""), facts[1].get(name, "")) for name in names)
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def _facts(report: Report) -> dict[str, str]:
+def _facts(report: Report, with_settings: bool) -> dict[str, str]:
     model, run = report.model, report.run
     facts = {
         "model": model.name,
@@ -187,6 +189,6 @@ def _facts(report: Report) -> dict[str, str]:
         **{f"preprocessing.{name}": value for name, value in model.preprocessing.items()},
         **{f"--{name}": value for name, value in run.options.items()},
         **{f"version of {name}": value for name, value in run.versions.items()},
-        **model.settings,
+        **(model.settings if with_settings else {}),
     }
     return {name: str(value) for name, value in facts.items()}
