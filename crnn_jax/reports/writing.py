@@ -164,7 +164,7 @@ def _run(devices: Devices, options: Mapping[str, Any]) -> Run:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
         },
-        options={name: str(value) for name, value in options.items() if value},
+        options={name: one_line(str(value)) for name, value in options.items() if value},
     )
 
 
