@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": ("main", ("--mode=eval",), "evaluates a run on its test images, or on other ones"),
     "predict": ("predict", (), "reads images"),
     "score": ("score", (), "scores a model on several labeled sets, in one table"),
+    "report": ("report", (), "compares two evaluations, or renders the report of one again"),
     "check-data": ("check_data", (), "looks for mistakes in labeled images"),
 }
 
