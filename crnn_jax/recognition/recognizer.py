@@ -237,7 +237,8 @@ class Recognizer:
         logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
         decoding = decode(self._decoder, logits, lengths)
         texts = self.model.alphabet.decode_batch(decoding.path, lengths)
-        confidences = np.exp(decoding.log_probability).tolist()
+        probabilities = np.exp(np.asarray(decoding.log_share, float))
+        confidences = self.model.calibration.confidence(probabilities).tolist()
         return list(map(Recognition, texts[: len(images)], confidences))
 
 
