@@ -419,10 +419,11 @@ def test_what_is_known_of_the_texts_is_a_flag_of_what_reads(
         saved = flagsaver.save_flag_values(score.FLAGS)
         score.main(parse_flags(score.FLAGS, ["score", *arguments, "."]))
         flagsaver.restore_flag_values(saved, score.FLAGS)
+    others = {"shape": None, "lexicon": None}
     assert given == [
-        {"alphabet": None, "length": None, "caseless": False},
-        {"alphabet": "digits", "length": (4, 8), "caseless": False},
-        {"alphabet": None, "length": 5, "caseless": True},
+        {"alphabet": None, "length": None, **others, "caseless": False},
+        {"alphabet": "digits", "length": (4, 8), **others, "caseless": False},
+        {"alphabet": None, "length": 5, **others, "caseless": True},
     ]
     assert not capsys.readouterr().out
 

@@ -34,7 +34,7 @@ LAYERS = (
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),
-        *("export", "report", "demo"),
+        *("export", "report", "demo", "language_model"),
     ),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -69,7 +69,8 @@ class Words:
         Raises:
           ConfigError: no word is left.
         """
-        lower, found, count = lower_case(alphabet), {}, 0
+        lower, count = lower_case(alphabet), 0
+        found: dict[tuple[int, ...], np.ndarray] = {}
         for count, word in enumerate(words, 1):  # noqa: B007  # it is used below
             text = alphabet.normalize(word)
             label = own = alphabet.classes(text)
@@ -177,7 +178,7 @@ class OwnLexicons(struct.PyTreeNode):
         """The decoder of a batch; for `caseless`, see `Words`. Sizes are multiples of 8."""
         found = [Words.create(words, alphabet, caseless) for words in lexicons]
         count, longest = np.max([words.labels.shape for words in found], 0)
-        shape = len(found), -(-count // 8) * 8, -(-longest // 8) * 8
+        shape = len(found), -(-int(count) // 8) * 8, -(-int(longest) // 8) * 8
         labels, spelling = np.full(shape, BLANK, np.int32), np.full(shape, BLANK, np.int32)
         for place, words in enumerate(found):
             count, length = words.labels.shape
