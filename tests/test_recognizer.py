@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from crnn_jax import models, predict
 from crnn_jax.commands import parse_flags
 from crnn_jax.compiler import FIRST_VERSION
+from crnn_jax.data import images as images_module
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.recognition import preparing
 from crnn_jax.recognition import recognizer as module
 from crnn_jax.recognition.recognizer import (
     READ_AHEAD,
@@ -173,8 +176,77 @@ def test_a_stream_takes_a_bounded_number_ahead(
     read = []
     for place in range(3 * len(images)):
         read.append(next(stream))
-        assert place < taken <= place + READ_AHEAD
+        assert place < taken <= place + 2 * READ_AHEAD
     assert_same(read, alone * 3)
+
+
+def test_files_are_decoded_in_threads_while_the_network_reads(
+    recognizer: Recognizer,
+    images: list[np.ndarray],
+    alone: list[Recognition],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In order; images are taken in the caller's thread; no thread outlives the stream."""
+    files: list[Any] = []
+    for place, array in enumerate(images):
+        (tmp_path / f"{place}.png").write_bytes(encode(array))
+        files += [tmp_path / f"{place}.png"] if place % 2 else [encode(array)]
+    waiting = threading.Event()  # the second group is prepared while the first one is read
+    threads: set[threading.Thread] = set()
+
+    def prepare(image: Any, _: object, name: str) -> np.ndarray:
+        threads.add(threading.current_thread())
+        if name.endswith("7.png"):
+            waiting.set()
+        return images_module.prepare(image, recognizer.model.preprocessing, name)
+
+    def apply(*arguments: Any) -> Any:
+        assert waiting.wait(60)
+        return apply_network(*arguments)
+
+    def taken() -> Iterator[Any]:
+        for file in files * 3:
+            assert threading.current_thread() is threading.main_thread()
+            yield file
+
+    monkeypatch.setattr(preparing, "prepare", prepare)
+    monkeypatch.setattr(module, "apply_network", apply)
+    assert_same(list(recognizer.stream(taken(), batch_size=1)), alone * 3)
+    assert threads and threading.main_thread() not in threads
+    stream = recognizer.stream(taken(), batch_size=1)
+    assert_same([next(stream)], alone[:1])
+    assert any(map(threading.Thread.is_alive, threads))
+    del stream
+    with pytest.raises(TypeError, match="int is no image"):
+        list(recognizer.stream([*files, 3], batch_size=1))  # pyright: ignore[reportArgumentType]
+    alive = set(filter(threading.Thread.is_alive, threads))
+    assert alive == {threading.main_thread()}  # which has looked at the 3
+
+
+def test_images_that_change_when_the_next_one_is_taken(
+    recognizer: Recognizer, images: list[np.ndarray]
+) -> None:
+    """The frames of an animation are one Pillow image; a camera may fill one array again."""
+    same_size = [np.roll(images[4], 9 * place, axis=1) for place in range(5)]
+    expected = recognizer(same_size)
+    assert len({one.confidence for one in expected}) == 5
+    file = io.BytesIO()
+    first, *others = map(Image.fromarray, same_size)
+    first.save(file, "TIFF", save_all=True, append_images=others)
+    assert_same(recognizer(ImageSequence.Iterator(Image.open(file))), expected)
+    buffers: list[Any] = [np.empty_like(images[4]), bytearray(len(encode(images[4])) + 1_000)]
+
+    def filled(buffer: Any) -> Iterator[Any]:
+        for array in same_size:
+            if isinstance(buffer, bytearray):
+                buffer[:] = encode(array)
+            else:
+                buffer[:] = array
+            yield buffer
+
+    for buffer in buffers:
+        assert_same(recognizer(filled(buffer)), expected)
 
 
 def test_what_cannot_be_read_is_raised_at_its_turn_or_returned_in_its_place(

@@ -1,10 +1,10 @@
 """Reading images with a trained model."""
 
-import itertools
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import jax
 import numpy as np
@@ -12,23 +12,20 @@ from flax import linen as nn
 from PIL import Image
 
 from crnn_jax.data.buckets import bucket_width
-from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
+from crnn_jax.data.images import MIN_WIDTH, pad_batch
 from crnn_jax.decoding import Decoder, Decoding
 from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import DataError
-from crnn_jax.recognition.image_files import read_file
+from crnn_jax.recognition.preparing import ImageSource, prepare_groups, prepare_image
 from crnn_jax.recognition.results import Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
-
-ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
-"""The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
 
 # Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
 # processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH_SIZES = (1, 8, 32, 128, 512)
-READ_AHEAD = 4  # batches, whose images are sorted by width
+READ_AHEAD = 4  # batches, whose images are sorted by width; as many are prepared meanwhile
 
 
 class Recognizer:
@@ -125,7 +122,10 @@ class Recognizer:
           '226md'
         """
         if _is_one(images):
-            return next(self.stream([images]))
+            image = prepare_image(images, self.model.preprocessing)
+            if isinstance(image, DataError):
+                raise image
+            return self._read([image], 1)[0]
         return list(self.stream(images))
 
     @overload
@@ -146,11 +146,13 @@ class Recognizer:
     ) -> Iterator[Recognition | DataError]:
         """Reads any number of images batch by batch, in constant memory.
 
+        Close the iterator, or drop it, to end the threads before its end.
+
         Args:
           images: an iterable of images of the kinds that `__call__` takes.
-          batch_size: the largest number of images that the network reads at once. Up to 4 times as
-            many are taken from `images` before the first result, so that images of similar width
-            share a batch.
+          batch_size: the largest number of images that the network reads at once. Up to 8 times as
+            many are taken from `images` before the first result: images of similar width share a
+            batch, and files are decoded in threads while the network reads those before them.
           return_errors: if an image cannot be read, yield the DataError in the place of its result,
             instead of raising it.
 
@@ -179,40 +181,40 @@ class Recognizer:
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, return_errors: bool
     ) -> Iterator[Recognition | DataError]:
-        prepared = itertools.starmap(self._prepare, enumerate(images))
-        while chunk := list(itertools.islice(prepared, READ_AHEAD * batch_size)):
-            readable = [image for image in chunk if not isinstance(image, DataError)]
-            results = iter(self._read(readable, batch_size))
-            for image in chunk:
-                if not isinstance(image, DataError):
-                    yield next(results)
-                elif return_errors:
-                    yield image
-                else:
-                    raise image
-
-    def _prepare(self, place: int, image: ImageSource) -> np.ndarray | DataError:
-        """An image as the network takes it, uint8 (H, W, C), or why there is none."""
-        try:
-            if isinstance(image, str | os.PathLike):
-                return prepare(read_file(image), self.model.preprocessing, os.fspath(image))
-            return prepare(image, self.model.preprocessing, f"image {place}")
-        except DataError as error:
-            return error
+        groups = prepare_groups(images, self.model.preprocessing, READ_AHEAD * batch_size)
+        with contextlib.closing(groups):
+            for group in groups:
+                readable = [image for image in group if not isinstance(image, DataError)]
+                results = iter(self._read(readable, batch_size))
+                for image in group:
+                    if not isinstance(image, DataError):
+                        yield next(results)
+                    elif return_errors:
+                        yield image
+                    else:
+                        raise image
 
     def _read(self, images: Sequence[np.ndarray], batch_size: int) -> list[Recognition]:
         """Reads prepared images in batches of similar width; the results have their order."""
         order = sorted(range(len(images)), key=lambda place: images[place].shape[1])
-        results: dict[int, Recognition] = {}
+        batches: list[tuple[list[int], Decoding, jax.Array]] = []
         while order:
             size = _batch_size(len(order), batch_size)
             places, order = order[:size], order[size:]
-            read = self._read_batch([images[place] for place in places], size)
-            results.update(zip(places, read, strict=True))
+            batches.append((places, *self._start([images[place] for place in places], size)))
+        # The batches are computed one after another, while the next one is padded and the results
+        # of the last one become texts.
+        results: dict[int, Recognition] = {}
+        for places, decoding, lengths in batches:
+            results.update(zip(places, self._finish(decoding, lengths), strict=False))
         return [results[place] for place in range(len(images))]
 
-    def _read_batch(self, images: Sequence[np.ndarray], size: int) -> list[Recognition]:
-        """Reads prepared images as a batch of `size`."""
+    def _start(self, images: Sequence[np.ndarray], size: int) -> tuple[Decoding, jax.Array]:
+        """Begins to read prepared images as a batch of `size`, and does not wait for the end.
+
+        Returns:
+          What is decoded, and the valid time steps (B,).
+        """
         height, _, channels = images[0].shape
         fill = [np.zeros((height, MIN_WIDTH, channels), np.uint8)] * (size - len(images))
         fixed = self.model.preprocessing.width
@@ -220,10 +222,12 @@ class Recognizer:
         width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
         batch, widths = pad_batch([*images, *fill], width)
         logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
-        decoding = decode(self._decoder, logits, lengths)
+        return decode(self._decoder, logits, lengths), lengths
+
+    def _finish(self, decoding: Decoding, lengths: jax.Array) -> Iterator[Recognition]:
+        """What was read in a batch, once it is computed; also for the images that fill it."""
         texts = self.model.alphabet.decode_batch(decoding.path, lengths)
-        confidences = np.exp(decoding.log_probability).tolist()
-        return list(map(Recognition, texts[: len(images)], confidences))
+        return map(Recognition, texts, np.exp(decoding.log_probability).tolist())
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways
