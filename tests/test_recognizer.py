@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import os
 import pickle
 import re
@@ -13,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,8 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from crnn_jax import models, predict
-from crnn_jax.commands import parse_flags
+from crnn_jax import models
 from crnn_jax.compiler import FIRST_VERSION
 from crnn_jax.data import images as images_module
 from crnn_jax.data.buckets import bucket_width
@@ -472,64 +469,3 @@ def test_a_fresh_process_imports_little_and_keeps_what_it_compiles(tmp_path: Pat
         if jax.__version_info__ >= FIRST_VERSION:  # older ones do not know the flag
             assert "ynn" in flags
         assert imported == "[]"
-
-
-# The command
-
-
-def test_predict_looks_at_paths_before_it_loads_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=str(tmp_path / "no model")))
-    with pytest.raises(SystemExit) as caught:
-        predict.main(["predict", str(tmp_path), str(tmp_path / "no.png")])
-    assert caught.value.code == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"error: {tmp_path} is a folder; name its images, such as {tmp_path}/*.png"
-    assert "no.png" in lines[1] and len(lines) == 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="names and FIFOs of POSIX")
-def test_predict_prints_one_line_for_each_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whatever is in its name or in its text; files that are no plain files are named."""
-    odd = tmp_path / "a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
-    odd.write_bytes(b"x")
-    os.mkfifo(tmp_path / "fifo")
-    with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(20 << 30)
-    result = Recognition("12\n\u200b3\t4", 0.25)
-
-    def stream(paths: list[str], *_: int, **__: bool) -> list[Recognition]:
-        return [result for _ in paths]
-
-    monkeypatch.setattr(Recognizer, "load", lambda *_, **__: SimpleNamespace(stream=stream))
-    others = [str(tmp_path / name) for name in ("fifo", "sparse", "x" * 300)] + ["/dev/zero"]
-    problems = ("not a regular file", "more than 50,000,000", "too long", "not a regular file")
-    for flag in ("--nojson", "--json"):
-        with pytest.raises(SystemExit):
-            predict.main(parse_flags(predict.FLAGS, ["predict", flag, str(odd), *others]))
-        shown, errors = capsys.readouterr()
-        (line,) = shown.splitlines()
-        if flag == "--json":
-            assert json.loads(line) == {"path": str(odd), "text": result.text, "confidence": 0.25}
-        else:
-            name = r"a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
-            assert line == "\t".join((f"{tmp_path}/{name}", r"12\n\u200b3\t4", "0.2500"))
-        for error, path, problem in zip(errors.splitlines(), others, problems, strict=True):
-            assert error.startswith(f"error: cannot read image '{path}': ") and problem in error
-
-
-def test_predict_without_images_answers_before_jax_is_imported() -> None:
-    code = """if True:
-        import sys
-        from crnn_jax import predict
-        from crnn_jax.errors import CheckpointError, DataError
-        try:
-            predict.main(["predict"])
-        except DataError as error:
-            print(error, "jax" in sys.modules)
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "name the images to read, such as captcha.png or images/*.png False\n"
