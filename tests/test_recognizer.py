@@ -44,7 +44,8 @@ GOLDEN = Path(__file__).parent / "data" / "checkpoints" / "format2"
 
 
 def trained_model(seed: int = 1) -> TrainedModel:
-    settings = {**SMALL, "channels": list(SMALL["channels"])}  # a list, as in a manifest
+    # A list, as in a manifest.
+    settings = {**SMALL, "channels": list(SMALL["channels"]), "space_to_depth": 1}
     network = models.create("crnn", CLASSES, settings)
     return TrainedModel(
         step=7,

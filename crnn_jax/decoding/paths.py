@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from crnn_jax.decoding import Decoding
+from crnn_jax.decoding import Decoding, with_step_probabilities
 from crnn_jax.decoding.viterbi import best_allowed, only_allowed, valid_steps
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
@@ -49,7 +49,8 @@ class AllowedPath(struct.PyTreeNode):
         """See `Decoder`."""
         log_probabilities = jax.nn.log_softmax(only_allowed(self.following, logits))
         valid = valid_steps(logits, lengths)
-        return Decoding(*best_allowed(log_probabilities, valid, self.following, self.accepting))
+        best = best_allowed(log_probabilities, valid, self.following, self.accepting)
+        return with_step_probabilities(Decoding(*best), log_probabilities)
 
 
 class CharsetPath(struct.PyTreeNode):
@@ -103,4 +104,6 @@ class CharsetPath(struct.PyTreeNode):
         paths, evidence, scores = jax.vmap(of_set)(self.following)
         chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
         images = jnp.arange(logits.shape[0])
-        return Decoding(paths[chosen, images], scores[chosen, images])
+        decoding = Decoding(paths[chosen, images], scores[chosen, images])
+        allowed = jax.vmap(only_allowed)(self.following[chosen], logits)
+        return with_step_probabilities(decoding, allowed)

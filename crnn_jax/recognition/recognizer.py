@@ -13,11 +13,18 @@ from PIL import Image
 
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, pad_batch
-from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import DataError
-from crnn_jax.recognition.preparing import ImageSource, prepare_groups, prepare_image
-from crnn_jax.recognition.results import Recognition
+from crnn_jax.recognition.positions import find_characters, time_step_places
+from crnn_jax.recognition.preparing import (
+    ImageSource,
+    Prepared,
+    decode_image,
+    prepare_groups,
+    prepare_image,
+)
+from crnn_jax.recognition.results import Explanation, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
 
@@ -178,6 +185,31 @@ class Recognizer:
             )
         return self._stream(images, batch_size, return_errors)
 
+    def explain(self, image: ImageSource) -> Explanation:
+        """Reads one image, and returns also what the network said at each time step.
+
+        Raises:
+          DataError, TypeError: as `__call__`.
+
+        Example:
+          >>> from crnn_jax.recognition.drawing import draw_explanation
+          >>> draw_explanation(recognizer.explain("captcha.png")).save("explained.png")
+        """
+        decoded = decode_image(image, self.model.preprocessing)
+        prepared = Prepared.of(decoded, self.model.preprocessing)
+        logits, lengths = self._apply([prepared], 1)
+        decoding = decode(self._decoder, logits, lengths)
+        (recognition,) = self._finish([prepared], lengths, decoding)
+        probabilities = np.asarray(jax.nn.softmax(logits))[0, : int(lengths[0])]
+        places = time_step_places(len(probabilities), self.model.space_to_depth)
+        return Explanation(
+            decoded,
+            recognition,
+            probabilities,
+            places * (prepared.width / prepared.pixels.shape[1]),
+            self.model.alphabet.characters,
+        )
+
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, return_errors: bool
     ) -> Iterator[Recognition | DataError]:
@@ -194,40 +226,49 @@ class Recognizer:
                     else:
                         raise image
 
-    def _read(self, images: Sequence[np.ndarray], batch_size: int) -> list[Recognition]:
+    def _read(self, images: Sequence[Prepared], batch_size: int) -> list[Recognition]:
         """Reads prepared images in batches of similar width; the results have their order."""
-        order = sorted(range(len(images)), key=lambda place: images[place].shape[1])
-        batches: list[tuple[list[int], Decoding, jax.Array]] = []
+        order = sorted(range(len(images)), key=lambda place: images[place].pixels.shape[1])
+        batches: list[tuple[list[int], jax.Array, Decoding]] = []
         while order:
             size = _batch_size(len(order), batch_size)
             places, order = order[:size], order[size:]
-            batches.append((places, *self._start([images[place] for place in places], size)))
+            logits, lengths = self._apply([images[place] for place in places], size)
+            batches.append((places, lengths, decode(self._decoder, logits, lengths)))
         # The batches are computed one after another, while the next one is padded and the results
         # of the last one become texts.
         results: dict[int, Recognition] = {}
-        for places, decoding, lengths in batches:
-            results.update(zip(places, self._finish(decoding, lengths), strict=False))
+        for places, lengths, decoding in batches:
+            read = self._finish([images[place] for place in places], lengths, decoding)
+            results.update(zip(places, read, strict=True))
         return [results[place] for place in range(len(images))]
 
-    def _start(self, images: Sequence[np.ndarray], size: int) -> tuple[Decoding, jax.Array]:
-        """Begins to read prepared images as a batch of `size`, and does not wait for the end.
-
-        Returns:
-          What is decoded, and the valid time steps (B,).
-        """
-        height, _, channels = images[0].shape
+    def _apply(self, images: Sequence[Prepared], size: int) -> tuple[jax.Array, jax.Array]:
+        """Begins to apply the network to images as a batch of `size`, and does not wait."""
+        height, _, channels = images[0].pixels.shape
         fill = [np.zeros((height, MIN_WIDTH, channels), np.uint8)] * (size - len(images))
         fixed = self.model.preprocessing.width
-        widest = max(image.shape[1] for image in images)
+        widest = max(image.pixels.shape[1] for image in images)
         width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
-        batch, widths = pad_batch([*images, *fill], width)
-        logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
-        return decode(self._decoder, logits, lengths), lengths
+        batch, widths = pad_batch([*(image.pixels for image in images), *fill], width)
+        return apply_network(self.model.network, self._variables, batch, widths)
 
-    def _finish(self, decoding: Decoding, lengths: jax.Array) -> Iterator[Recognition]:
-        """What was read in a batch, once it is computed; also for the images that fill it."""
-        texts = self.model.alphabet.decode_batch(decoding.path, lengths)
-        return map(Recognition, texts, np.exp(decoding.log_probability).tolist())
+    def _finish(
+        self, images: Sequence[Prepared], lengths: jax.Array, decoding: Decoding
+    ) -> Iterator[Recognition]:
+        """What was read in images, which are the first of a batch, once it is computed."""
+        decoding = jax.device_get(decoding)
+        for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
+            characters = find_characters(
+                decoding.path[row, :length],
+                decoding.step_probabilities[row, :length],
+                self.model.alphabet,
+                image.pixels,
+                image.width,
+                self.model.space_to_depth,
+            )
+            text = "".join(character.text for character in characters)
+            yield Recognition(text, float(np.exp(decoding.log_probability[row])), characters)
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways
@@ -254,8 +295,8 @@ def apply_network(
 
 @jax.jit
 def decode(decoder: Decoder, logits: jax.Array, lengths: jax.Array) -> Decoding:
-    """Decodes the logits of a batch."""
-    return decoder(logits, lengths)
+    """Decodes the logits of a batch, with the probabilities of the time steps."""
+    return with_step_probabilities(decoder(logits, lengths), logits)
 
 
 def _is_one(images: Any) -> bool:
