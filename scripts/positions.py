@@ -3,10 +3,10 @@
     python scripts/positions.py [MODEL] [--images 500] [--seed 0]
 
 Draws captchas of the variants `lower` and `cased`, whose characters have known places, and reads
-them. Of the images that are read without a mistake, it compares the horizontal span of each
-character with the true one: the length of what they share by the length of what they cover together
-(intersection over union, IoU). The captchas are the first test captchas of each variant; with a
-seed other than 0 they are captchas that no data set has.
+those whose characters the model knows. Of the images that are read without a mistake, it compares
+the horizontal span of each character with the true one: the length of what they share by the length
+of what they cover together (intersection over union, IoU). The captchas are the first test captchas
+of each variant; with a seed other than 0 they are captchas that no data set has.
 """
 
 import argparse
@@ -64,6 +64,8 @@ def main() -> None:
         f"{'variant':8} {'images':>6} {'read':>6} {'characters':>10} {'mean IoU':>8} {'> 0.5':>7}"
     )
     for variant in ("lower", "cased"):
+        if not set(CONFIGS[variant].characters) <= set(recognizer.model.alphabet.characters):
+            continue
         right, found = overlaps(recognizer, variant, arguments.images, arguments.seed)
         share = np.mean(np.array(found) > ENOUGH)
         print(

@@ -193,11 +193,11 @@ def test_files_are_decoded_in_threads_while_the_network_reads(
     waiting = threading.Event()  # the second group is prepared while the first one is read
     threads: set[threading.Thread] = set()
 
-    def prepare(image: Any, _: object, name: str) -> np.ndarray:
+    def decode(image: Any, _: object, name: str) -> Image.Image:
         threads.add(threading.current_thread())
         if name.endswith("7.png"):
             waiting.set()
-        return images_module.prepare(image, recognizer.model.preprocessing, name)
+        return images_module.decode(image, recognizer.model.preprocessing, name)
 
     def apply(*arguments: Any) -> Any:
         assert waiting.wait(60)
@@ -208,7 +208,7 @@ def test_files_are_decoded_in_threads_while_the_network_reads(
             assert threading.current_thread() is threading.main_thread()
             yield file
 
-    monkeypatch.setattr(preparing, "prepare", prepare)
+    monkeypatch.setattr(preparing, "decode", decode)
     monkeypatch.setattr(module, "apply_network", apply)
     assert_same(list(recognizer.stream(taken(), batch_size=1)), alone * 3)
     assert threads and threading.main_thread() not in threads
