@@ -35,7 +35,7 @@ LETTERS = Alphabet("abc")
     ("space_to_depth", "first_pool"), [(1, True), (2, True), (1, False), (2, False)]
 )
 def test_a_time_step_sees_its_place_in_its_middle(space_to_depth: int, first_pool: bool) -> None:
-    """By brightening one column after another: with positive weights it shows wherever it is seen."""
+    """By brightening one column after another, which shows as all weights are positive."""
     width, height = 160 * space_to_depth, 32 * space_to_depth
     stack = ConvStack(
         (1,) * 7, batch_norm="none", space_to_depth=space_to_depth, first_pool=first_pool
