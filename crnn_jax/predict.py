@@ -17,6 +17,9 @@ none; the same command with --resume then reads the images that FILE has no line
 --labels FILE reads the images of a label file (lines `path<TAB>text`, or .csv or .jsonl), adds the
 labels to the results, and prints how many texts are right on standard error.
 
+--draw FOLDER draws each image with its characters, their probabilities at each time step, and other
+likely texts. For one image it may be a file, such as --draw out.png.
+
 What is known of the texts helps to read them, such as --alphabet digits --length 5.
 
 `python -m crnn_jax.predict` does the same.
@@ -36,7 +39,10 @@ from crnn_jax.commands import define_decoding, define_model, print_error, print_
 from crnn_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from crnn_jax.recognition.rows import RowWriter
+    from crnn_jax.recognition.recognizer import Recognizer
+    from crnn_jax.recognition.rows import Row
+
+    Write = Callable[[Row], None]
 
 FORMATS = ("tsv", "csv", "jsonl")
 
@@ -61,6 +67,12 @@ RESUME = flags.DEFINE_bool(
 )
 LABELS = flags.DEFINE_string(
     "labels", None, "A label file; its images are read and compared with it.", flag_values=FLAGS
+)
+DRAW = flags.DEFINE_string(
+    "draw",
+    None,
+    "The folder for drawings of what is read; for one image also a file, such as out.png.",
+    flag_values=FLAGS,
 )
 
 
@@ -117,8 +129,17 @@ def _check(inputs: Sequence[str]) -> None:
         raise ConfigError(f"--labels names the images to read; leave out {inputs[0]!r}")
     if LABELS.value is not None and RESUME.value:
         raise ConfigError("--labels compares all images; leave out --resume")
+    drawing = Path(DRAW.value or "")
+    if _draws_one() and _total(inputs, {}) != 1:
+        raise ConfigError(f"--draw {drawing} is one image; name a folder for several drawings")
+    if _draws_one() and drawing.exists() and drawing.samefile(inputs[0]):
+        raise ConfigError(f"--draw {drawing} is the image itself; choose another name")
     if RESUME.value and OUTPUT.value is None:
         raise ConfigError("--resume goes on with a file; name it with --output")
+
+
+def _draws_one() -> bool:
+    return DRAW.value is not None and DRAW.value.lower().endswith(".png")
 
 
 def _total(inputs: Sequence[str], labels: Mapping[str, str]) -> int | None:
@@ -131,7 +152,7 @@ def _total(inputs: Sequence[str], labels: Mapping[str, str]) -> int | None:
 def _read(
     paths: Iterable[str],
     labels: Mapping[str, str],
-    write: "RowWriter",
+    write: "Write",
     report: Callable[[DataError], None],
     total: int | None,
 ) -> None:
@@ -141,6 +162,8 @@ def _read(
     from crnn_jax.recognition.recognizer import Recognizer
 
     recognizer = Recognizer.load(MODEL.value, **DECODING())
+    if DRAW.value is not None:
+        write = _drawing_too(write, recognizer, Path(DRAW.value))
     # Results on a terminal are progress enough.
     shown = OUTPUT.value is not None or not (sys.stdout and sys.stdout.isatty())
     with image_progress(total, shown) as advance:
@@ -153,6 +176,21 @@ def _read(
         )
         with contextlib.suppress(OSError):  # standard error may be closed
             print(line, file=sys.stderr)
+
+
+def _drawing_too(write: "Write", recognizer: "Recognizer", place: Path) -> "Write":
+    """A function that writes a row, and then draws the image."""
+    from crnn_jax.recognition.drawing import draw_explanation, drawing_name
+
+    (place.parent if _draws_one() else place).mkdir(parents=True, exist_ok=True)
+
+    def write_and_draw(row: "Row") -> None:
+        write(row)
+        path = row["path"]
+        file = place if _draws_one() else place / drawing_name(path)
+        draw_explanation(recognizer.explain(path)).save(file)
+
+    return write_and_draw
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def test_one_line_for_each_image(
         shown, errors = capsys.readouterr()
         lines = shown.splitlines()
         if form == "jsonl":
-            row = {"path": str(odd), "text": result.text, "confidence": 0.25}
+            row = {"path": str(odd), "text": result.text, "confidence": 0.25, "characters": []}
             assert list(map(json.loads, lines)) == [row]
         elif form == "csv":
             assert list(csv.reader(lines)) == [["path", "text", "confidence"], cells]
@@ -279,7 +279,10 @@ def test_the_ending_of_the_output_says_its_format(stub: Stub, tmp_path: Path) ->
         ("a.tsv", f"{image}\ta\t0.2500"),
         ("a.txt", f"{image}\ta\t0.2500"),
         ("a.csv", f"{image},a,0.2500"),
-        ("a.jsonl", json.dumps({"path": image, "text": "a", "confidence": 0.25})),
+        (
+            "a.jsonl",
+            json.dumps({"path": image, "text": "a", "confidence": 0.25, "characters": []}),
+        ),
     ):
         assert run(f"--output={tmp_path / name}", image) == 0
         assert (tmp_path / name).read_text().splitlines()[-1] == line

@@ -257,18 +257,19 @@ class Recognizer:
         self, images: Sequence[Prepared], lengths: jax.Array, decoding: Decoding
     ) -> Iterator[Recognition]:
         """What was read in images, which are the first of a batch, once it is computed."""
-        decoding = jax.device_get(decoding)
+        paths, steps = np.asarray(decoding.path), np.asarray(decoding.step_probabilities)
+        confidences = np.exp(decoding.log_probability).tolist()
         for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
             characters = find_characters(
-                decoding.path[row, :length],
-                decoding.step_probabilities[row, :length],
+                paths[row, :length],
+                steps[row, :length],
                 self.model.alphabet,
                 image.pixels,
                 image.width,
                 self.model.space_to_depth,
             )
             text = "".join(character.text for character in characters)
-            yield Recognition(text, float(np.exp(decoding.log_probability[row])), characters)
+            yield Recognition(text, confidences[row], characters)
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways

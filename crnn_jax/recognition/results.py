@@ -25,6 +25,19 @@ class Character:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A text that may be in an image.
+
+    Attributes:
+      text: the text.
+      probability: that it is the text, 0 to 1, summed over all its CTC paths.
+    """
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Recognition:
     """What was read in an image.
 
@@ -33,11 +46,13 @@ class Recognition:
       confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
         characters that were allowed. It is that of the whole text, so it falls with its length.
       characters: the characters of the text, from left to right.
+      alternatives: the most likely texts, the best first; empty of decoders that find one text.
     """
 
     text: str
     confidence: float
     characters: tuple[Character, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     def __repr__(self) -> str:
         return f"Recognition({self.text!r}, confidence={self.confidence:.3f})"

@@ -1,6 +1,7 @@
 """Rows of results: written as lines of TSV, CSV or JSON, and found again by whoever resumes."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,7 +25,10 @@ def to_row(path: str, read: Recognition, label: str | None = None) -> Row:
 
     Lists and dicts in a row are written in JSON alone; the rest are columns of TSV and CSV.
     """
-    row: Row = {"path": path, "text": read.text, "confidence": read.confidence}
+    row: Row = {
+        **{"path": path, "text": read.text, "confidence": read.confidence},
+        "characters": [dataclasses.asdict(character) for character in read.characters],
+    }
     return row if label is None else {**row, "label": label}
 
 

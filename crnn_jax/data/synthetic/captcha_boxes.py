@@ -32,7 +32,7 @@ class _Observed(ImageCaptcha):
       size: the size of the image, as `ImageCaptcha` takes it.
     """
 
-    def __init__(self, rng: random.Random, boxes: list[Box], **size: int) -> None:
+    def __init__(self, rng: random.Random, boxes: list[Box], **size: Any) -> None:
         super().__init__(**size)
         self._rng = rng
         self._boxes = boxes
