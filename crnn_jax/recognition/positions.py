@@ -16,7 +16,7 @@ from crnn_jax.text.alphabet import BLANK, Alphabet
 REACH = 1.5
 """How far the characters are moved at most, in time steps; never by half a character."""
 
-SHIFTS = 25  # tried, an odd number
+SHIFTS = 12  # that are tried to each side
 
 CORE, WIDTH = 0.6, 0.9
 """Shares of the distance of two characters: what must be ink, and what a character is given."""
@@ -69,14 +69,15 @@ def find_characters(
 
 def _spans(middles: np.ndarray, image: np.ndarray, step: int) -> np.ndarray:
     """Where characters begin and end, (N, 2), given roughly their middles (N,), in pixels."""
-    height, width, _ = image.shape
+    height, width, channels = image.shape
     pitch = float(np.median(np.diff(middles))) if len(middles) > 1 else float(height)
     reach = min(REACH * step, pitch / 2)
-    shifts = np.linspace(-reach, reach, SHIFTS)
+    shifts = reach / SHIFTS * np.arange(-SHIFTS, SHIFTS + 1)
     shifts = shifts[(middles[0] + shifts >= 0) & (middles[-1] + shifts <= width)]
     shifts = shifts[np.argsort(np.abs(shifts), kind="stable")]  # if in doubt, the least
     # The contrast of each column, and its sum from the left border to each place.
-    contrast = image.mean(-1, dtype=np.float32).std(0)
+    columns = image.reshape(height, -1).astype(np.float32)
+    contrast = columns.std(0).reshape(width, channels).mean(-1)
     sums = np.concatenate([[0], np.cumsum(contrast - contrast.mean(), dtype=np.float64)])
     moved = middles + shifts[:, None]
     right, left = (
