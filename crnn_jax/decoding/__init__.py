@@ -24,6 +24,9 @@ class Decoding(struct.PyTreeNode):
         blanks; None of decoders that find one text.
       label_log_probabilities: (B, N) float32, the logarithms of their probabilities, summed over
         all alignments; -inf where there are fewer than N.
+      log_posterior: (B,) float32, the logarithm of the probability of the text among all texts that
+        the decoder could have read, both summed over all alignments; None of decoders that do not
+        compute it.
       step_probabilities: (B, T) float32, the probability of the class of each time step, among the
         classes that the decoder allows; see `with_step_probabilities`.
     """
@@ -32,7 +35,13 @@ class Decoding(struct.PyTreeNode):
     log_probability: jax.Array
     labels: jax.Array | None = None
     label_log_probabilities: jax.Array | None = None
+    log_posterior: jax.Array | None = None
     step_probabilities: jax.Array | None = None
+
+    @property
+    def log_share(self) -> jax.Array:
+        """What confidence is made of, (B,): `log_posterior`, or else `log_probability`."""
+        return self.log_probability if self.log_posterior is None else self.log_posterior
 
 
 class Decoder(Protocol):

@@ -67,6 +67,8 @@ class Recognizer:
         *,
         alphabet: str | None = None,
         length: Length | None = None,
+        shape: str | None = None,
+        lexicon: Sequence[str] | None = None,
         caseless: bool = False,
     ) -> Self:
         """Loads a trained model.
@@ -82,18 +84,31 @@ class Recognizer:
             `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
             the pretrained model captcha decides for each image which set its characters are of.
           length: the number of characters, or the least and the most of them.
+          shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With caseless,
+            its letters stand for both cases.
+          lexicon: the words that may occur, the most likely first. Of many words those are compared
+            that are the nearest to what would be read without them.
           caseless: read in lower case; the probabilities of both cases of a character are added.
+            Words of a lexicon are read as they are written there.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: the model cannot read one of the characters, or the length is not supported.
+          ConfigError: the model cannot read one of the characters, or the length, the shape or
+            the lexicon cannot be used.
 
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
         trained = TrainedModel.load(model, step)
-        return cls(trained, alphabet=alphabet, length=length, caseless=caseless)
+        return cls(
+            trained,
+            alphabet=alphabet,
+            length=length,
+            shape=shape,
+            lexicon=lexicon,
+            caseless=caseless,
+        )
 
     def __repr__(self) -> str:
         model = self.model
@@ -258,7 +273,8 @@ class Recognizer:
     ) -> Iterator[Recognition]:
         """What was read in images, which are the first of a batch, once it is computed."""
         paths, steps = np.asarray(decoding.path), np.asarray(decoding.step_probabilities)
-        confidences = np.exp(decoding.log_probability).tolist()
+        probabilities = np.exp(np.asarray(decoding.log_share, float))
+        confidences = self.model.calibration.confidence(probabilities).tolist()
         for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
             characters = find_characters(
                 paths[row, :length],

@@ -43,8 +43,9 @@ class Recognition:
 
     Attributes:
       text: the text.
-      confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
-        characters that were allowed. It is that of the whole text, so it falls with its length.
+      confidence: how likely it is that the whole text is right, 0 to 1. It is the probability of
+        the text among all texts that are allowed, and calibrated on images whose labels are known;
+        see `TrainedModel.calibration`.
       characters: the characters of the text, from left to right.
       alternatives: the most likely texts, the best first; empty of decoders that find one text.
     """
