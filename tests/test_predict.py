@@ -90,7 +90,7 @@ def found(*arguments: str | Path) -> tuple[list[str], list[str]]:
     return paths, list(map(str, errors))
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 50_000])
+@pytest.mark.parametrize("block", [1, 2, 3, 100_000])
 def test_a_folder_is_read_in_the_order_of_names(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
