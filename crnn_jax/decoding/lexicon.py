@@ -109,7 +109,7 @@ class Words:
         far = np.flatnonzero(distances.min(1) > DISTANCE)
         keys = distances.astype(np.int64)
         if len(far):
-            keys[far] = measure([texts[place] for place in far], dtype=np.int32)
+            keys[far] = measure([texts[place] for place in far.tolist()], dtype=np.int32)
         keys = keys * len(self.texts) + np.arange(len(self.texts))
         return np.argpartition(keys, count - 1)[:, :count]
 
