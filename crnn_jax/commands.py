@@ -267,9 +267,10 @@ def _prepare_process() -> None:
     enable_compilation_cache()
     repair_compilation_cache()
     set_cpu_flags()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Independent of the system's encoding. File names that are not UTF-8 are not changed.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            # Independent of the system's encoding. File names that are not UTF-8 are not changed.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _help(values: flags.FlagValues, description: str) -> str:

@@ -20,8 +20,17 @@ LAYERS = (
     ("training", "data", "decoding"),
     ("recognition",),
     (
-        *("config", "dataset", "experiment", "train", "train_step", "evaluation", "run_data"),
-        *("image_grids", "fine_tuning"),
+        *(
+            "config",
+            "dataset",
+            "experiment",
+            "train",
+            "train_step",
+            "evaluation",
+            "run_data",
+            "scoring",
+        ),
+        *("image_grids", "fine_tuning", "reports", "scoring"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),

@@ -13,7 +13,7 @@ from flax import struct
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.decoding.alignment import align
 from crnn_jax.decoding.caseless import lower_case
 from crnn_jax.decoding.viterbi import NEVER, end_with_blanks, valid_steps
@@ -211,9 +211,11 @@ def most_likely(
     before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
     character = jnp.cumsum((path != BLANK) & (path != before), -1) - 1
     spelled = jnp.take_along_axis(spelling[:, 0], jnp.maximum(character, 0), 1)
+    # The probabilities are those of what was scored, which may be spelled in another case.
+    decoding = with_step_probabilities(Decoding(path, scores[:, 0]), logits)
     path = jnp.where(path == BLANK, BLANK, spelled)
     spelling = jnp.where(scores[:, :, None] > NEVER, spelling, BLANK)
-    return Decoding(path, scores[:, 0], spelling, scores)
+    return decoding.replace(path=path, labels=spelling, label_log_probabilities=scores)
 
 
 def label_log_probabilities(
