@@ -6,12 +6,21 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from crnn_jax.decoding import Decoder
+from crnn_jax.decoding.beam import Beam, Language
 from crnn_jax.decoding.caseless import Caseless, lower_case
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
+from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
+from crnn_jax.text.language_model import LanguageModel
 
 ALL = "all"  # the name of all characters that a model knows
+
+MAX_BEAM_WIDTH = 256
+"""The widest beam that can be asked for. Time and memory grow with its square."""
+
+DEFAULT_BEAM_WIDTH = 10
+DEFAULT_LANGUAGE_WEIGHT = 0.5
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -22,11 +31,18 @@ class DecodingOptions(TypedDict, total=False):
         None, the default: one of the model's sets if it has any, else all characters.
       length: the number of characters, or the least and the most of them.
       caseless: whether to read in lower case; both cases of a letter then count as one.
+      beam_width: the number of texts that a beam search follows; it finds alternatives. None, the
+        default: the most likely path is read, or with a language model a beam of 10.
+      language_model: how likely the texts are in a language, over the model's classes.
+      language_weight: how much it counts; 0.5 by default.
     """
 
     alphabet: str | None
     length: Length | None
     caseless: bool
+    beam_width: int | None
+    language_model: LanguageModel | None
+    language_weight: float
 
 
 def make_decoder(
@@ -40,13 +56,15 @@ def make_decoder(
       options: see `DecodingOptions`.
 
     Raises:
-      ConfigError: the model lacks a character, or the length is not supported.
+      ConfigError: the model lacks a character, or a length, a beam width or a weight is not
+        supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
     caseless = options.get("caseless", False)
+    width, language = _search(**options)
     if alphabet is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
-    elif alphabet in (None, ALL) and length is None:
+    elif alphabet in (None, ALL) and length is None and width is None:
         decoder = BestPath()
     else:
         every = np.arange(own.num_classes) != BLANK
@@ -54,4 +72,25 @@ def make_decoder(
         if caseless:
             classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
         decoder = AllowedPath.create(Automaton.of_length(classes, length))
+    if width is not None and isinstance(decoder, AllowedPath | CharsetPath):
+        decoder = Beam.create(decoder, width, language)
     return Caseless.create(decoder, own) if caseless else decoder
+
+
+def _search(**options: Unpack[DecodingOptions]) -> tuple[int | None, Language | None]:
+    """The beam's width, None for no beam, and the language model."""
+    width, model = options.get("beam_width"), options.get("language_model")
+    weight = options.get("language_weight", DEFAULT_LANGUAGE_WEIGHT)
+    if width is not None and not 1 <= width <= MAX_BEAM_WIDTH:
+        raise ConfigError(
+            f"a beam of {width} texts is not supported; choose 1 to {MAX_BEAM_WIDTH}, such as"
+            f" {DEFAULT_BEAM_WIDTH}"
+        )
+    if model is None:
+        return width, None
+    if not 0 < weight < float("inf"):
+        raise ConfigError(
+            f"a language model cannot have the weight {weight}; choose a number above 0, such as"
+            f" {DEFAULT_LANGUAGE_WEIGHT}"
+        )
+    return DEFAULT_BEAM_WIDTH if width is None else width, Language.create(model, weight)

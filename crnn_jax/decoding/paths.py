@@ -45,6 +45,10 @@ class AllowedPath(struct.PyTreeNode):
         """The decoder of an automaton."""
         return cls(jnp.asarray(automaton.following), jnp.asarray(automaton.accepting))
 
+    def automata(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns the automaton of all images, (Q, K)."""
+        return self.following
+
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
         log_probabilities = jax.nn.log_softmax(only_allowed(self.following, logits))
@@ -87,6 +91,18 @@ class CharsetPath(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
+        chosen, paths, scores = self._choose(logits, lengths)
+        images = jnp.arange(logits.shape[0])
+        return Decoding(paths[chosen, images], scores[chosen, images])
+
+    def automata(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns the automaton of each image's set, (B, Q, K)."""
+        return self.following[self._choose(logits, lengths)[0]]
+
+    def _choose(
+        self, logits: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The set (B,) of each image; the best paths (S, B, T) and their log probabilities."""
         valid = valid_steps(logits, lengths)
         log_probabilities = jax.nn.log_softmax(logits)
 
@@ -101,6 +117,4 @@ class CharsetPath(struct.PyTreeNode):
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
         paths, evidence, scores = jax.vmap(of_set)(self.following)
-        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
-        images = jnp.arange(logits.shape[0])
-        return Decoding(paths[chosen, images], scores[chosen, images])
+        return jnp.argmax(evidence + self.log_priors[:, None], 0), paths, scores
