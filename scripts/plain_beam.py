@@ -30,9 +30,9 @@ def plain_beam(
             repeats = add(own[1], ends_character + frame[last]) if prefix else own[1]
             after[prefix] = (add(own[0], total + frame[blank]), repeats)
             for class_, log_probability in enumerate(frame):
-                if class_ != blank and log_probability > -math.inf:
+                before = ends_blank if class_ == last else total
+                if class_ != blank and before + log_probability > -math.inf:
                     longer = (*prefix, class_)
-                    before = ends_blank if class_ == last else total
                     old = after.get(longer, (-math.inf, -math.inf))
                     after[longer] = (old[0], add(old[1], before + log_probability))
         best = sorted(after, key=lambda prefix: -add(*after[prefix]))[:width]

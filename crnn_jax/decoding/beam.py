@@ -134,7 +134,7 @@ class Beam(struct.PyTreeNode):
         characters = jnp.where(jnp.arange(kept.shape[2]) == BLANK, NEVER, kept)
         _, classes = jax.lax.top_k(characters.reshape(-1, kept.shape[2]), self.classes)
         classes = classes.reshape(*kept.shape[:2], self.classes)
-        best = jnp.take_along_axis(frames, classes, -1)
+        best = jnp.where(classes == BLANK, NEVER, jnp.take_along_axis(frames, classes, -1))
         search = jax.vmap(self._search, in_axes=(0, 0, 0, each))
         labels, scores = search(frames, best, classes, following)
         path = align(log_probabilities, lengths, labels[:, 0])
@@ -147,7 +147,8 @@ class Beam(struct.PyTreeNode):
         steps, accepting = len(frames), self.allowed.accepting
         ahead = None
         if len(accepting) > 1:
-            ahead = best_completions(frames, following, accepting)[0][1:]
+            unweighted, ends = jnp.zeros(frames.shape[1]), jnp.where(accepting, 0.0, NEVER)
+            ahead = best_completions(frames, following, unweighted, ends)[0][1:]
 
         def step(
             carry: tuple[Hypotheses, Trie], inputs: tuple[Any, ...]

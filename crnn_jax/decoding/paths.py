@@ -91,18 +91,27 @@ class CharsetPath(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
-        chosen, paths, scores = self._choose(logits, lengths)
+        paths, evidence, scores = self._of_sets(logits, lengths)
+        chosen = self._chosen(evidence)
         images = jnp.arange(logits.shape[0])
         return Decoding(paths[chosen, images], scores[chosen, images])
 
+    def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns how well each set explains each image, (S, B), as a logarithm."""
+        return self._of_sets(logits, lengths)[1]
+
     def automata(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns the automaton of each image's set, (B, Q, K)."""
-        return self.following[self._choose(logits, lengths)[0]]
+        return self.following[self._chosen(self.evidence(logits, lengths))]
 
-    def _choose(
+    def _chosen(self, evidence: jax.Array) -> jax.Array:
+        """The set of each image, (B,)."""
+        return jnp.argmax(evidence + self.log_priors[:, None], 0)
+
+    def _of_sets(
         self, logits: jax.Array, lengths: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The set (B,) of each image; the best paths (S, B, T) and their log probabilities."""
+        """The best path (S, B, T) in each set, its evidence, and its log probability."""
         valid = valid_steps(logits, lengths)
         log_probabilities = jax.nn.log_softmax(logits)
 
@@ -116,5 +125,4 @@ class CharsetPath(struct.PyTreeNode):
             of_others = jax.nn.logsumexp(only_allowed(following, log_probabilities), -1)
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
-        paths, evidence, scores = jax.vmap(of_set)(self.following)
-        return jnp.argmax(evidence + self.log_priors[:, None], 0), paths, scores
+        return jax.vmap(of_set)(self.following)

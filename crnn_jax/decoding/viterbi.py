@@ -32,27 +32,48 @@ def best_allowed(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the best paths (B, T) whose texts are allowed, and their log probabilities (B,)."""
     if len(accepting) > 1:
-        search = jax.vmap(_best_path, in_axes=(0, None, None))
-        return search(end_with_blanks(log_probabilities, valid), following, accepting)
+        ends = jnp.where(accepting, 0.0, NEVER)
+        weights = jnp.zeros(following.shape[-1])
+        return best_weighted(log_probabilities, valid, following, weights, ends)
     # Texts of any length: every time step has its best class.
     allowed = only_allowed(following, log_probabilities)
     path = jnp.where(valid, jnp.argmax(allowed, -1), BLANK)
     return path, jnp.where(valid, allowed.max(-1), 0).sum(-1)
 
 
-def best_completions(
-    log_probabilities: jax.Array, following: jax.Array, accepting: jax.Array
+def best_weighted(
+    log_probabilities: jax.Array,
+    valid: jax.Array,
+    following: jax.Array,
+    weights: jax.Array,
+    ends: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns how a path of one image is best continued so that its text is allowed.
+    """Returns the paths (B, T) of the highest weighted probabilities, and their logarithms (B,).
+
+    Args:
+      log_probabilities: (B, T, K).
+      valid: (B, T), which time steps belong to an image.
+      following: (Q, K), see `text.constraints.Automaton`.
+      weights: (K,), the logarithm of a weight of each character of a text.
+      ends: (Q,), the logarithm of the weight of a text that ends in a state.
+    """
+    search = jax.vmap(_best_path, in_axes=(0, None, None, None))
+    return search(end_with_blanks(log_probabilities, valid), following, weights, ends)
+
+
+def best_completions(
+    log_probabilities: jax.Array, following: jax.Array, weights: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns how a path of one image is best continued.
 
     Args:
       log_probabilities: (T, K).
-      following: (Q, K), see `text.constraints.Automaton`.
-      accepting: (Q,).
+      following, weights, ends: see `best_weighted`.
 
     Returns:
-      The log probability (T + 1, Q, K) of the best rest of a path, from each time step to the end,
-      for each state and class of the time step before; and that rest's first class, (T, Q, K).
+      The logarithm (T + 1, Q, K) of the weighted probability of the best rest of a path, from each
+      time step to the end, for each state and class of the time step before; and that rest's first
+      class, (T, Q, K).
     """
     states, classes = following.shape
     last = jnp.arange(classes)[None, :]
@@ -60,7 +81,9 @@ def best_completions(
 
     def step_back(after: jax.Array, frame: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         stays = frame[None, :] + after  # the class goes on, or a blank does
-        begins = frame[None, :] + after.at[target, last].get(mode="fill", fill_value=NEVER)
+        begins = (frame + weights)[None, :] + after.at[target, last].get(
+            mode="fill", fill_value=NEVER
+        )
         # The best class after another one: the best of all, or the second best if it is the same.
         best, place = _largest(begins)
         second, second_place = _largest(jnp.where(place == last, NEVER, begins))
@@ -71,16 +94,16 @@ def best_completions(
         first = jnp.where(found == stays, last, jnp.where(found == blank, BLANK, other_class))
         return found, (found, first)
 
-    end = jnp.broadcast_to(jnp.where(accepting, 0.0, NEVER)[:, None], following.shape)
+    end = jnp.broadcast_to(ends[:, None], following.shape)
     _, (scores, first) = jax.lax.scan(step_back, end, log_probabilities, reverse=True)
     return jnp.concatenate([scores, end[None]]), first
 
 
 def _best_path(
-    log_probabilities: jax.Array, following: jax.Array, accepting: jax.Array
+    log_probabilities: jax.Array, following: jax.Array, weights: jax.Array, ends: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The best path (T,) of one image whose text is allowed, and its log probability."""
-    scores, first = best_completions(log_probabilities, following, accepting)
+    """The best path (T,) of one image, and the logarithm of its weighted probability."""
+    scores, first = best_completions(log_probabilities, following, weights, ends)
 
     def step(
         place: tuple[jax.Array, jax.Array], first: jax.Array
