@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from crnn_jax.evaluation import evaluate
     from crnn_jax.recipes import get_config
     from crnn_jax.recognition.recognizer import Recognizer
-    from crnn_jax.recognition.results import Recognition
+    from crnn_jax.recognition.results import Alternative, Recognition
     from crnn_jax.train import train_and_evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alternative",
     "CheckpointError",
     "ConfigError",
     "CrnnError",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Alternative": "crnn_jax.recognition.results",
     "Recognition": "crnn_jax.recognition.results",
     "Recognizer": "crnn_jax.recognition.recognizer",
     "evaluate": "crnn_jax.evaluation",

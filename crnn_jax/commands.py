@@ -102,7 +102,7 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
 
 
 def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
-    """Defines the flags `alphabet`, `length` and `caseless`: what is known of the texts.
+    """Defines the flags of `DecodingOptions`: what is known of the texts, and how to read them.
 
     Returns:
       A function that returns their values. It raises ConfigError if the length is not one.
@@ -120,6 +120,12 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     caseless = flags.DEFINE_bool(
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
+    beam = flags.DEFINE_integer(
+        "beam",
+        None,
+        "Reads with a beam search that follows so many texts, such as 10.",
+        flag_values=values,
+    )
 
     def options() -> "DecodingOptions":
         from crnn_jax.text.constraints import parse_length
@@ -128,6 +134,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
             "caseless": caseless.value,
+            "beam_width": beam.value,
         }
 
     return options

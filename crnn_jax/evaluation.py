@@ -18,7 +18,11 @@ from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit, device_arrays
 from crnn_jax.dataset import load_benchmark, load_split
 from crnn_jax.decoding import Decoder
-from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.options import (
+    DEFAULT_LANGUAGE_WEIGHT,
+    DecodingOptions,
+    make_decoder,
+)
 from crnn_jax.decoding.paths import BestPath
 from crnn_jax.errors import ConfigError
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
@@ -26,6 +30,7 @@ from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.confusions import Confusions, confusions
 from crnn_jax.text.constraints import Length
+from crnn_jax.text.language_model import LanguageModel
 from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
@@ -223,6 +228,9 @@ def evaluate(
     alphabet: str | None = None,
     length: Length | None = None,
     caseless: bool = False,
+    beam_width: int | None = None,
+    language_model: LanguageModel | None = None,
+    language_weight: float = DEFAULT_LANGUAGE_WEIGHT,
     devices: Devices = None,
 ) -> dict[str, Any]:
     """Reads the images of a split with a trained model, and returns how much of it is right.
@@ -234,6 +242,7 @@ def evaluate(
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
       alphabet, length, caseless: what is known of the texts, see `Recognizer.load`.
+      beam_width, language_model, language_weight: how to read, see `Recognizer.load`.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
@@ -254,7 +263,16 @@ def evaluate(
     elif data is not None:
         config = data
     return evaluate_model(
-        model, config, split, devices, alphabet=alphabet, length=length, caseless=caseless
+        model,
+        config,
+        split,
+        devices,
+        alphabet=alphabet,
+        length=length,
+        caseless=caseless,
+        beam_width=beam_width,
+        language_model=language_model,
+        language_weight=language_weight,
     )
 
 

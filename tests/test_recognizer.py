@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -33,7 +34,7 @@ from crnn_jax.recognition.recognizer import (
     Recognizer,
     apply_network,
 )
-from crnn_jax.recognition.results import Recognition
+from crnn_jax.recognition.results import Alternative, Recognition
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import checkpoint
@@ -106,6 +107,22 @@ def test_it_reads_what_the_network_gives_without_padding(recognizer: Recognizer)
     read = recognizer(image(width))
     assert read.text == "".join("abcd"[index - 1] for index in collapsed)
     assert read.confidence == pytest.approx(probabilities.max(-1).prod(), rel=1e-4)
+
+
+def test_a_beam_has_alternatives(recognizer: Recognizer) -> None:
+    """Their probabilities are those of the CTC loss, but for alignments that left the beam."""
+    model, width = recognizer.model, 33
+    outputs: Any = jit(model.network.apply)(model.variables, image(width)[None], np.array([width]))
+    logits = outputs[0]
+    read = Recognizer(model, beam_width=16)(image(width))
+    assert len({found.text for found in read.alternatives}) == 16
+    for found in read.alternatives[:4]:
+        label = np.array([["abcd".index(character) + 1 for character in found.text]])
+        loss = optax.ctc_loss(logits, np.zeros(logits.shape[:2]), label, np.zeros(label.shape))
+        assert 0.8 < found.probability / np.exp(-loss[0]) < 1.0001
+    best = read.alternatives[0]
+    assert (read.text, read.confidence) == (best.text, pytest.approx(best.probability))
+    assert recognizer(image(width)).alternatives == ()
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -461,3 +478,25 @@ def test_predict_without_images_answers_before_jax_is_imported() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "name the images to read, such as captcha.png or images/*.png False\n"
+
+
+def test_predict_prints_alternatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    texts = tuple(Alternative(text, p) for text, p in (("a", 0.5), ("a\t", 0.25), ("b", 0.125)))
+    stream = SimpleNamespace(stream=lambda *_, **__: [Recognition("a", 0.75, alternatives=texts)])
+    loaded: list[Any] = []
+    monkeypatch.setattr(
+        Recognizer, "load", lambda *_, **options: loaded.append(options["beam_width"]) or stream
+    )
+    for flags in (["--top=2"], ["--top=12", "--json"], ["--top=2", "--beam=50"]):
+        arguments = ["predict", "--nojson", "--beam=1", *flags, str(tmp_path / "a.png")]
+        predict.main(parse_flags(predict.FLAGS, arguments))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == rf"{tmp_path / 'a.png'}	a	0.7500	a	0.5000	a\t	0.2500"
+    assert json.loads(lines[1])["alternatives"][1:] == [
+        {"text": "a\t", "probability": 0.25},
+        {"text": "b", "probability": 0.125},
+    ]
+    assert loaded == [10, 12, 50]

@@ -14,12 +14,17 @@ from PIL import Image
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
 from crnn_jax.decoding import Decoder, Decoding
-from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.options import (
+    DEFAULT_LANGUAGE_WEIGHT,
+    DecodingOptions,
+    make_decoder,
+)
 from crnn_jax.errors import DataError
 from crnn_jax.recognition.image_files import read_file
-from crnn_jax.recognition.results import Recognition
+from crnn_jax.recognition.results import Alternative, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
+from crnn_jax.text.language_model import LanguageModel
 
 ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
 """The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
@@ -64,6 +69,9 @@ class Recognizer:
         alphabet: str | None = None,
         length: Length | None = None,
         caseless: bool = False,
+        beam_width: int | None = None,
+        language_model: LanguageModel | None = None,
+        language_weight: float = DEFAULT_LANGUAGE_WEIGHT,
     ) -> Self:
         """Loads a trained model.
 
@@ -79,17 +87,31 @@ class Recognizer:
             the pretrained model captcha decides for each image which set its characters are of.
           length: the number of characters, or the least and the most of them.
           caseless: read in lower case; the probabilities of both cases of a character are added.
+          beam_width: read with a beam search that follows so many texts, such as 10. It adds up the
+            alignments of each text, and finds alternatives. By default the most likely alignment is
+            read.
+          language_model: how likely texts are in a language. The beam is then 10 wide by default.
+          language_weight: how much the language model counts.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: the model cannot read one of the characters, or the length is not supported.
+          ConfigError: the model cannot read one of the characters, or the length or the beam
+            width is not supported.
 
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
         trained = TrainedModel.load(model, step)
-        return cls(trained, alphabet=alphabet, length=length, caseless=caseless)
+        return cls(
+            trained,
+            alphabet=alphabet,
+            length=length,
+            caseless=caseless,
+            beam_width=beam_width,
+            language_model=language_model,
+            language_weight=language_weight,
+        )
 
     def __repr__(self) -> str:
         model = self.model
@@ -223,7 +245,8 @@ class Recognizer:
         decoding = decode(self._decoder, logits, lengths)
         texts = self.model.alphabet.decode_batch(decoding.path, lengths)
         confidences = np.exp(decoding.log_probability).tolist()
-        return list(map(Recognition, texts[: len(images)], confidences))
+        alternatives = Alternative.of_batch(decoding, self.model.alphabet)
+        return list(map(Recognition, texts[: len(images)], confidences, alternatives))
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways

@@ -1,6 +1,39 @@
 """What was read in an image."""
 
 from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from crnn_jax.decoding import Decoding
+from crnn_jax.text.alphabet import Alphabet
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One of the texts that an image may have.
+
+    Attributes:
+      text: the text.
+      probability: its probability, 0 to 1, summed over its CTC alignments, among the texts of the
+        characters that are allowed. A language model changes the order of alternatives, but not
+        their probabilities.
+    """
+
+    text: str
+    probability: float
+
+    @classmethod
+    def of_batch(cls, decoding: Decoding, alphabet: Alphabet) -> list[tuple[Self, ...]]:
+        """The alternatives of each image, the best first; none if the decoder finds one text."""
+        if decoding.labels is None or decoding.label_log_probabilities is None:
+            return [()] * len(decoding.path)
+        probabilities = np.exp(np.asarray(decoding.label_log_probabilities)).tolist()
+        texts = map(alphabet.spell, np.asarray(decoding.labels))
+        return [
+            tuple(cls(text, p) for text, p in zip(*of_image, strict=True) if p > 0)
+            for of_image in zip(texts, probabilities, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -11,10 +44,13 @@ class Recognition:
       text: the text.
       confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
         characters that were allowed. It is that of the whole text, so it falls with its length.
+      alternatives: the most likely texts, the best first, beginning with `text`; empty unless a
+        beam width was asked for.
     """
 
     text: str
     confidence: float
+    alternatives: tuple[Alternative, ...] = ()
 
     def __repr__(self) -> str:
         return f"Recognition({self.text!r}, confidence={self.confidence:.3f})"
