@@ -105,7 +105,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     """Defines the flags of `DecodingOptions`: what is known of the texts, and how to read them.
 
     Returns:
-      A function that returns their values. It raises ConfigError if the length is not one.
+      A function that returns their values. It raises ConfigError if one of them cannot be used.
     """
     alphabet = flags.DEFINE_string(
         "alphabet",
@@ -116,6 +116,18 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     )
     length = flags.DEFINE_string(
         "length", None, "The number of characters, such as 5, or 4-8.", flag_values=values
+    )
+    shape = flags.DEFINE_string(
+        "shape",
+        None,
+        "A regular expression of the whole text, such as '[A-Z]{3}-[0-9]{4}'.",
+        flag_values=values,
+    )
+    lexicon = flags.DEFINE_string(
+        "lexicon",
+        None,
+        "A file of the words that may occur: UTF-8, one a line, the most likely first.",
+        flag_values=values,
     )
     caseless = flags.DEFINE_bool(
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
@@ -128,11 +140,14 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     )
 
     def options() -> "DecodingOptions":
+        from crnn_jax.recognition.word_files import read_words
         from crnn_jax.text.constraints import parse_length
 
         return {
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
+            "shape": shape.value,
+            "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
             "beam_width": beam.value,
         }

@@ -105,11 +105,15 @@ def load_split(
 
 
 def load_benchmark(
-    directory: Path, alphabet: Alphabet, preprocessing: Preprocessing, space_to_depth: int
+    directory: Path,
+    alphabet: Alphabet,
+    preprocessing: Preprocessing,
+    space_to_depth: int,
+    name: str = "test",
 ) -> PreparedSplit:
     """Loads all samples of a folder or database, to score a trained model.
 
-    If it has a test split, that is loaded; else all of it. Problems are only warned about.
+    If it has a split of that name, that is loaded; else all of it. Problems are only warned about.
 
     Raises:
       DataError: there is no such data, or a label file cannot be understood.
@@ -117,7 +121,7 @@ def load_benchmark(
     with errors_of(directory):
         source = "lmdb" if any(map(is_database, (directory, directory / "test"))) else "folder"
     splits = sources.SOURCES[source]({"dir": str(directory)})
-    split = splits["test"] if "test" in splits else next(iter(splits.values()))
+    split = splits[name] if name in splits else next(iter(splits.values()))
     labels = Labels.encode(split.labels, alphabet)
     reader = ImageReader(preprocessing, cache_bytes=0)
     time_steps = network_time_steps(space_to_depth)

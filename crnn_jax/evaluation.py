@@ -25,6 +25,7 @@ from crnn_jax.decoding.options import (
 )
 from crnn_jax.decoding.paths import BestPath
 from crnn_jax.errors import ConfigError
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -33,6 +34,7 @@ from crnn_jax.text.constraints import Length
 from crnn_jax.text.language_model import LanguageModel
 from crnn_jax.text.metrics import TextMetrics
 from crnn_jax.text.protocol import SUBSETS
+from crnn_jax.text.reliability import expected_calibration_error
 from crnn_jax.training import parallel
 from crnn_jax.training.losses import ctc_loss
 from crnn_jax.training.manifest import warn_of_another_split
@@ -61,14 +63,22 @@ class Evaluation:
     Attributes:
       metrics: see `TextMetrics`.
       texts: the N texts; None for images that are missing.
-      confidences: (N,), the confidence of each text; 0 for images that are missing.
+      confidences: (N,), how likely each text is right; 0 for images that are missing.
       confusions: of the images that are not missing.
+      right: (N,) bool, whether each text is that of the label.
+      probabilities: (N,), those of the texts, of which the calibration makes the confidences.
+      path_probabilities: (N,), those of the most likely paths of the texts alone.
+      calibration: that of the confidences.
     """
 
     metrics: dict[str, float]
     texts: list[str | None]
     confidences: np.ndarray
     confusions: Confusions
+    right: np.ndarray
+    probabilities: np.ndarray
+    path_probabilities: np.ndarray
+    calibration: Calibration
 
 
 def make_eval_step(
@@ -77,8 +87,8 @@ def make_eval_step(
     """A pmapped function of replicated variables and a sharded batch.
 
     It returns for each sample: the path that `decoder` finds, by default the best one (B, T), its
-    log probability (B,), the number of time steps (B,), the CTC loss (B,), and whether the label
-    can be aligned with the image (B,). Where it cannot, the loss is 0.
+    log probability (B,) and that of its text (B,), the number of time steps (B,), the CTC loss
+    (B,), and whether the label can be aligned with the image (B,). Where it cannot, the loss is 0.
     """
     decode = decoder or BestPath()
 
@@ -91,6 +101,7 @@ def make_eval_step(
         return {
             "path": decoding.path,
             "log_probability": decoding.log_probability,
+            "log_share": decoding.log_share,
             "lengths": lengths,
             "losses": jnp.where(mask, losses, 0),
             "mask": mask,
@@ -107,6 +118,7 @@ def evaluate_split(
     buckets: Sequence[int],
     batch_size: int,
     devices: Devices = None,
+    calibration: Calibration | None = None,
 ) -> Evaluation:
     """Reads every sample of a split once, in a fixed order; unreadable images count as wrong.
 
@@ -118,10 +130,11 @@ def evaluate_split(
       buckets: widths to pad to.
       batch_size: over all devices.
       devices: those that `eval_step` and `variables` are on.
+      calibration: that of the confidences; None to fit it on this split.
     """
     start = time.monotonic()
     texts: list[str | None] = [None] * len(prepared)
-    confidences = np.zeros(len(prepared))
+    probabilities, path_probabilities = np.zeros((2, len(prepared)))
     metrics = TextMetrics()
     for batch, count in evaluation_batches(prepared, buckets, batch_size):
         indices, missing = batch["indices"][:count], batch["missing"][:count]
@@ -136,7 +149,11 @@ def evaluate_split(
         ]
         for index, text in zip(indices, predictions, strict=True):
             texts[index] = text
-        confidences[indices] = np.where(missing, 0, np.exp(outputs["log_probability"][:count]))
+        for key, found in (
+            ("log_share", probabilities),
+            ("log_probability", path_probabilities),
+        ):
+            found[indices] = np.where(missing, 0, np.exp(outputs[key][:count].astype(float)))
         valid = (np.arange(paths.shape[1]) < lengths[:, None]) & ~missing[:, None]
         metrics += TextMetrics.from_texts(
             predictions,
@@ -147,12 +164,25 @@ def evaluate_split(
             time_steps=int(valid.sum()),
         )
     seconds = time.monotonic() - start
-    read = zip(texts, prepared.labels, strict=True)
+    read = list(zip(texts, prepared.labels, strict=True))
+    right = np.array([text == label for text, label in read])
+    if calibration is None:
+        there = np.array([text is not None for text in texts])
+        calibration = Calibration.fit(probabilities[there], right[there])
+    confidences = calibration.confidence(probabilities)
+    errors = {
+        "ece": expected_calibration_error(confidences, right),
+        "ece_uncalibrated": expected_calibration_error(path_probabilities, right),
+    }
     return Evaluation(
-        {**metrics.compute(), **_of_parts(prepared, texts), "seconds": seconds},
+        {**metrics.compute(), **errors, **_of_parts(prepared, texts), "seconds": seconds},
         texts,
         confidences,
         confusions((text, label) for text, label in read if text is not None),
+        right,
+        probabilities,
+        path_probabilities,
+        calibration,
     )
 
 
@@ -202,7 +232,8 @@ def score(
         )
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
         texts = evaluate_split(
-            eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices
+            *(eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices),
+            model.calibration,
         ).texts
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
@@ -227,6 +258,8 @@ def evaluate(
     step: int | None = None,
     alphabet: str | None = None,
     length: Length | None = None,
+    shape: str | None = None,
+    lexicon: Sequence[str] | None = None,
     caseless: bool = False,
     beam_width: int | None = None,
     language_model: LanguageModel | None = None,
@@ -241,14 +274,20 @@ def evaluate(
         used; None for the data that the model was trained with.
       split: `train`, `validation` or `test`.
       step: the step of a checkpoint; None for the best one.
-      alphabet, length, caseless: what is known of the texts, see `Recognizer.load`.
+      alphabet, length, shape, lexicon, caseless: what is known of the texts, see `Recognizer.load`.
       beam_width, language_model, language_weight: how to read, see `Recognizer.load`.
       devices: the devices that share each batch; None for all local ones.
 
     Returns:
       `step`, `split`, `source` and `directory` of the images, the metrics of `TextMetrics`, and
-      `confusions`: the 20 most frequent, as lists of the character in the label, what was read
-      instead, and how often. Either text may be empty.
+
+      - `ece`, the expected calibration error of the confidences, and `ece_uncalibrated`, that of
+        the probabilities of the paths that were read; see `expected_calibration_error`;
+      - `min_confidence`, with which 99 % of the texts were right on the validation images; None
+        if that was not reached. `accepted` is the share of texts that have it, and
+        `accepted_exact_match` the share of these that are right, None if there are none;
+      - `confusions`: the 20 most frequent, as lists of the character in the label, what was read
+        instead, and how often. Either text may be empty.
 
     Raises:
       CheckpointError: there is no checkpoint, or it cannot be read.
@@ -269,6 +308,8 @@ def evaluate(
         devices,
         alphabet=alphabet,
         length=length,
+        shape=shape,
+        lexicon=lexicon,
         caseless=caseless,
         beam_width=beam_width,
         language_model=language_model,
@@ -310,10 +351,23 @@ def evaluate_model(
         choose_buckets(prepared.widths, config.data.buckets),
         config.batch_size,
         devices,
+        model.calibration,
     )
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {
         **{"step": model.step, "split": split, **images},
         **result.metrics,
+        **_accepted(result),
         "confusions": commonest,
+    }
+
+
+def _accepted(result: Evaluation) -> dict[str, float | None]:
+    """The least confidence of texts that are accepted, their share, and how many are right."""
+    least = result.calibration.min_confidence
+    kept = result.right[result.confidences >= (2 if least is None else least)]
+    return {
+        "min_confidence": least,
+        "accepted": len(kept) / len(result.right),
+        "accepted_exact_match": float(kept.mean()) if len(kept) else None,
     }

@@ -23,6 +23,7 @@ from crnn_jax.evaluation import EvalStep, Evaluation, evaluate_split, make_eval_
 from crnn_jax.fine_tuning import AUTO, carry_over, choose_start, with_recipe
 from crnn_jax.models.budget import check_budget
 from crnn_jax.recipes import DEFAULT
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
@@ -159,7 +160,9 @@ class Experiment:
     def _eval_step(self) -> EvalStep:
         return make_eval_step(self.model, self.devices)  # kept, so that each width compiles once
 
-    def evaluate(self, variables: Any, split: str) -> Evaluation:
+    def evaluate(
+        self, variables: Any, split: str, calibration: Calibration | None = None
+    ) -> Evaluation:
         """Evaluates replicated variables on a split; see `evaluate_split`."""
         return evaluate_split(
             self._eval_step,
@@ -169,6 +172,7 @@ class Experiment:
             self.buckets,
             self.config.batch_size,
             self.devices,
+            calibration,
         )
 
     def summary(self) -> list[str]:

@@ -14,6 +14,7 @@ from crnn_jax.data.prepared import Batch, PreparedSplit, device_arrays
 from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.text.confusions import describe
 from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
@@ -200,13 +201,12 @@ def run(
             if milestones.evaluate_at(step) or stopping:
                 jax.block_until_ready(metrics)
                 with throughput.paused():
-                    score = None
+                    found = None
                     if milestones.evaluate_at(step):
                         found = validate(experiment, state, step, writer)
-                        score = found[SCORE]
                         due = milestones.plateau_at(step) and not experiment.init_from
-                        early_stopping.update(score, found["cer"], due)
-                    save(experiment, state, step, score, early_stopping, checkpoints)
+                        early_stopping.update(found.metrics[SCORE], found.metrics["cer"], due)
+                    save(experiment, state, step, found, early_stopping, checkpoints)
             if stopping:
                 ending = stopped_at(done)
                 break
@@ -263,28 +263,29 @@ def record(experiment: Experiment, step: int, metrics: Mapping[str, float], writ
     writer.metrics(step, epoch, "train", {**metrics, "learning_rate": float(rate)})
 
 
-def validate(
-    experiment: Experiment, state: TrainState, step: int, writer: Writer
-) -> Mapping[str, float]:
-    """Evaluates a replicated state on the validation images; their metrics."""
+def validate(experiment: Experiment, state: TrainState, step: int, writer: Writer) -> Evaluation:
+    """Evaluates a replicated state on the validation images, and fits a calibration on them."""
     result = experiment.evaluate(state.eval_variables, "validation")
     report(experiment, step, "validation", result, writer)
-    return result.metrics
+    return result
 
 
 def save(
     experiment: Experiment,
     state: TrainState,
     step: int,
-    score: float | None,
+    found: Evaluation | None,
     early_stopping: EarlyStopping,
     checkpoints: Checkpoints,
 ) -> None:
-    """Saves a replicated state; `score` is None if it was not evaluated."""
+    """Saves a replicated state; `found` is None if it was not evaluated."""
     # Seed and step determine the order of the data and the random keys.
     epoch = step / experiment.plan.steps_per_epoch
     position = {"step": step, "epoch": epoch, "seed": experiment.config.seed}
     manifest = {**experiment.manifest(), "position": position, **early_stopping.to_manifest()}
+    if found:
+        manifest["calibration"] = found.calibration.to_dict()
+    score = found.metrics[SCORE] if found else None
     checkpoints.save(parallel.unreplicate(state), manifest, score)
 
 
@@ -296,7 +297,9 @@ def test(
     step, variables = checkpoints.first_undamaged(
         checkpoints.best_first(), lambda step: (step, checkpoints.restore_model(step, like))
     )
-    result = experiment.evaluate(parallel.replicate(variables, experiment.devices), "test")
+    calibration = Calibration.from_dict(checkpoints.manifest(step).get("calibration"))
+    replicated = parallel.replicate(variables, experiment.devices)
+    result = experiment.evaluate(replicated, "test", calibration)
     report(experiment, step, "test", result, writer)
     if result.confusions:
         writer.say(f"most common errors: {describe(result.confusions, DESCRIBED)}")

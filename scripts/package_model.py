@@ -42,7 +42,7 @@ def package_model(workdir: Path, folder: Path) -> TrainedModel:
     params = {part: arrays for part, arrays in params.items() if part != SHORTCUT_HEAD}
     described = {
         "step": model.step,
-        **{key: manifest[key] for key in (*IDENTITY, "versions")},
+        **{key: manifest[key] for key in (*IDENTITY, "versions", "calibration") if key in manifest},
         "model": {**model.description, "settings": settings},
         "metrics": {line["split"]: line for line in metrics if line["split"] != "train"},
     }

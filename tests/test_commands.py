@@ -21,6 +21,7 @@ from PIL import Image
 from crnn_jax import check_data, cli, evaluation, score
 from crnn_jax.commands import parse_flags
 from crnn_jax.errors import ConfigError, DataError
+from crnn_jax.recognition.calibration import Calibration
 
 IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 ROOT = Path(__file__).parent.parent
@@ -351,7 +352,10 @@ def test_case_counts_in_one_error_rate_and_not_in_the_other(
     texts = [labels[0].upper(), *labels[1:]]
     letters = sum(character.isalpha() for character in labels[0])
     assert letters
-    result = evaluation.Evaluation({}, texts, np.zeros(len(texts)), Counter())
+    none = np.zeros(len(texts))
+    result = evaluation.Evaluation(
+        *({}, texts, none, Counter(), none > 0, none, none, Calibration())
+    )
     monkeypatch.setattr(evaluation, "evaluate_split", lambda *_: result)
     row = next(iter(evaluation.score(trained, [IMAGES], 8)))
     assert (row["cer"], row["cer_caseless"]) == (letters / 40, 0)

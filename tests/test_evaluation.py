@@ -1,17 +1,20 @@
 """Evaluating a saved model: on what it was trained with, unless other images are named."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
-from one_device import evaluate
+from one_device import ONE_DEVICE, evaluate
 from PIL import Image
 
 import crnn_jax
 from crnn_jax import main
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import CheckpointError, ConfigError
+from crnn_jax.evaluation import evaluate_model
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.run_data import config_of
 from tests.test_recipes import GOLDEN, with_config
@@ -50,6 +53,18 @@ def test_a_model_is_evaluated_on_what_it_was_trained_with(
             "count": count,
         }
     assert not caplog.records
+
+
+def test_confident_texts_are_accepted_if_the_model_is_calibrated(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = TrainedModel.load(run(tmp_path, {"source": "folder", "dir": str(folder)}))
+    for least, accepted in ((None, 0), (0.0, 1), (1.0, 0)):
+        known = dataclasses.replace(model, calibration=Calibration(-3.0, 1.0, least))
+        found = evaluate_model(known, config_of(known), "test", ONE_DEVICE)
+        assert (found["min_confidence"], found["accepted"]) == (least, accepted)
+        assert found["accepted_exact_match"] == (found["exact_match"] if accepted else None)
+        assert 0 <= found["ece"] < found["ece_uncalibrated"]  # it is sure of wrong texts
 
 
 def test_other_data_is_a_folder_or_a_config(

@@ -45,8 +45,8 @@ WITHOUT_JAX = ("text", "data", "recipes", "errors", "messages", "files")
 JAX = ("jax", "flax", "optax", "orbax")
 
 PURE = ("text", "models")
-# Reads one small file, the characters, for `Alphabet.from_file`.
-PURE_BUT_PATHS = {"text.alphabet": {"pathlib", "read_text"}}
+# Reads one small file, the characters, for `Alphabet.from_file`; limits a library's calls.
+PURE_BUT_PATHS = {"text.alphabet": {"pathlib", "read_text"}, "text.shapes": {"sys"}}
 IO_MODULES = {
     "builtins",
     "io",

@@ -12,6 +12,7 @@ import pytest
 from crnn_jax import models
 from crnn_jax.errors import CheckpointError, CrnnError, DamagedCheckpoint
 from crnn_jax.models.crnn import CRNN
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.pretrained import read_pretrained_manifest
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training import manifest_schema
@@ -20,6 +21,7 @@ from crnn_jax.training.manifest import read_manifest, seal
 
 GOLDEN = Path(__file__).parent / "data" / "checkpoints"
 ARRAY = "model/params/head/bias"
+CALIBRATION = Calibration(-0.5, 0.9, 0.97, 200, 150).to_dict()
 
 
 def never(*_: object, **__: object) -> None:
@@ -68,6 +70,13 @@ WRONG = [
     *(("best_score", "x"), ("best_score", -1), ("since_best", 0.5), ("since_best", -1)),
     *(("on_plateau", "no"), ("position", 3), ("position.step", "12"), ("position.epoch", -1)),
     *(("num_examples", 5), ("num_examples", {"train": 0.5}), ("pictures", 0.5)),
+    *(("calibration", {}), ("calibration", []), ("calibration", {**CALIBRATION, "bias": 1})),
+    *(("calibration", {**CALIBRATION, "slope": 0}), ("calibration", {**CALIBRATION, "images": -1})),
+    *(
+        ("calibration", {**CALIBRATION, key: value})
+        for key in CALIBRATION
+        for value in ("1", float("nan"), float("inf"), 1e9 + 0.5, True)
+    ),
     *(("versions", []), ("versions", {"jax": 1}), ("init_from", None)),
     *(("arrays", ...), ("arrays", [1]), (f"arrays.{ARRAY}", None)),
     *((f"arrays.{ARRAY}.shape", [-1]), (f"arrays.{ARRAY}.shape", [1] * 9)),
@@ -163,3 +172,9 @@ def test_what_cannot_be_read_now_is_not_damaged(
     with pytest.raises(CrnnError, match=r"cannot be read \(Permission denied\)") as caught:
         read_manifest(path)
     assert not isinstance(caught.value, DamagedCheckpoint)
+
+
+def test_a_model_has_the_calibration_of_its_manifest(path: Path) -> None:
+    assert TrainedModel.load(path.parents[3]).calibration == Calibration()  # it has none
+    rewrite(path, "calibration", CALIBRATION)
+    assert TrainedModel.load(path.parents[3]).calibration == Calibration(-0.5, 0.9, 0.97, 200, 150)

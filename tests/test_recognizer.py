@@ -1,5 +1,6 @@
 """The recognizer: whatever it is given, in whatever batches, it reads each image as if alone."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -28,6 +29,7 @@ from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
 from crnn_jax.recognition import recognizer as module
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.recognizer import (
     READ_AHEAD,
     WIDTHS,
@@ -97,16 +99,22 @@ def alone(recognizer: Recognizer, images: list[np.ndarray]) -> list[Recognition]
 
 
 def test_it_reads_what_the_network_gives_without_padding(recognizer: Recognizer) -> None:
-    """Against the exact shape, a plain collapse of repeats, and a product of probabilities."""
+    """Against the exact shape, a plain collapse of repeats, and the CTC loss of the text."""
     model, width = recognizer.model, 33
     outputs = jit(model.network.apply)(model.variables, image(width)[None], np.array([width]))
     logits = np.asarray(outputs[0], np.float64)[0]
     assert len(logits) == width // 4 + 1
-    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     collapsed = [index for index, _ in itertools.groupby(logits.argmax(-1)) if index]
     read = recognizer(image(width))
     assert read.text == "".join("abcd"[index - 1] for index in collapsed)
-    assert read.confidence == pytest.approx(probabilities.max(-1).prod(), rel=1e-4)
+    label, none = np.array([collapsed]), np.zeros((1, len(collapsed)))
+    loss = optax.ctc_loss(logits[None], np.zeros((1, len(logits))), label, none)
+    assert read.confidence == pytest.approx(np.exp(-loss[0]), rel=1e-4)
+    sure = dataclasses.replace(model, calibration=Calibration(intercept=1.0, slope=2.0))
+    odds = read.confidence / (1 - read.confidence)
+    assert Recognizer(sure)(image(width)).confidence == pytest.approx(
+        np.e * odds**2 / (1 + np.e * odds**2), rel=1e-6
+    )
 
 
 def test_a_beam_has_alternatives(recognizer: Recognizer) -> None:
@@ -120,8 +128,7 @@ def test_a_beam_has_alternatives(recognizer: Recognizer) -> None:
         label = np.array([["abcd".index(character) + 1 for character in found.text]])
         loss = optax.ctc_loss(logits, np.zeros(logits.shape[:2]), label, np.zeros(label.shape))
         assert 0.8 < found.probability / np.exp(-loss[0]) < 1.0001
-    best = read.alternatives[0]
-    assert (read.text, read.confidence) == (best.text, pytest.approx(best.probability))
+    assert read.text == read.alternatives[0].text
     assert recognizer(image(width)).alternatives == ()
 
 

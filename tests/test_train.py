@@ -43,6 +43,7 @@ from crnn_jax.experiment import Experiment
 from crnn_jax.fine_tuning import carry_over
 from crnn_jax.models.crnn import CRNN
 from crnn_jax.models.ops.dropout import Dropout
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -82,6 +83,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
     return workdir, train_and_evaluate(small_config(), workdir)
 
 
+def an_evaluation(metrics: dict[str, float], size: int) -> Evaluation:
+    none = np.zeros(size)
+    return Evaluation(metrics, [""] * size, none, Counter(), none > 0, none, none, Calibration())
+
+
 def assert_equal(first: TrainState, second: TrainState) -> None:
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -94,6 +100,16 @@ def differs(first: object, second: object) -> bool:
 def lines(workdir: Path) -> list[dict[str, float | str]]:
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_checkpoint_has_the_calibration_of_its_validation_images(
+    whole: tuple[Path, TrainState],
+) -> None:
+    experiment = Experiment.build(small_config(), ONE_DEVICE)
+    model = TrainedModel.load(whole[0])
+    found = experiment.evaluate(parallel.replicate(model.variables, ONE_DEVICE), "validation")
+    assert model.calibration == found.calibration
+    assert model.calibration.images == len(experiment.splits["validation"]) > 0
 
 
 def test_the_loop_takes_the_planned_batches_in_order(whole: tuple[Path, TrainState]) -> None:
@@ -221,13 +237,13 @@ def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
 
         return wrapped
 
-    def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
+    def scored(experiment: Experiment, variables: object, split: str, *_: object) -> Evaluation:
         metrics = {
             "exact_match": SCORES[taken // 3 - 1] if split == "validation" else 1.0,
             "cer": 1.0,
         }
         size = len(experiment.splits[split])
-        return Evaluation(metrics, [""] * size, np.zeros(size), Counter())
+        return an_evaluation(metrics, size)
 
     def ending() -> str:
         return capsys.readouterr().err.splitlines()[-1]
@@ -294,10 +310,10 @@ def test_a_run_that_stays_on_the_plateau_ends_with_advice(
     """With evaluations after steps 3, 6, 9 and 12; 6 is the first after two fifths of them."""
     of_validation = iter(scores)
 
-    def scored(experiment: Experiment, variables: object, split: str) -> Evaluation:
+    def scored(experiment: Experiment, variables: object, split: str, *_: object) -> Evaluation:
         metrics = {"exact_match": next(of_validation, 0.0) if split == "validation" else 0.0}
         size = len(experiment.splits[split])
-        return Evaluation({**metrics, "cer": cer}, [""] * size, np.zeros(size), Counter())
+        return an_evaluation({**metrics, "cer": cer}, size)
 
     monkeypatch.setattr(Experiment, "evaluate", scored)
     config = small_config(init_from=str(whole[0]) if init_from else "", stop_on_plateau=True)

@@ -23,12 +23,21 @@ class Decoding(struct.PyTreeNode):
         blanks; None of decoders that find one text.
       label_log_probabilities: (B, N) float32, the logarithms of their probabilities, summed over
         all alignments; -inf where there are fewer than N.
+      log_posterior: (B,) float32, the logarithm of the probability of the text among all texts that
+        the decoder could have read, both summed over all alignments; None of decoders that do not
+        compute it.
     """
 
     path: jax.Array
     log_probability: jax.Array
     labels: jax.Array | None = None
     label_log_probabilities: jax.Array | None = None
+    log_posterior: jax.Array | None = None
+
+    @property
+    def log_share(self) -> jax.Array:
+        """What confidence is made of, (B,): `log_posterior`, or else `log_probability`."""
+        return self.log_probability if self.log_posterior is None else self.log_posterior
 
 
 class Decoder(Protocol):

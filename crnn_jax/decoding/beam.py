@@ -128,7 +128,8 @@ class Beam(struct.PyTreeNode):
         each = 0 if following.ndim == 3 else None
         kept = jax.vmap(only_allowed, in_axes=(each, 0))(following, logits)
         log_probabilities = jnp.where(kept > NEVER, jax.nn.log_softmax(kept), NEVER)
-        frames = end_with_blanks(log_probabilities, valid_steps(logits, lengths))
+        valid = valid_steps(logits, lengths)
+        frames = end_with_blanks(log_probabilities, valid)
         # The most likely classes of each time step. XLA sorts for `top_k` of three dimensions on a
         # CPU, which takes ten times as long.
         characters = jnp.where(jnp.arange(kept.shape[2]) == BLANK, NEVER, kept)
@@ -138,7 +139,10 @@ class Beam(struct.PyTreeNode):
         search = jax.vmap(self._search, in_axes=(0, 0, 0, each))
         labels, scores = search(frames, best, classes, following)
         path = align(log_probabilities, lengths, labels[:, 0])
-        return Decoding(path, scores[:, 0], labels, scores)
+        best = scores[:, 0]
+        posterior = self.allowed.log_posterior(jax.nn.log_softmax(logits), valid, path)
+        posterior = jnp.where(best > NEVER, posterior, NEVER)
+        return Decoding(path, best, labels, scores, posterior)
 
     def _search(
         self, frames: jax.Array, best: jax.Array, classes: jax.Array, following: jax.Array

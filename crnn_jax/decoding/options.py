@@ -1,6 +1,6 @@
 """The decoder of a model, for what is known of the texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -8,11 +8,13 @@ import numpy as np
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.beam import Beam, Language
 from crnn_jax.decoding.caseless import Caseless, lower_case
+from crnn_jax.decoding.lexicon import Lexicon, Words
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
 from crnn_jax.text.language_model import LanguageModel
+from crnn_jax.text.shapes import automaton_of
 
 ALL = "all"  # the name of all characters that a model knows
 
@@ -28,17 +30,23 @@ class DecodingOptions(TypedDict, total=False):
 
     Attributes:
       alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None, the default: one of the model's sets if it has any, else all characters.
+        None, the default: one of the model's sets if it has any and there is no shape, else all
+        characters.
       length: the number of characters, or the least and the most of them.
+      shape: a regular expression of the whole text, see `text.shapes`.
+      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
       caseless: whether to read in lower case; both cases of a letter then count as one.
       beam_width: the number of texts that a beam search follows; it finds alternatives. None, the
-        default: the most likely path is read, or with a language model a beam of 10.
+        default: the most likely path is read, or with a language model a beam of 10. With a lexicon
+        there is no beam: its words are the alternatives.
       language_model: how likely the texts are in a language, over the model's classes.
       language_weight: how much it counts; 0.5 by default.
     """
 
     alphabet: str | None
     length: Length | None
+    shape: str | None
+    lexicon: Sequence[str] | None
     caseless: bool
     beam_width: int | None
     language_model: LanguageModel | None
@@ -60,19 +68,30 @@ def make_decoder(
         supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
+    shape, lexicon = options.get("shape"), options.get("lexicon")
     caseless = options.get("caseless", False)
     width, language = _search(**options)
-    if alphabet is None and log_priors:
+    automaton = None
+    if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
-    elif alphabet in (None, ALL) and length is None and width is None:
+    elif alphabet in (None, ALL) and length is None and shape is None and width is None:
         decoder = BestPath()
     else:
         every = np.arange(own.num_classes) != BLANK
         classes = every if alphabet in (None, ALL) else classes_of(alphabet, own)
         if caseless:
             classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
-        decoder = AllowedPath.create(Automaton.of_length(classes, length))
-    if width is not None and isinstance(decoder, AllowedPath | CharsetPath):
+        automaton = Automaton.of_length(classes, length)
+        if shape is not None:
+            automaton = automaton.intersection(automaton_of(shape, own, ignore_case=caseless))
+        if not automaton.accepting.any():
+            raise ConfigError(
+                f"no text of these characters and of this length has the shape {shape!r}"
+            )
+        decoder = AllowedPath.create(automaton)
+    if lexicon is not None:
+        decoder = Lexicon.create(decoder, Words.create(lexicon, own, caseless, automaton), own)
+    elif width is not None and isinstance(decoder, AllowedPath | CharsetPath):
         decoder = Beam.create(decoder, width, language)
     return Caseless.create(decoder, own) if caseless else decoder
 
@@ -86,6 +105,8 @@ def _search(**options: Unpack[DecodingOptions]) -> tuple[int | None, Language | 
             f"a beam of {width} texts is not supported; choose 1 to {MAX_BEAM_WIDTH}, such as"
             f" {DEFAULT_BEAM_WIDTH}"
         )
+    if model is not None and options.get("lexicon") is not None:
+        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
     if model is None:
         return width, None
     if not 0 < weight < float("inf"):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from crnn_jax.decoding import Decoding
-from crnn_jax.decoding.viterbi import best_allowed, only_allowed, valid_steps
+from crnn_jax.decoding.forward import allowed_log_probability, text_log_probability
+from crnn_jax.decoding.viterbi import NEVER, best_allowed, only_allowed, valid_steps
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
 
@@ -23,8 +24,11 @@ class BestPath(struct.PyTreeNode):
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
         valid = valid_steps(logits, lengths)
-        best = jnp.where(valid, jax.nn.log_softmax(logits).max(-1), 0)
-        return Decoding(jnp.where(valid, jnp.argmax(logits, -1), BLANK), best.sum(-1))
+        log_probabilities = jax.nn.log_softmax(logits)
+        best = jnp.where(valid, log_probabilities.max(-1), 0).sum(-1)
+        path = jnp.where(valid, jnp.argmax(logits, -1), BLANK)
+        posterior = text_log_probability(log_probabilities, valid, path)
+        return Decoding(path, best, log_posterior=jnp.minimum(posterior, 0))
 
 
 class AllowedPath(struct.PyTreeNode):
@@ -53,7 +57,17 @@ class AllowedPath(struct.PyTreeNode):
         """See `Decoder`."""
         log_probabilities = jax.nn.log_softmax(only_allowed(self.following, logits))
         valid = valid_steps(logits, lengths)
-        return Decoding(*best_allowed(log_probabilities, valid, self.following, self.accepting))
+        path, best = best_allowed(log_probabilities, valid, self.following, self.accepting)
+        posterior = self.log_posterior(log_probabilities, valid, path)
+        return Decoding(path, best, log_posterior=jnp.where(best > NEVER, posterior, NEVER))
+
+    def log_posterior(
+        self, log_probabilities: jax.Array, valid: jax.Array, path: jax.Array
+    ) -> jax.Array:
+        """Returns the log probability (B,) of the texts of paths among all allowed ones."""
+        text = text_log_probability(log_probabilities, valid, path)
+        every = allowed_log_probability(log_probabilities, valid, self.following, self.accepting)
+        return _log_share(text, every)
 
 
 class CharsetPath(struct.PyTreeNode):
@@ -94,7 +108,10 @@ class CharsetPath(struct.PyTreeNode):
         paths, evidence, scores = self._of_sets(logits, lengths)
         chosen = self._chosen(evidence)
         images = jnp.arange(logits.shape[0])
-        return Decoding(paths[chosen, images], scores[chosen, images])
+        path, score = paths[chosen, images], scores[chosen, images]
+        valid, log_probabilities = valid_steps(logits, lengths), jax.nn.log_softmax(logits)
+        posterior = self.log_posterior(log_probabilities, valid, path)
+        return Decoding(path, score, log_posterior=jnp.where(score > NEVER, posterior, NEVER))
 
     def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns how well each set explains each image, (S, B), as a logarithm."""
@@ -117,12 +134,41 @@ class CharsetPath(struct.PyTreeNode):
 
         def of_set(following: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             path, score = best_allowed(log_probabilities, valid, following, self.accepting)
-            before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
-            count = ((path != BLANK) & (path != before)).sum(-1)
             size = (following >= 0).any(0).sum()
             ratio = jnp.log(logits.shape[-1] - 1) - jnp.log(size)
-            evidence = score + SIZE_WEIGHT * count * ratio
+            evidence = score + SIZE_WEIGHT * _lengths(path) * ratio
             of_others = jax.nn.logsumexp(only_allowed(following, log_probabilities), -1)
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
         return jax.vmap(of_set)(self.following)
+
+    def log_posterior(
+        self, log_probabilities: jax.Array, valid: jax.Array, path: jax.Array
+    ) -> jax.Array:
+        """Returns the log probability (B,) of the text of each path by Bayes' rule.
+
+        It is the sum over all sets that have its characters, divided by that of all texts. The text
+        must be allowed.
+        """
+        classes = log_probabilities.shape[-1]
+        allowed = (self.following >= 0).any(1).at[:, BLANK].set(True)  # (S, K)
+        log_weights = SIZE_WEIGHT * (jnp.log(classes - 1) - jnp.log(allowed.sum(1) - 1))
+        fits = allowed[:, path].all(-1)  # (S, B)
+        prior = self.log_priors[:, None] + log_weights[:, None] * _lengths(path)[None]
+        text = text_log_probability(log_probabilities, valid, path)
+        own = text + jax.nn.logsumexp(jnp.where(fits, prior, NEVER), 0)
+        every = jax.vmap(allowed_log_probability, in_axes=(None, None, 0, None, 0))(
+            log_probabilities, valid, self.following, self.accepting, log_weights
+        )
+        return _log_share(own, jax.nn.logsumexp(every + self.log_priors[:, None], 0))
+
+
+def _lengths(path: jax.Array) -> jax.Array:
+    """The number of characters (B,) of paths (B, T)."""
+    before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
+    return ((path != BLANK) & (path != before)).sum(-1)
+
+
+def _log_share(own: jax.Array, every: jax.Array) -> jax.Array:
+    """The logarithm of a share, which rounding does not raise above 0; -inf of nothing."""
+    return jnp.where(every > NEVER, jnp.minimum(own - every, 0), NEVER)

@@ -68,6 +68,8 @@ class Recognizer:
         *,
         alphabet: str | None = None,
         length: Length | None = None,
+        shape: str | None = None,
+        lexicon: Sequence[str] | None = None,
         caseless: bool = False,
         beam_width: int | None = None,
         language_model: LanguageModel | None = None,
@@ -86,17 +88,22 @@ class Recognizer:
             `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
             the pretrained model captcha decides for each image which set its characters are of.
           length: the number of characters, or the least and the most of them.
+          shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With caseless,
+            its letters stand for both cases.
+          lexicon: the words that may occur, the most likely first. Of many words those are compared
+            that are the nearest to what would be read without them.
           caseless: read in lower case; the probabilities of both cases of a character are added.
+            Words of a lexicon are read as they are written there.
           beam_width: read with a beam search that follows so many texts, such as 10. It adds up the
             alignments of each text, and finds alternatives. By default the most likely alignment is
-            read.
+            read. With a lexicon there is no beam: its words are the alternatives.
           language_model: how likely texts are in a language. The beam is then 10 wide by default.
           language_weight: how much the language model counts.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: the model cannot read one of the characters, or the length or the beam
-            width is not supported.
+          ConfigError: the model cannot read one of the characters, or the length, the shape, the
+            lexicon, the beam width or the weight cannot be used.
 
         Example:
           >>> Recognizer.load("runs/captcha")
@@ -107,6 +114,8 @@ class Recognizer:
             trained,
             alphabet=alphabet,
             length=length,
+            shape=shape,
+            lexicon=lexicon,
             caseless=caseless,
             beam_width=beam_width,
             language_model=language_model,
@@ -244,7 +253,8 @@ class Recognizer:
         logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
         decoding = decode(self._decoder, logits, lengths)
         texts = self.model.alphabet.decode_batch(decoding.path, lengths)
-        confidences = np.exp(decoding.log_probability).tolist()
+        probabilities = np.exp(np.asarray(decoding.log_share, float))
+        confidences = self.model.calibration.confidence(probabilities).tolist()
         alternatives = Alternative.of_batch(decoding, self.model.alphabet)
         return list(map(Recognition, texts[: len(images)], confidences, alternatives))
 

@@ -42,10 +42,11 @@ class Recognition:
 
     Attributes:
       text: the text.
-      confidence: the probability of the CTC path that was read, 0 to 1, among the paths of the
-        characters that were allowed. It is that of the whole text, so it falls with its length.
+      confidence: how likely it is that the whole text is right, 0 to 1. It is the probability of
+        the text among all texts that are allowed, and calibrated on images whose labels are known;
+        see `TrainedModel.calibration`.
       alternatives: the most likely texts, the best first, beginning with `text`; empty unless a
-        beam width was asked for.
+        beam width or a lexicon was asked for. Their probabilities are not calibrated.
     """
 
     text: str

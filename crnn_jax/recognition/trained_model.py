@@ -16,6 +16,7 @@ from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint
 from crnn_jax.models.budget import check_budget
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.pretrained import (
     PRETRAINED_DIR,
     find_model,
@@ -47,6 +48,7 @@ class TrainedModel:
       config: the config that it was trained with; empty for a pretrained model.
       charsets: the sets of characters that its texts are likely to be of, and the logarithm of how
         likely each is; empty if nothing is known. See `decoding.CharsetPath`.
+      calibration: how likely texts of a probability are right; unchanged if nothing is known.
       name: the folder that it comes from, or the name of a pretrained model.
     """
 
@@ -58,6 +60,7 @@ class TrainedModel:
     description: Mapping[str, Any]
     config: Mapping[str, Any]
     charsets: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
     name: str = "model"
 
     @property
@@ -151,6 +154,7 @@ class TrainedModel:
             description=described,
             config=manifest["config"],
             charsets=manifest.get("charsets", {}),
+            calibration=Calibration.from_dict(manifest.get("calibration")),
             name=name,
         )
 

@@ -96,6 +96,17 @@ class Position(Struct):
     seed: _Natural
 
 
+# A later version may have further weights, without which these mean something else.
+class Calibration(Struct, forbid_unknown_fields=True):
+    """`recognition.calibration.Calibration.to_dict`."""
+
+    intercept: Annotated[float, Meta(ge=-20, le=20)]
+    slope: Annotated[float, Meta(gt=0, le=20)]
+    min_confidence: _Share | None
+    images: _Natural
+    right: _Natural
+
+
 class Manifest(Struct, kw_only=True):
     """What checkpoints and pretrained models have in common: all that inference needs."""
 
@@ -103,6 +114,7 @@ class Manifest(Struct, kw_only=True):
     model: Model
     preprocessing: Preprocessing
     versions: dict[_Name, str] = {}
+    calibration: Calibration | None = None
 
 
 class Checkpoint(Manifest, kw_only=True):
