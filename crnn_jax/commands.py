@@ -102,7 +102,7 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
 
 
 def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
-    """Defines the flags of `DecodingOptions`: what is known of the texts.
+    """Defines the flags of `DecodingOptions`: what is known of the texts, and how to read them.
 
     Returns:
       A function that returns their values. It raises ConfigError if one of them cannot be used.
@@ -132,9 +132,24 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     caseless = flags.DEFINE_bool(
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
+    beam = flags.DEFINE_integer(
+        "beam",
+        None,
+        "Reads with a beam search that follows so many texts, such as 10.",
+        flag_values=values,
+    )
+    language_model = flags.DEFINE_string(
+        "language_model",
+        None,
+        "An ARPA file of a language of characters; crnn-jax language-model writes one.",
+        flag_values=values,
+    )
+    language_weight = flags.DEFINE_float(
+        "language_weight", 0.5, "How much the language model counts.", flag_values=values
+    )
 
     def options() -> "DecodingOptions":
-        from crnn_jax.recognition.word_files import read_words
+        from crnn_jax.recognition.word_files import read_language_model, read_words
         from crnn_jax.text.constraints import parse_length
 
         return {
@@ -143,6 +158,11 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "shape": shape.value,
             "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
+            "beam_width": beam.value,
+            "language_model": read_language_model(words)
+            if (words := language_model.value)
+            else None,
+            "language_weight": language_weight.value,
         }
 
     return options

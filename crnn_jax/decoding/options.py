@@ -6,28 +6,50 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from crnn_jax.decoding import Decoder
+from crnn_jax.decoding.beam import Beam, Language
 from crnn_jax.decoding.caseless import Caseless, lower_case
 from crnn_jax.decoding.lexicon import Lexicon, Words
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
+from crnn_jax.text.language_model import LanguageModel
+from crnn_jax.text.ngrams import NGrams
 from crnn_jax.text.shapes import automaton_of
 
 ALL = "all"  # the name of all characters that a model knows
 
+MAX_BEAM_WIDTH = 256
+"""The widest beam that can be asked for. Time and memory grow with its square."""
+
+DEFAULT_BEAM_WIDTH = 10
+DEFAULT_LANGUAGE_WEIGHT = 0.5
+
 
 class DecodingOptions(TypedDict, total=False):
-    """How a model reads: what is known of the texts before they are read.
+    """What is known of the texts, and how they are read.
+
+    What is known helps: no other texts are read.
 
     Attributes:
-      alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None, the default: one of the model's sets if it has any and there is no shape, else all
-        characters.
+      alphabet: the characters that occur, such as "0123456789", or one of the names in
+        `text.constraints.CHARSETS`, such as "digits". "all" are all characters that the model
+        knows. By default the pretrained model captcha decides for each image which set its
+        characters are of, unless a shape is given; other models read all characters.
       length: the number of characters, or the least and the most of them.
-      shape: a regular expression of the whole text, see `text.shapes`.
-      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
-      caseless: whether to read in lower case; both cases of a letter then count as one.
+      shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With `caseless`,
+        its letters stand for both cases. See `text.shapes`.
+      lexicon: the words that may occur, the most likely first. Of many words those are compared
+        that are the nearest to what would be read without them. See `decoding.lexicon`.
+      caseless: read in lower case; the probabilities of both cases of a character are added. Words
+        of a lexicon are read as they are written there.
+      beam_width: the number of texts that a beam search follows, such as 10. It adds up the
+        alignments of each text, and finds alternatives. By default the most likely alignment is
+        read, or with a language model a beam of 10. With a lexicon there is no beam: its words are
+        the alternatives.
+      language_model: how likely the texts are in a language, see
+        `recognition.word_files.read_language_model`.
+      language_weight: how much the language model counts; 0.5 by default.
     """
 
     alphabet: str | None
@@ -35,6 +57,9 @@ class DecodingOptions(TypedDict, total=False):
     shape: str | None
     lexicon: Sequence[str] | None
     caseless: bool
+    beam_width: int | None
+    language_model: NGrams | None
+    language_weight: float
 
 
 def make_decoder(
@@ -48,15 +73,17 @@ def make_decoder(
       options: see `DecodingOptions`.
 
     Raises:
-      ConfigError: the model lacks a character, or the length or the shape is not supported.
+      ConfigError: the model lacks a character, or a length, a beam width or a weight is not
+        supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
     shape, lexicon = options.get("shape"), options.get("lexicon")
     caseless = options.get("caseless", False)
+    width, language = _search(own, **options)
     automaton = None
     if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
-    elif alphabet in (None, ALL) and length is None and shape is None:
+    elif alphabet in (None, ALL) and length is None and shape is None and width is None:
         decoder = BestPath()
     else:
         every = np.arange(own.num_classes) != BLANK
@@ -73,4 +100,30 @@ def make_decoder(
         decoder = AllowedPath.create(automaton)
     if lexicon is not None:
         decoder = Lexicon.create(decoder, Words.create(lexicon, own, caseless, automaton), own)
+    elif width is not None and isinstance(decoder, AllowedPath | CharsetPath):
+        decoder = Beam.create(decoder, width, language)
     return Caseless.create(decoder, own) if caseless else decoder
+
+
+def _search(
+    own: Alphabet, **options: Unpack[DecodingOptions]
+) -> tuple[int | None, Language | None]:
+    """The beam's width, None for no beam, and the language model."""
+    width, model = options.get("beam_width"), options.get("language_model")
+    weight = options.get("language_weight", DEFAULT_LANGUAGE_WEIGHT)
+    if width is not None and not 1 <= width <= MAX_BEAM_WIDTH:
+        raise ConfigError(
+            f"a beam of {width} texts is not supported; choose 1 to {MAX_BEAM_WIDTH}, such as"
+            f" {DEFAULT_BEAM_WIDTH}"
+        )
+    if model is not None and options.get("lexicon") is not None:
+        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
+    if model is None:
+        return width, None
+    if not 0 < weight < float("inf"):
+        raise ConfigError(
+            f"a language model cannot have the weight {weight}; choose a number above 0, such as"
+            f" {DEFAULT_LANGUAGE_WEIGHT}"
+        )
+    language = Language.create(LanguageModel.create(model, own), weight)
+    return DEFAULT_BEAM_WIDTH if width is None else width, language

@@ -49,6 +49,10 @@ class AllowedPath(struct.PyTreeNode):
         """The decoder of an automaton."""
         return cls(jnp.asarray(automaton.following), jnp.asarray(automaton.accepting))
 
+    def automata(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns the automaton of all images, (Q, K)."""
+        return self.following
+
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
         log_probabilities = jax.nn.log_softmax(only_allowed(self.following, logits))
@@ -103,7 +107,7 @@ class CharsetPath(struct.PyTreeNode):
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
         paths, evidence, scores = self._of_sets(logits, lengths)
-        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
+        chosen = self._chosen(evidence)
         images = jnp.arange(logits.shape[0])
         path, score = paths[chosen, images], scores[chosen, images]
         valid, log_probabilities = valid_steps(logits, lengths), jax.nn.log_softmax(logits)
@@ -115,6 +119,14 @@ class CharsetPath(struct.PyTreeNode):
     def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns how well each set explains each image, (S, B), as a logarithm."""
         return self._of_sets(logits, lengths)[1]
+
+    def automata(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns the automaton of each image's set, (B, Q, K)."""
+        return self.following[self._chosen(self.evidence(logits, lengths))]
+
+    def _chosen(self, evidence: jax.Array) -> jax.Array:
+        """The set of each image, (B,)."""
+        return jnp.argmax(evidence + self.log_priors[:, None], 0)
 
     def _of_sets(
         self, logits: jax.Array, lengths: jax.Array

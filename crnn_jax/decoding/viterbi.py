@@ -85,9 +85,10 @@ def best_completions(
             mode="fill", fill_value=NEVER
         )
         # The best class after another one: the best of all, or the second best if it is the same.
-        best, place = jax.lax.top_k(begins, 2)
-        is_same = place[:, :1] == last
-        other, other_class = (jnp.where(is_same, two[:, 1:], two[:, :1]) for two in (best, place))
+        best, place = _largest(begins)
+        second, second_place = _largest(jnp.where(place == last, NEVER, begins))
+        other = jnp.where(place == last, second, best)
+        other_class = jnp.where(place == last, second_place, place)
         blank = stays[:, BLANK, None]
         found = jnp.maximum(jnp.maximum(stays, blank), other)
         first = jnp.where(found == stays, last, jnp.where(found == blank, BLANK, other_class))
@@ -115,3 +116,13 @@ def _best_path(
     _, path = jax.lax.scan(step, (jnp.int32(0), jnp.int32(BLANK)), first)
     score = scores[0, 0, BLANK]
     return jnp.where(score > NEVER, path, BLANK), score
+
+
+def _largest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest values of the rows, (Q, 1), and their first places.
+
+    On a CPU, XLA sorts for `top_k` of more than two dimensions, and has slow loops for `argmax`.
+    """
+    largest = values.max(-1, keepdims=True)
+    places = jnp.where(values == largest, jnp.arange(values.shape[-1])[None, :], values.shape[-1])
+    return largest, places.min(-1, keepdims=True)

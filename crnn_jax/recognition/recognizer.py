@@ -24,9 +24,8 @@ from crnn_jax.recognition.preparing import (
     prepare_groups,
     prepare_image,
 )
-from crnn_jax.recognition.results import Explanation, Recognition
+from crnn_jax.recognition.results import Alternative, Explanation, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
-from crnn_jax.text.constraints import Length
 
 # Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
 # processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
@@ -64,12 +63,7 @@ class Recognizer:
         cls,
         model: str | os.PathLike[str] | None = None,
         step: int = BEST,
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        shape: str | None = None,
-        lexicon: Sequence[str] | None = None,
-        caseless: bool = False,
+        **options: Unpack[DecodingOptions],
     ) -> Self:
         """Loads a trained model.
 
@@ -80,35 +74,21 @@ class Recognizer:
         Args:
           model: a workdir, or the name of a pretrained model; `captcha` by default.
           step: the checkpoint to load; by default the one with the best validation metrics.
-          alphabet: the characters that occur, such as "0123456789", or one of the names in
-            `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
-            the pretrained model captcha decides for each image which set its characters are of.
-          length: the number of characters, or the least and the most of them.
-          shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With caseless,
-            its letters stand for both cases.
-          lexicon: the words that may occur, the most likely first. Of many words those are compared
-            that are the nearest to what would be read without them.
-          caseless: read in lower case; the probabilities of both cases of a character are added.
-            Words of a lexicon are read as they are written there.
+          options: what is known of the texts, and how to read them; see
+            `crnn_jax.decoding.options.DecodingOptions`.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: the model cannot read one of the characters, or the length, the shape or
-            the lexicon cannot be used.
+          ConfigError: the model cannot read one of the characters, or the length, the shape, the
+            lexicon, the beam width or the weight cannot be used.
 
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
+          >>> Recognizer.load(alphabet="digits", length=(4, 6))
+          Recognizer(captcha, step 9804, 62 characters)
         """
-        trained = TrainedModel.load(model, step)
-        return cls(
-            trained,
-            alphabet=alphabet,
-            length=length,
-            shape=shape,
-            lexicon=lexicon,
-            caseless=caseless,
-        )
+        return cls(TrainedModel.load(model, step), **options)
 
     def __repr__(self) -> str:
         model = self.model
@@ -275,6 +255,7 @@ class Recognizer:
         paths, steps = np.asarray(decoding.path), np.asarray(decoding.step_probabilities)
         probabilities = np.exp(np.asarray(decoding.log_share, float))
         confidences = self.model.calibration.confidence(probabilities).tolist()
+        alternatives = Alternative.of_batch(decoding, self.model.alphabet)
         for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
             characters = find_characters(
                 paths[row, :length],
@@ -285,7 +266,7 @@ class Recognizer:
                 self.model.space_to_depth,
             )
             text = "".join(character.text for character in characters)
-            yield Recognition(text, confidences[row], characters)
+            yield Recognition(text, confidences[row], characters, alternatives[row])
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways

@@ -140,6 +140,11 @@ class Alphabet:
         """
         return np.array([self._index.get(character, -1) for character in text], np.int32)
 
+    def spell(self, labels: ArrayLike) -> list[str]:
+        """Returns the texts of labels `(N, L)`, which are classes padded with blanks."""
+        rows = np.asarray(labels).tolist()
+        return ["".join([self.characters[k - 1] for k in row if k != BLANK]) for row in rows]
+
     def decode(self, indices: ArrayLike) -> str:
         """Collapses the CTC path `indices` `(T,)`: merge repeats, then drop blanks.
 
