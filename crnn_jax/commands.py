@@ -138,9 +138,18 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
         "Reads with a beam search that follows so many texts, such as 10.",
         flag_values=values,
     )
+    language_model = flags.DEFINE_string(
+        "language_model",
+        None,
+        "A language model of characters, an ARPA file. The beam is then 10 wide by default.",
+        flag_values=values,
+    )
+    language_weight = flags.DEFINE_float(
+        "language_weight", 0.5, "How much the language model counts.", flag_values=values
+    )
 
     def options() -> "DecodingOptions":
-        from crnn_jax.recognition.word_files import read_words
+        from crnn_jax.recognition.word_files import read_language_model, read_words
         from crnn_jax.text.constraints import parse_length
 
         return {
@@ -150,6 +159,8 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
             "beam_width": beam.value,
+            "language_model": language_model.value and read_language_model(language_model.value),
+            "language_weight": language_weight.value,
         }
 
     return options
@@ -274,9 +285,10 @@ def _prepare_process() -> None:
     enable_compilation_cache()
     repair_compilation_cache()
     set_cpu_flags()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Independent of the system's encoding. File names that are not UTF-8 are not changed.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            # Independent of the system's encoding. File names that are not UTF-8 are not changed.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _help(values: flags.FlagValues, description: str) -> str:

@@ -25,6 +25,7 @@ from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.constraints import Automaton, classes_of
 from crnn_jax.text.language_model import LanguageModel
+from crnn_jax.text.ngrams import NGrams
 
 ALPHABET = Alphabet("1aA")
 CLASSES = ALPHABET.num_classes
@@ -270,9 +271,17 @@ def test_a_set_is_chosen_before_the_beam_runs() -> None:
     assert seen == {"digits", "letters"}
 
 
-def test_a_language_model_brings_a_beam_along() -> None:
-    decoder = make_decoder(ALPHABET, {}, language_model=language_model(1), language_weight=2.0)
+def test_a_language_model_decides_between_texts_that_look_alike() -> None:
+    """An even chance for a and A after a 1: the language has `1A` alone."""
+    ngrams = NGrams.train({"1A": 1.0}, order=2)
+    decoder = make_decoder(ALPHABET, {}, language_model=ngrams)
     assert isinstance(decoder, Beam) and decoder.width == 10
+    logits = np.full((IMAGES, STEPS, CLASSES), -9, np.float32)
+    logits[:, [0, 1, 2, 3], [1, 0, 2, 0]] = 0
+    logits[:, 2, 3] = -0.1  # a is a little more likely
+    assert ALPHABET.decode(decode(decoder, logits, [STEPS] * IMAGES).path[0]) == "1A"
+    plain = make_decoder(ALPHABET, {}, beam_width=10)
+    assert ALPHABET.decode(decode(plain, logits, [STEPS] * IMAGES).path[0]) == "1a"
 
 
 @pytest.mark.parametrize(
@@ -281,8 +290,12 @@ def test_a_language_model_brings_a_beam_along() -> None:
         ({"beam_width": 0}, "a beam of 0 texts is not supported; choose 1 to 256"),
         ({"beam_width": 257}, "a beam of 257 texts is not supported"),
         (
-            {"language_model": language_model(1), "language_weight": 0.0},
+            {"language_model": NGrams.train({"a": 1.0}, 1), "language_weight": 0.0},
             "cannot have the weight 0.0; choose a number above 0",
+        ),
+        (
+            {"language_model": NGrams.train({"a": 1.0}, 1), "lexicon": ["a"]},
+            "a lexicon and a language model do not go together",
         ),
     ],
 )

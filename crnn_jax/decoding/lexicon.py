@@ -13,7 +13,7 @@ from flax import struct
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.decoding.alignment import align
 from crnn_jax.decoding.caseless import lower_case
 from crnn_jax.decoding.viterbi import NEVER, end_with_blanks, valid_steps
@@ -69,7 +69,8 @@ class Words:
         Raises:
           ConfigError: no word is left.
         """
-        lower, found, count = lower_case(alphabet), {}, 0
+        lower, count = lower_case(alphabet), 0
+        found: dict[tuple[int, ...], np.ndarray] = {}
         for count, word in enumerate(words, 1):  # noqa: B007  # it is used below
             text = alphabet.normalize(word)
             label = own = alphabet.classes(text)
@@ -108,7 +109,7 @@ class Words:
         far = np.flatnonzero(distances.min(1) > DISTANCE)
         keys = distances.astype(np.int64)
         if len(far):
-            keys[far] = measure([texts[place] for place in far], dtype=np.int32)
+            keys[far] = measure([texts[place] for place in far.tolist()], dtype=np.int32)
         keys = keys * len(self.texts) + np.arange(len(self.texts))
         return np.argpartition(keys, count - 1)[:, :count]
 
@@ -177,7 +178,7 @@ class OwnLexicons(struct.PyTreeNode):
         """The decoder of a batch; for `caseless`, see `Words`. Sizes are multiples of 8."""
         found = [Words.create(words, alphabet, caseless) for words in lexicons]
         count, longest = np.max([words.labels.shape for words in found], 0)
-        shape = len(found), -(-count // 8) * 8, -(-longest // 8) * 8
+        shape = len(found), -(-int(count) // 8) * 8, -(-int(longest) // 8) * 8
         labels, spelling = np.full(shape, BLANK, np.int32), np.full(shape, BLANK, np.int32)
         for place, words in enumerate(found):
             count, length = words.labels.shape
@@ -210,9 +211,11 @@ def most_likely(
     before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
     character = jnp.cumsum((path != BLANK) & (path != before), -1) - 1
     spelled = jnp.take_along_axis(spelling[:, 0], jnp.maximum(character, 0), 1)
+    # The probabilities are those of what was scored, which may be spelled in another case.
+    decoding = with_step_probabilities(Decoding(path, scores[:, 0]), logits)
     path = jnp.where(path == BLANK, BLANK, spelled)
     spelling = jnp.where(scores[:, :, None] > NEVER, spelling, BLANK)
-    return Decoding(path, scores[:, 0], spelling, scores)
+    return decoding.replace(path=path, labels=spelling, label_log_probabilities=scores)
 
 
 def label_log_probabilities(

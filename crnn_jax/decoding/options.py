@@ -14,15 +14,19 @@ from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
 from crnn_jax.text.language_model import LanguageModel
+from crnn_jax.text.ngrams import NGrams
 from crnn_jax.text.shapes import automaton_of
 
 ALL = "all"  # the name of all characters that a model knows
 
 MAX_BEAM_WIDTH = 256
-"""The widest beam that can be asked for. Time and memory grow with its square."""
+"""The widest beam that can be asked for. The time that it takes grows with its square."""
 
-DEFAULT_BEAM_WIDTH = 10
-DEFAULT_LANGUAGE_WEIGHT = 0.5
+BEAM_WIDTH = 10
+"""That of a beam if there must be one."""
+
+LANGUAGE_WEIGHT = 0.5
+"""How much a language model counts by default."""
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -39,8 +43,9 @@ class DecodingOptions(TypedDict, total=False):
       beam_width: the number of texts that a beam search follows; it finds alternatives. None, the
         default: the most likely path is read, or with a language model a beam of 10. With a lexicon
         there is no beam: its words are the alternatives.
-      language_model: how likely the texts are in a language, over the model's classes.
-      language_weight: how much it counts; 0.5 by default.
+      language_model: how likely texts are in a language.
+      language_weight: how much that counts: the logarithm of the probability of a text in the
+        language is multiplied by it and added. 0.5 by default.
     """
 
     alphabet: str | None
@@ -49,7 +54,7 @@ class DecodingOptions(TypedDict, total=False):
     lexicon: Sequence[str] | None
     caseless: bool
     beam_width: int | None
-    language_model: LanguageModel | None
+    language_model: NGrams | None
     language_weight: float
 
 
@@ -70,7 +75,7 @@ def make_decoder(
     alphabet, length = options.get("alphabet"), options.get("length")
     shape, lexicon = options.get("shape"), options.get("lexicon")
     caseless = options.get("caseless", False)
-    width, language = _search(**options)
+    width, language = _search(own, **options)
     automaton = None
     if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
@@ -96,22 +101,25 @@ def make_decoder(
     return Caseless.create(decoder, own) if caseless else decoder
 
 
-def _search(**options: Unpack[DecodingOptions]) -> tuple[int | None, Language | None]:
+def _search(
+    own: Alphabet, **options: Unpack[DecodingOptions]
+) -> tuple[int | None, Language | None]:
     """The beam's width, None for no beam, and the language model."""
-    width, model = options.get("beam_width"), options.get("language_model")
-    weight = options.get("language_weight", DEFAULT_LANGUAGE_WEIGHT)
+    width, ngrams = options.get("beam_width"), options.get("language_model")
+    weight = options.get("language_weight", LANGUAGE_WEIGHT)
     if width is not None and not 1 <= width <= MAX_BEAM_WIDTH:
         raise ConfigError(
             f"a beam of {width} texts is not supported; choose 1 to {MAX_BEAM_WIDTH}, such as"
-            f" {DEFAULT_BEAM_WIDTH}"
+            f" {BEAM_WIDTH}"
         )
-    if model is not None and options.get("lexicon") is not None:
-        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
-    if model is None:
+    if ngrams is None:
         return width, None
+    if options.get("lexicon") is not None:
+        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
     if not 0 < weight < float("inf"):
         raise ConfigError(
             f"a language model cannot have the weight {weight}; choose a number above 0, such as"
-            f" {DEFAULT_LANGUAGE_WEIGHT}"
+            f" {LANGUAGE_WEIGHT}"
         )
-    return DEFAULT_BEAM_WIDTH if width is None else width, Language.create(model, weight)
+    language = Language.create(LanguageModel.create(ngrams, own), weight)
+    return BEAM_WIDTH if width is None else width, language

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from crnn_jax.decoding import Decoding
+from crnn_jax.decoding import Decoding, with_step_probabilities
 from crnn_jax.decoding.forward import allowed_log_probability, text_log_probability
 from crnn_jax.decoding.viterbi import NEVER, best_allowed, only_allowed, valid_steps
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -59,7 +59,8 @@ class AllowedPath(struct.PyTreeNode):
         valid = valid_steps(logits, lengths)
         path, best = best_allowed(log_probabilities, valid, self.following, self.accepting)
         posterior = self.log_posterior(log_probabilities, valid, path)
-        return Decoding(path, best, log_posterior=jnp.where(best > NEVER, posterior, NEVER))
+        decoding = Decoding(path, best, log_posterior=jnp.where(best > NEVER, posterior, NEVER))
+        return with_step_probabilities(decoding, log_probabilities)
 
     def log_posterior(
         self, log_probabilities: jax.Array, valid: jax.Array, path: jax.Array
@@ -111,7 +112,9 @@ class CharsetPath(struct.PyTreeNode):
         path, score = paths[chosen, images], scores[chosen, images]
         valid, log_probabilities = valid_steps(logits, lengths), jax.nn.log_softmax(logits)
         posterior = self.log_posterior(log_probabilities, valid, path)
-        return Decoding(path, score, log_posterior=jnp.where(score > NEVER, posterior, NEVER))
+        decoding = Decoding(path, score, log_posterior=jnp.where(score > NEVER, posterior, NEVER))
+        allowed = jax.vmap(only_allowed)(self.following[chosen], logits)
+        return with_step_probabilities(decoding, allowed)
 
     def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns how well each set explains each image, (S, B), as a logarithm."""

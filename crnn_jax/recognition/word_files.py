@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from crnn_jax.errors import ConfigError
 from crnn_jax.files import open_file
+from crnn_jax.text.ngrams import NGrams
 
 MAX_BYTES = 2**28
 """The largest file."""
@@ -22,7 +23,7 @@ def read_words(path: str | os.PathLike[str]) -> dict[str, float]:
       ConfigError: the file cannot be read, has no word, or a count is no positive number.
     """
     words: dict[str, float] = {}
-    for place, line in enumerate(read_lines(path), 1):
+    for place, line in enumerate(_read_lines(path), 1):
         word, tab, count = line.partition("\t")
         word = unicodedata.normalize("NFC", word.strip())
         try:
@@ -41,7 +42,19 @@ def read_words(path: str | os.PathLike[str]) -> dict[str, float]:
     return words
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+def read_language_model(path: str | os.PathLike[str]) -> NGrams:
+    """Reads a language model of characters, in the ARPA format.
+
+    Raises:
+      ConfigError: the file cannot be read, or is no such model.
+    """
+    try:
+        return NGrams.from_arpa(_read_lines(path))
+    except ConfigError as error:
+        raise ConfigError(f"{os.fspath(path)!r}: {error}") from error
+
+
+def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the lines of a UTF-8 file, without their ends.
 
     Raises:

@@ -72,7 +72,7 @@ def automaton_of(shape: str, alphabet: Alphabet, ignore_case: bool = False) -> A
     for own, character in enumerate(alphabet.characters, BLANK + 1):
         symbol = machine.alphabet[character]
         for state, targets in machine.map.items():
-            if symbol in targets:
+            if symbol is not None and symbol in targets:
                 following[number[state], own] = number[targets[symbol]]
     automaton = Automaton(following, np.array([state in machine.finals for state in order]))
     automaton = automaton.minimal()
