@@ -1,6 +1,6 @@
 """Reads images with a trained model.
 
-    crnn-jax predict --model runs/captcha INPUT...
+    python -m crnn_jax.predict --model runs/captcha INPUT...
 
 An INPUT is an image file, a folder (the images in it and in its folders), a pattern in quotes such
 as 'images/**/*.png', or -, which reads paths from standard input, one on each line. No config is
@@ -25,7 +25,7 @@ likely texts. For one image it may be a file, such as --draw out.png.
 
 What is known of the texts helps to read them, such as --alphabet digits --length 5.
 
-`python -m crnn_jax.predict` does the same.
+`crnn-jax predict` does the same.
 """
 
 import contextlib

@@ -90,7 +90,7 @@ def found(*arguments: str | Path) -> tuple[list[str], list[str]]:
     return paths, list(map(str, errors))
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 50_000])
+@pytest.mark.parametrize("block", [1, 2, 3, 100_000])
 def test_a_folder_is_read_in_the_order_of_names(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +223,7 @@ class Forgetful(list[str]):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names and FIFOs of POSIX")
-def test_one_line_for_each_image(
+def test_predict_prints_one_line_for_each_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever is in its name or in its text; files that are no plain files are named."""
@@ -336,7 +336,7 @@ def test_resuming_reads_what_is_not_written_yet(
     data = whole.read_bytes()
     lines = data.splitlines(keepends=True)
     assert len(lines) == len(images) - 1 + (form == "csv")
-    for end in (0, 9, *range(len(data) - sum(map(len, lines[-2:])) - 1, len(data) + 1)):
+    for end in (0, len(lines[0]), *range(len(data) - sum(map(len, lines[-2:])) - 1, len(data) + 1)):
         output.write_bytes(data[:end])
         stub.taken.clear()
         assert run(f"--output={output}", "--resume", tmp_path / "images") == 1
@@ -362,6 +362,7 @@ def test_results_are_not_written_over_or_mixed(stub: Stub, tmp_path: Path) -> No
         ("b.tsv", "my notes\n", ["--resume"], r"b\.tsv:1: this is no result as tsv; choose"),
         ("c.csv", "a,b\n", ["--resume"], r"c\.csv:1: this is no result as csv"),
         ("d.csv", 'path,text,confidence\n"x\n', ["--resume"], r"d\.csv:2: this is no result"),
+        ("no_end.tsv", "a.png\ta\t0.2", ["--resume"], r"tsv:1: this is no result as tsv"),
         ("e.jsonl", "[1]\n", ["--resume"], r"e\.jsonl:1: this is no result as jsonl"),
         ("f.jsonl", "[" * 100_000 + "\n", ["--resume"], r"f\.jsonl:1: this is no result"),
         ("g.csv", "path,text,confidence,label\n", ["--resume"], r"label and are now path,text,con"),

@@ -15,7 +15,7 @@ STANDARD_INPUT = "-"
 
 Report = Callable[[DataError], None]
 
-_BLOCK = 50_000  # names that are sorted at a time, so that a folder may have any number of them
+_BLOCK = 100_000  # names that are sorted at a time, so that a folder may have any number of them
 _LONGEST = 1 << 16  # characters of a line that is a path; no system has longer ones
 
 

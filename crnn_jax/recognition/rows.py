@@ -119,11 +119,13 @@ class ResultFile:
         whole = 0
         with open_file(self._path, sys.maxsize) as file:
             for number, data in enumerate(file, 1):
-                if not data.endswith(b"\n"):
+                if not data.endswith(b"\n") and number > 1:
                     break
                 whole += len(data)
                 line = data[:-1].decode("utf-8", "surrogateescape")
                 try:
+                    if not data.endswith(b"\n"):
+                        raise ValueError("a file of one line without an end may be anything")
                     if self._form == "csv" and number == 1:
                         self.header = _checked_header(line)
                     else:
