@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import optax
 import pytest
 from PIL import Image, ImageSequence
 
