@@ -152,6 +152,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
         from crnn_jax.recognition.word_files import read_language_model, read_words
         from crnn_jax.text.constraints import parse_length
 
+        arpa = language_model.value
         return {
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
@@ -159,7 +160,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
             "beam_width": beam.value,
-            "language_model": language_model.value and read_language_model(language_model.value),
+            "language_model": None if arpa is None else read_language_model(arpa),
             "language_weight": language_weight.value,
         }
 
