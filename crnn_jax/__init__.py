@@ -24,15 +24,13 @@ from crnn_jax.errors import (
 if TYPE_CHECKING:
     from crnn_jax.recipes import get_config
     from crnn_jax.recognition.recognizer import Recognizer
-    from crnn_jax.recognition.results import Alternative, Character, Recognition
+    from crnn_jax.recognition.results import Recognition
     from crnn_jax.scoring import evaluate
     from crnn_jax.train import train_and_evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Alternative",
-    "Character",
     "CheckpointError",
     "ConfigError",
     "CrnnError",
@@ -48,8 +46,6 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Alternative": "crnn_jax.recognition.results",
-    "Character": "crnn_jax.recognition.results",
     "Recognition": "crnn_jax.recognition.results",
     "Recognizer": "crnn_jax.recognition.recognizer",
     "evaluate": "crnn_jax.scoring",

@@ -141,7 +141,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     language_model = flags.DEFINE_string(
         "language_model",
         None,
-        "An ARPA file of a language of characters; crnn-jax language-model writes one.",
+        "A language model of characters, an ARPA file. The beam is then 10 wide by default.",
         flag_values=values,
     )
     language_weight = flags.DEFINE_float(
@@ -152,6 +152,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
         from crnn_jax.recognition.word_files import read_language_model, read_words
         from crnn_jax.text.constraints import parse_length
 
+        arpa = language_model.value
         return {
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
@@ -159,9 +160,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
             "beam_width": beam.value,
-            "language_model": read_language_model(words)
-            if (words := language_model.value)
-            else None,
+            "language_model": None if arpa is None else read_language_model(arpa),
             "language_weight": language_weight.value,
         }
 

@@ -20,6 +20,9 @@ labels to the results, and prints how many texts are right on standard error.
 --draw FOLDER draws each image with its characters, their probabilities at each time step, and other
 likely texts. For one image it may be a file, such as --draw out.png.
 
+--top 3 adds the 3 most likely texts and their probabilities: as columns, or in JSON as
+`alternatives`.
+
 What is known of the texts helps to read them, such as --alphabet digits --length 5.
 
 `crnn-jax predict` does the same.
@@ -57,6 +60,13 @@ FORMAT = flags.DEFINE_enum(
     None,
     FORMATS,
     "How results are written; by default as the ending of --output says, or as tsv.",
+    flag_values=FLAGS,
+)
+TOP = flags.DEFINE_integer(
+    "top",
+    0,
+    "The number of likely texts to write for each image. The beam is as wide, and at least 10.",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 OUTPUT = flags.DEFINE_string(
@@ -99,11 +109,11 @@ def main(arguments: Sequence[str]) -> None:
     ending = Path(OUTPUT.value or "").suffix[1:]
     form = FORMAT.value or (ending if ending in FORMATS else FORMATS[0])
     with contextlib.ExitStack() as stack:
-        write = RowWriter(form, print_result)
+        write = RowWriter(form, print_result, top=TOP.value)
         if OUTPUT.value is not None:
             output = stack.enter_context(ResultFile(Path(OUTPUT.value), form, RESUME.value))
             paths = itertools.filterfalse(output.has, paths)
-            write = RowWriter(form, output.write, output.header)
+            write = RowWriter(form, output.write, output.header, TOP.value)
         # Without an image no model is loaded, which takes a second.
         if first := list(itertools.islice(paths, 1)):
             paths = itertools.chain(first, paths)
@@ -157,11 +167,15 @@ def _read(
     total: int | None,
 ) -> None:
     """Reads images with the model that the flags name; prints how many of the labels it read."""
+    from crnn_jax.decoding.options import BEAM_WIDTH
     from crnn_jax.recognition.progress import image_progress
     from crnn_jax.recognition.read_files import read_files
     from crnn_jax.recognition.recognizer import Recognizer
 
-    recognizer = Recognizer.load(MODEL.value, **DECODING())
+    options = DECODING()
+    if TOP.value:
+        options["beam_width"] = max(options.get("beam_width") or 0, BEAM_WIDTH, TOP.value)
+    recognizer = Recognizer.load(MODEL.value, **options)
     if DRAW.value is not None:
         write = _drawing_too(write, recognizer, Path(DRAW.value))
     # Results on a terminal are progress enough.

@@ -1,4 +1,4 @@
-"""Measures what is around the network: batches from image files, and text from logits."""
+"""Measures the pipeline in front of the network: batches from image files."""
 
 import os
 import random
@@ -7,9 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from timing import take_turns
-from workload import LETTERS, SEED, Workload
+from workload import LETTERS, SEED
 
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingBatches, TrainingPlan
@@ -80,16 +78,3 @@ def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
                 **peak_memory(),
             }
     return result
-
-
-def measure_decoding(workload: Workload, rounds: int) -> dict[str, float]:
-    """Measures greedy decoding, from logits on the host to text, in images per second."""
-    rng = np.random.default_rng(SEED)
-    count, steps = workload.batch_size, num_time_steps(workload.width)
-    logits = rng.normal(size=(count, steps, len(LETTERS) + 1)).astype(np.float32)
-    logits[..., 0] += rng.choice([0, 8], (count, steps), p=[0.3, 0.7])  # most time steps are blank
-    alphabet, lengths = Alphabet(LETTERS), np.full(count, steps)
-    timing = take_turns(
-        {"greedy": lambda: alphabet.decode_batch(logits.argmax(-1), lengths)}, rounds
-    )["greedy"]
-    return {"images_per_second": count / timing.median, "spread": timing.spread}

@@ -160,14 +160,18 @@ def test_a_wide_beam_finds_all_texts(automaton: Automaton, model: LanguageModel 
         check(decoding, image, length, expected, total)
 
 
-@pytest.mark.parametrize("width", [1, 6])
-def test_a_narrow_beam_keeps_the_same_texts_as_a_plain_one(width: int) -> None:
+@pytest.mark.parametrize(("width", "classes"), [(6, 13), (12, 3)])
+def test_a_narrow_beam_keeps_the_same_texts_as_a_plain_one(width: int, classes: int) -> None:
+    """Of the many classes only the likely ones are tried, and yet nothing is lost.
+
+    With few classes, prefixes leave the beam and come back while longer ones stay in it.
+    """
     rng = np.random.default_rng(2)
-    logits = random_logits(12, 2, classes=13, steps=18)
-    logits[6:, :, 0] += rng.choice([0, 8], (6, 18), p=[0.3, 0.7])  # peaky, as networks are
-    lengths = [18, 17, 9, 1] * 3
-    decoder = Beam.create(AllowedPath.create(Automaton.of_length(np.arange(13) > 0)), width)
-    assert decoder.classes == min(width + 1, 12)  # and yet nothing is lost
+    logits = random_logits(40, 2, classes=classes, steps=18)
+    logits[20:, :, 0] += rng.choice([0, 8], (20, 18), p=[0.3, 0.7])  # peaky, as networks are
+    lengths = [18, 18, 17, 9, 1] * 8
+    decoder = Beam.create(AllowedPath.create(Automaton.of_length(np.arange(classes) > 0)), width)
+    assert decoder.classes == min(width + 1, classes - 1)
     decoding = decode(decoder, logits, lengths)
     for image, length in enumerate(lengths):
         expected = plain_beam(log_softmax(logits[image, :length]).tolist(), width)
@@ -271,12 +275,17 @@ def test_a_set_is_chosen_before_the_beam_runs() -> None:
     assert seen == {"digits", "letters"}
 
 
-WORDS = NGrams.train({ALPHABET.characters: 1}, 2)
-
-
-def test_a_language_model_brings_a_beam_along() -> None:
-    decoder = make_decoder(ALPHABET, {}, language_model=WORDS, language_weight=2.0)
+def test_a_language_model_decides_between_texts_that_look_alike() -> None:
+    """An even chance for a and A after a 1: the language has `1A` alone."""
+    ngrams = NGrams.train({"1A": 1.0}, order=2)
+    decoder = make_decoder(ALPHABET, {}, language_model=ngrams)
     assert isinstance(decoder, Beam) and decoder.width == 10
+    logits = np.full((IMAGES, STEPS, CLASSES), -9, np.float32)
+    logits[:, [0, 1, 2, 3], [1, 0, 2, 0]] = 0
+    logits[:, 2, 3] = -0.1  # a is a little more likely
+    assert ALPHABET.decode(decode(decoder, logits, [STEPS] * IMAGES).path[0]) == "1A"
+    plain = make_decoder(ALPHABET, {}, beam_width=10)
+    assert ALPHABET.decode(decode(plain, logits, [STEPS] * IMAGES).path[0]) == "1a"
 
 
 @pytest.mark.parametrize(
@@ -285,8 +294,12 @@ def test_a_language_model_brings_a_beam_along() -> None:
         ({"beam_width": 0}, "a beam of 0 texts is not supported; choose 1 to 256"),
         ({"beam_width": 257}, "a beam of 257 texts is not supported"),
         (
-            {"language_model": WORDS, "language_weight": 0.0},
+            {"language_model": NGrams.train({"a": 1.0}, 1), "language_weight": 0.0},
             "cannot have the weight 0.0; choose a number above 0",
+        ),
+        (
+            {"language_model": NGrams.train({"a": 1.0}, 1), "lexicon": ["a"]},
+            "a lexicon and a language model do not go together",
         ),
     ],
 )

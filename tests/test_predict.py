@@ -24,7 +24,7 @@ from crnn_jax.errors import CrnnError, DataError
 from crnn_jax.recognition import image_files
 from crnn_jax.recognition.image_files import find_images
 from crnn_jax.recognition.recognizer import Recognizer
-from crnn_jax.recognition.results import Recognition
+from crnn_jax.recognition.results import Alternative, Recognition
 from crnn_jax.recognition.rows import header, to_line, to_row
 from crnn_jax.text.alphabet import Alphabet
 
@@ -271,6 +271,35 @@ def test_what_is_no_column_is_written_in_json_alone() -> None:
     assert to_line(row, "csv") == 'a.png,12,0.1250,"1,2",true,3'
     assert to_line(row, "tsv") == "a.png\t12\t0.1250\t1,2\ttrue\t3"
     assert json.loads(to_line(row, "jsonl")) == row
+
+
+def test_likely_texts_are_columns_or_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = (Alternative("a", 0.5), Alternative("a\t", 0.25), Alternative("b", 0.125))
+    result = Recognition("a", 0.75, alternatives=texts)
+    recognizer = SimpleNamespace(stream=lambda *_, **__: [result], model=Stub.model)
+    widths: list[int | None] = []
+
+    def load(_: str, **options: Any) -> SimpleNamespace:
+        widths.append(options["beam_width"])
+        return recognizer
+
+    monkeypatch.setattr(Recognizer, "load", load)
+    (path,) = files(tmp_path, "a.png")
+    for flags in (["--top=2"], ["--top=4", "--format=csv"], ["--top=12", "--format=jsonl"], []):
+        run("--beam=11", *flags, path)
+    run("--beam=2", "--top=1", path)
+    tsv, columns, csv_, jsonl, plain, _ = capsys.readouterr().out.splitlines()
+    assert tsv == f"{path}\ta\t0.7500\ta\t0.5000\ta\\t\t0.2500"
+    assert columns.split(",")[3:7] == ["text_1", "probability_1", "text_2", "probability_2"]
+    assert csv_ == rf"{path},a,0.7500,a,0.5000,a\t,0.2500,b,0.1250,,0.0000"
+    assert json.loads(jsonl)["alternatives"][1:] == [
+        {"text": "a\t", "probability": 0.25},
+        {"text": "b", "probability": 0.125},
+    ]
+    assert plain == f"{path}\ta\t0.7500"
+    assert widths == [11, 11, 12, 11, 10]
 
 
 def test_the_ending_of_the_output_says_its_format(stub: Stub, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from crnn_jax.decoding import Decoding
+from crnn_jax.decoding import Decoding, with_step_probabilities
 from crnn_jax.decoding.alignment import align
 from crnn_jax.decoding.paths import AllowedPath, CharsetPath
 from crnn_jax.decoding.trie import NOWHERE, Trie
@@ -142,7 +142,8 @@ class Beam(struct.PyTreeNode):
         best = scores[:, 0]
         posterior = self.allowed.log_posterior(jax.nn.log_softmax(logits), valid, path)
         posterior = jnp.where(best > NEVER, posterior, NEVER)
-        return Decoding(path, best, labels, scores, posterior)
+        decoding = Decoding(path, best, labels, scores, posterior)
+        return with_step_probabilities(decoding, kept)
 
     def _search(
         self, frames: jax.Array, best: jax.Array, classes: jax.Array, following: jax.Array

@@ -20,36 +20,32 @@ from crnn_jax.text.shapes import automaton_of
 ALL = "all"  # the name of all characters that a model knows
 
 MAX_BEAM_WIDTH = 256
-"""The widest beam that can be asked for. Time and memory grow with its square."""
+"""The widest beam that can be asked for. The time that it takes grows with its square."""
 
-DEFAULT_BEAM_WIDTH = 10
-DEFAULT_LANGUAGE_WEIGHT = 0.5
+BEAM_WIDTH = 10
+"""That of a beam if there must be one."""
+
+LANGUAGE_WEIGHT = 0.5
+"""How much a language model counts by default."""
 
 
 class DecodingOptions(TypedDict, total=False):
-    """What is known of the texts, and how they are read.
-
-    What is known helps: no other texts are read.
+    """How a model reads: what is known of the texts before they are read.
 
     Attributes:
-      alphabet: the characters that occur, such as "0123456789", or one of the names in
-        `text.constraints.CHARSETS`, such as "digits". "all" are all characters that the model
-        knows. By default the pretrained model captcha decides for each image which set its
-        characters are of, unless a shape is given; other models read all characters.
+      alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
+        None, the default: one of the model's sets if it has any and there is no shape, else all
+        characters.
       length: the number of characters, or the least and the most of them.
-      shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With `caseless`,
-        its letters stand for both cases. See `text.shapes`.
-      lexicon: the words that may occur, the most likely first. Of many words those are compared
-        that are the nearest to what would be read without them. See `decoding.lexicon`.
-      caseless: read in lower case; the probabilities of both cases of a character are added. Words
-        of a lexicon are read as they are written there.
-      beam_width: the number of texts that a beam search follows, such as 10. It adds up the
-        alignments of each text, and finds alternatives. By default the most likely alignment is
-        read, or with a language model a beam of 10. With a lexicon there is no beam: its words are
-        the alternatives.
-      language_model: how likely the texts are in a language, see
-        `recognition.word_files.read_language_model`.
-      language_weight: how much the language model counts; 0.5 by default.
+      shape: a regular expression of the whole text, see `text.shapes`.
+      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
+      caseless: whether to read in lower case; both cases of a letter then count as one.
+      beam_width: the number of texts that a beam search follows; it finds alternatives. None, the
+        default: the most likely path is read, or with a language model a beam of 10. With a lexicon
+        there is no beam: its words are the alternatives.
+      language_model: how likely texts are in a language.
+      language_weight: how much that counts: the logarithm of the probability of a text in the
+        language is multiplied by it and added. 0.5 by default.
     """
 
     alphabet: str | None
@@ -109,21 +105,21 @@ def _search(
     own: Alphabet, **options: Unpack[DecodingOptions]
 ) -> tuple[int | None, Language | None]:
     """The beam's width, None for no beam, and the language model."""
-    width, model = options.get("beam_width"), options.get("language_model")
-    weight = options.get("language_weight", DEFAULT_LANGUAGE_WEIGHT)
+    width, ngrams = options.get("beam_width"), options.get("language_model")
+    weight = options.get("language_weight", LANGUAGE_WEIGHT)
     if width is not None and not 1 <= width <= MAX_BEAM_WIDTH:
         raise ConfigError(
             f"a beam of {width} texts is not supported; choose 1 to {MAX_BEAM_WIDTH}, such as"
-            f" {DEFAULT_BEAM_WIDTH}"
+            f" {BEAM_WIDTH}"
         )
-    if model is not None and options.get("lexicon") is not None:
-        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
-    if model is None:
+    if ngrams is None:
         return width, None
+    if options.get("lexicon") is not None:
+        raise ConfigError("a lexicon and a language model do not go together; choose one of them")
     if not 0 < weight < float("inf"):
         raise ConfigError(
             f"a language model cannot have the weight {weight}; choose a number above 0, such as"
-            f" {DEFAULT_LANGUAGE_WEIGHT}"
+            f" {LANGUAGE_WEIGHT}"
         )
-    language = Language.create(LanguageModel.create(model, own), weight)
-    return DEFAULT_BEAM_WIDTH if width is None else width, language
+    language = Language.create(LanguageModel.create(ngrams, own), weight)
+    return BEAM_WIDTH if width is None else width, language

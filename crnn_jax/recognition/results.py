@@ -1,40 +1,9 @@
 """What was read in an image."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from PIL import Image
-
-from crnn_jax.decoding import Decoding
-from crnn_jax.text.alphabet import Alphabet
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """One of the texts that an image may have.
-
-    Attributes:
-      text: the text.
-      probability: its probability, 0 to 1, summed over its CTC alignments, among the texts of the
-        characters that are allowed. A language model changes the order of alternatives, but not
-        their probabilities.
-    """
-
-    text: str
-    probability: float
-
-    @classmethod
-    def of_batch(cls, decoding: Decoding, alphabet: Alphabet) -> list[tuple[Self, ...]]:
-        """The alternatives of each image, the best first; none if the decoder finds one text."""
-        if decoding.labels is None or decoding.label_log_probabilities is None:
-            return [()] * len(decoding.path)
-        probabilities = np.exp(np.asarray(decoding.label_log_probabilities)).tolist()
-        texts = map(alphabet.spell, np.asarray(decoding.labels))
-        return [
-            tuple(cls(text, p) for text, p in zip(*of_image, strict=True) if p > 0)
-            for of_image in zip(texts, probabilities, strict=True)
-        ]
 
 
 @dataclass(frozen=True)
@@ -56,6 +25,21 @@ class Character:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A text that may be in an image.
+
+    Attributes:
+      text: the text.
+      probability: that it is the text, 0 to 1, summed over its CTC paths, among the paths of the
+        characters that are allowed. It is not calibrated. A language model changes the order of
+        alternatives, and not their probabilities.
+    """
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Recognition:
     """What was read in an image.
 
@@ -66,7 +50,7 @@ class Recognition:
         see `TrainedModel.calibration`.
       characters: the characters of the text, from left to right.
       alternatives: the most likely texts, the best first, beginning with `text`; empty unless a
-        beam width or a lexicon was asked for. Their probabilities are not calibrated.
+        beam width, a language model or a lexicon was given.
     """
 
     text: str

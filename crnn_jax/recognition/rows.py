@@ -23,11 +23,13 @@ Row: TypeAlias = dict[str, Any]
 def to_row(path: str, read: Recognition, label: str | None = None) -> Row:
     """What was read in an image, and its label if it has one.
 
-    Lists and dicts in a row are written in JSON alone; the rest are columns of TSV and CSV.
+    Lists and dicts in a row are written in JSON alone; the rest are columns of TSV and CSV. Only
+    `RowWriter` writes the alternatives.
     """
     row: Row = {
         **{"path": path, "text": read.text, "confidence": read.confidence},
         "characters": [dataclasses.asdict(character) for character in read.characters],
+        "alternatives": [dataclasses.asdict(other) for other in read.alternatives],
     }
     return row if label is None else {**row, "label": label}
 
@@ -145,9 +147,18 @@ class ResultFile:
 class RowWriter:
     """Writes rows as lines of a format; CSV begins with the names of the columns."""
 
-    def __init__(self, form: str, write: Callable[[str], None], header: str = "") -> None:
-        """Takes a function that writes a line, and the header if that is written already."""
-        self._form, self._write, self._header = form, write, header
+    def __init__(
+        self, form: str, write: Callable[[str], None], header: str = "", top: int = 0
+    ) -> None:
+        """Writes rows of an image.
+
+        Args:
+          form: tsv, csv or jsonl.
+          write: writes a line.
+          header: the names of the columns if they are written already.
+          top: how many of the alternatives are written. In TSV and CSV each has two columns.
+        """
+        self._form, self._write, self._header, self._top = form, write, header, top
 
     def __call__(self, row: Row) -> None:
         """Writes a row.
@@ -155,6 +166,7 @@ class RowWriter:
         Raises:
           DataError: the rows before it have other columns.
         """
+        row = self._with_top(row)
         if self._form == "csv":
             names = header(row)
             if not self._header:
@@ -165,6 +177,18 @@ class RowWriter:
                     f"the columns were {self._header} and are now {names}; choose another --output"
                 )
         self._write(to_line(row, self._form))
+
+    def _with_top(self, row: Row) -> Row:
+        """The row with as many alternatives as are written."""
+        row = dict(row)
+        others = row.pop("alternatives", [])[: self._top]
+        if self._form == "jsonl":
+            return {**row, "alternatives": others} if self._top else row
+        none = {"text": "", "probability": 0.0}
+        for place in range(1, self._top + 1):
+            other = others[place - 1] if place <= len(others) else none
+            row |= {f"{key}_{place}": value for key, value in other.items()}
+        return row
 
 
 def _cell(value: Any) -> str:
