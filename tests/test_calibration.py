@@ -1,9 +1,13 @@
 """Probabilities of texts against brute force; calibration against hand arithmetic and scipy."""
 
+import hashlib
 import itertools
 import json
 import math
+import shutil
+import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +21,8 @@ from crnn_jax.decoding.forward import text_log_probability
 from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import ConfigError
 from crnn_jax.recognition.calibration import Calibration
+from crnn_jax.recognition.pretrained import PRETRAINED_DIR
+from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.reliability import (
     brier_score,
@@ -25,7 +31,13 @@ from crnn_jax.text.reliability import (
     risk_coverage,
     threshold,
 )
+from tests.test_recipes import GOLDEN
 
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import calibrate
+
+IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 ALPHABET = Alphabet("01aA")
 STEPS = 5
 
@@ -238,3 +250,23 @@ def test_the_least_confidence_that_is_asked_for() -> None:
             Calibration().threshold(wanted)
     with pytest.raises(ConfigError, match="validated on 13 images; write a number"):
         Calibration(images=13).threshold("auto")
+
+
+def test_a_script_calibrates_a_model_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, and a pretrained model with the digest of its manifest."""
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    packaged = Path(shutil.copytree(PRETRAINED_DIR, tmp_path / "pretrained")) / "captcha"
+    monkeypatch.setattr(calibrate, "PRETRAINED_DIR", packaged.parent)
+    train = calibrate.training_images(IMAGES)
+    labels = [line.split("\t")[1] for line in (IMAGES / "train.tsv").read_text().splitlines()]
+    assert sorted(train.labels) == sorted(labels)
+    for folder in (tmp_path / "run", packaged):
+        model = TrainedModel.load(folder)
+        probabilities, right = calibrate.read(model, train.select(range(8)), False)
+        found = calibrate.calibrate(str(folder), [("images", train.select(range(8)), False)])
+        assert found == Calibration.fit(probabilities, right) and found.images == 8
+        assert TrainedModel.load(folder).calibration == found
+    sums = (packaged.parent / "SHA256SUMS").read_text(encoding="utf-8")
+    assert hashlib.sha256((packaged / "manifest.json").read_bytes()).hexdigest() in sums

@@ -108,7 +108,9 @@ def _allowed(
         return (rest, scale + jnp.where(is_valid, jnp.log(total), 0.0)), None
 
     end = jnp.broadcast_to(jnp.where(accepting, 1.0, 0.0)[:, None], following.shape)
-    (rest, scale), _ = jax.lax.scan(step_back, (end, 0.0), (probabilities, valid), reverse=True)
+    (rest, scale), _ = jax.lax.scan(
+        step_back, (end, jnp.zeros(())), (probabilities, valid), reverse=True
+    )
     found = rest[0, BLANK]
     return jnp.where(found > LOST, jnp.log(found) + scale, NEVER)
 
