@@ -22,10 +22,10 @@ from crnn_jax.errors import (
 )
 
 if TYPE_CHECKING:
-    from crnn_jax.evaluation import evaluate
     from crnn_jax.recipes import get_config
     from crnn_jax.recognition.recognizer import Recognizer
     from crnn_jax.recognition.results import Recognition
+    from crnn_jax.scoring import evaluate
     from crnn_jax.train import train_and_evaluate
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ __all__ = [
 _MODULES = {
     "Recognition": "crnn_jax.recognition.results",
     "Recognizer": "crnn_jax.recognition.recognizer",
-    "evaluate": "crnn_jax.evaluation",
+    "evaluate": "crnn_jax.scoring",
     "get_config": "crnn_jax.recipes",
     "train_and_evaluate": "crnn_jax.train",
 }

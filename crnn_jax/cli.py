@@ -14,6 +14,8 @@ COMMANDS = {
     "eval": ("main", ("--mode=eval",), "evaluates a run on its test images, or on other ones"),
     "predict": ("predict", (), "reads images"),
     "score": ("score", (), "scores a model on several labeled sets, in one table"),
+    "report": ("report", (), "compares two evaluations, or renders the report of one again"),
+    "language-model": ("language_model", (), "trains a language model from a list of words"),
     "check-data": ("check_data", (), "looks for mistakes in labeled images"),
 }
 

@@ -102,10 +102,10 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
 
 
 def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
-    """Defines the flags `alphabet`, `length` and `caseless`: what is known of the texts.
+    """Defines the flags of `DecodingOptions`: what is known of the texts.
 
     Returns:
-      A function that returns their values. It raises ConfigError if the length is not one.
+      A function that returns their values. It raises ConfigError if one of them cannot be used.
     """
     alphabet = flags.DEFINE_string(
         "alphabet",
@@ -117,16 +117,31 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
     length = flags.DEFINE_string(
         "length", None, "The number of characters, such as 5, or 4-8.", flag_values=values
     )
+    shape = flags.DEFINE_string(
+        "shape",
+        None,
+        "A regular expression of the whole text, such as '[A-Z]{3}-[0-9]{4}'.",
+        flag_values=values,
+    )
+    lexicon = flags.DEFINE_string(
+        "lexicon",
+        None,
+        "A file of the words that may occur: UTF-8, one a line, the most likely first.",
+        flag_values=values,
+    )
     caseless = flags.DEFINE_bool(
         "caseless", False, "Reads in lower case: both cases of a letter count.", flag_values=values
     )
 
     def options() -> "DecodingOptions":
+        from crnn_jax.recognition.word_files import read_words
         from crnn_jax.text.constraints import parse_length
 
         return {
             "alphabet": alphabet.value,
             "length": None if length.value is None else parse_length(length.value),
+            "shape": shape.value,
+            "lexicon": None if lexicon.value is None else list(read_words(lexicon.value)),
             "caseless": caseless.value,
         }
 
@@ -252,9 +267,10 @@ def _prepare_process() -> None:
     enable_compilation_cache()
     repair_compilation_cache()
     set_cpu_flags()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Independent of the system's encoding. File names that are not UTF-8 are not changed.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            # Independent of the system's encoding. File names that are not UTF-8 are not changed.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _help(values: flags.FlagValues, description: str) -> str:

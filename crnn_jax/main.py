@@ -25,10 +25,7 @@ from crnn_jax.recipes import DEFAULT, get_config
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "The folder of checkpoints and metrics; by default runs/ and the name of the config.",
-    flag_values=FLAGS,
+    "workdir", None, "The folder of the run; by default runs/NAME of the config.", flag_values=FLAGS
 )
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "Train (or continue), or evaluate.", flag_values=FLAGS
@@ -38,6 +35,9 @@ STEP = flags.DEFINE_integer(
 )
 SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "Images to evaluate on.", flag_values=FLAGS
+)
+REPORT = flags.DEFINE_string(
+    "report", None, "The folder of the report; by default that of the run.", flag_values=FLAGS
 )
 DECODING = define_decoding(FLAGS)
 
@@ -57,9 +57,10 @@ def main(arguments: Sequence[str]) -> None:
         override(config, arguments)
         train_and_evaluate(config, workdir)
     else:
-        from crnn_jax.evaluation import evaluate_model
         from crnn_jax.recognition.trained_model import BEST, TrainedModel
+        from crnn_jax.reports.writing import report_folder
         from crnn_jax.run_data import config_of
+        from crnn_jax.scoring import evaluate_model
 
         model = TrainedModel.load(workdir, BEST if STEP.value is None else STEP.value)
         overridden = bool(arguments[1:])
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
             if any("config.data.source" in argument for argument in arguments):
                 config.data.dir = ""  # the folder of the run is that of its own source
             override(config, arguments)
-        metrics = evaluate_model(model, config, SPLIT.value, **DECODING())
+        report = report_folder(workdir, REPORT.value)
+        metrics = evaluate_model(model, config, SPLIT.value, report=report, **DECODING())
         print_result(json.dumps(metrics, allow_nan=False))
 
 

@@ -32,6 +32,9 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
 DECODING = define_decoding(FLAGS)
+REPORT = flags.DEFINE_string(
+    "report", None, "Writes a report of each set into a folder in this one.", flag_values=FLAGS
+)
 JSON = flags.DEFINE_bool("json", False, "Prints JSON, with all metrics.", flag_values=FLAGS)
 
 COLUMNS = {
@@ -57,11 +60,12 @@ def main(arguments: Sequence[str]) -> None:
     for directory in directories:  # before anything is read, as reading takes minutes
         require_folder(directory)
 
-    from crnn_jax.evaluation import score
+    from crnn_jax.scoring import score
 
     rows: list[dict[str, Any]] = []
     try:
-        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, **options))
+        report = Path(REPORT.value) if REPORT.value else None
+        rows.extend(score(MODEL.value, directories, BATCH_SIZE.value, report=report, **options))
     finally:  # an error in one set does not lose the rows of the sets before it
         if rows:
             print_result(json.dumps(rows, allow_nan=False) if JSON.value else _table(rows))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from crnn_jax import models
+from crnn_jax import models, run_data
 from crnn_jax.config import Config, check_config
 from crnn_jax.data.batching import TrainingBatches
 from crnn_jax.data.prepared import Batch, PreparedSplit, device_arrays
@@ -15,6 +15,9 @@ from crnn_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from crnn_jax.evaluation import Evaluation
 from crnn_jax.experiment import NAMED, Experiment
 from crnn_jax.recognition.calibration import Calibration
+from crnn_jax.reports.contents import describe_model
+from crnn_jax.reports.writing import FOLDER, PAGE, report_evaluation
+from crnn_jax.run_data import in_words
 from crnn_jax.text.confusions import describe
 from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
@@ -303,6 +306,25 @@ def test(
     report(experiment, step, "test", result, writer)
     if result.confusions:
         writer.say(f"most common errors: {describe(result.confusions, DESCRIBED)}")
+    images = in_words(run_data.describe(experiment.config.data))
+    model = describe_model(
+        name=str(writer.workdir),
+        step=step,
+        description=experiment.model_description,
+        variables=variables,
+        alphabet=experiment.alphabet,
+        preprocessing=experiment.preprocessing,
+        config=experiment.manifest()["config"],
+        trained_on=images,
+    )
+    folder = writer.workdir / FOLDER
+    written = report_evaluation(
+        *(folder, model, images, "test", experiment.splits, result.texts, result.confidences),
+        devices=experiment.devices,
+        workdir=writer.workdir,
+    )
+    if written:
+        writer.say(f"report: {folder / PAGE}")
 
 
 def report(

@@ -1,10 +1,11 @@
-"""Measures training, inference, the input pipeline and decoding, optionally against PyTorch.
+"""Measures training, inference, input, decoding and reading files, optionally against PyTorch.
 
     pip install -e ".[bench]"
     python scripts/benchmark.py train --vs torch
     python scripts/benchmark.py infer --vs torch
     python scripts/benchmark.py input
     python scripts/benchmark.py decode
+    python scripts/benchmark.py predict --images DIR
 
 Programs that are compared take turns, A B A B, after a warm-up, on the same uint8 batches. Times
 are medians; the spread is the interquartile range as a share of the median.
@@ -15,11 +16,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from pipeline import measure_decoding, measure_input
+from reading import measure_reading
 from rich.console import Console
 from rich.table import Table
 from timing import Timing, take_turns
@@ -223,11 +226,12 @@ def main() -> None:
     """Measures what the command line names."""
     restart_with_huge_pages(script="benchmark.py")
     parser = argparse.ArgumentParser(description="Measures crnn_jax.")
-    parser.add_argument("what", choices=["train", "infer", "input", "decode"])
+    parser.add_argument("what", choices=["train", "infer", "input", "decode", "predict"])
     parser.add_argument("--vs", choices=["torch"], help="compare train or infer with this")
     parser.add_argument("--model", default="crnn", help="crnn, crnn_half or crnn_small")
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=15, help="number of turns of each program")
+    parser.add_argument("--images", type=Path, help="folder of images for predict; else captchas")
     parser.add_argument("--json", action="store_true", help="print a JSON object on the last line")
     arguments = parser.parse_args()
     if arguments.vs and arguments.what not in ("train", "infer"):
@@ -256,6 +260,9 @@ def main() -> None:
                 source["images_per_second"] * training.median / workload.batch_size
             )
         console.print(plain_table("input, without training", result))
+    elif arguments.what == "predict":
+        result = measure_reading(arguments.images, workload.batch_size, arguments.rounds)
+        console.print(plain_table(f"predict, batch {workload.batch_size}", result))
     else:
         result = {"greedy": measure_decoding(workload, arguments.rounds)}
         console.print(plain_table(f"decode, batch {workload.batch_size}", result))

@@ -23,8 +23,9 @@ from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.dataset import load_benchmark
 from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import CrnnError
-from crnn_jax.evaluation import SCORE_BUCKETS, Evaluation, evaluate_split, make_eval_step
+from crnn_jax.evaluation import Evaluation, evaluate_split, make_eval_step
 from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.scoring import SCORE_BUCKETS
 from crnn_jax.text.constraints import parse_length
 from crnn_jax.text.reliability import (
     brier_score,

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from crnn_jax import check_data, cli, evaluation, score
+from crnn_jax import check_data, cli, evaluation, score, scoring
 from crnn_jax.commands import parse_flags
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.recognition.calibration import Calibration
@@ -74,6 +75,10 @@ def test_evaluation_prints_one_json_object_last(trained: Path) -> None:
         *("folder", str(IMAGES), "test", 8)
     ]
     assert {"exact_match", "exact_match_caseless", "cer", "one_minus_ned"} <= metrics.keys()
+    assert metrics["report"] == str(trained / "report" / "index.html")
+    report = json.loads((trained / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["run"]["command"] == f"python -m crnn_jax.main {shlex.join(arguments)}"
+    assert report["headline"]["exact"]["value"] == metrics["exact_match"]
     missing = command("crnn_jax.main", *arguments, "--step=7")
     assert_one_line(missing, "no step 7", str(metrics["step"]))
 
@@ -299,8 +304,12 @@ def test_scores_of_several_sets_in_one_table(trained: Path, tmp_path: Path) -> N
         [str(other), "alphanumeric,", "3", "or", "more", "8"],
     ]
     assert "gone.png" in done.stderr and "'é' U+00E9 (1)" in done.stderr
-    metrics = json.loads(command(*arguments, "--json").stdout)
+    reports = tmp_path / "reports"
+    metrics = json.loads(command(*arguments, "--json", f"--report={reports}").stdout)
     assert [row["count"] for row in metrics] == [8, 10, 9, 8]
+    for name, row in ((IMAGES.name, metrics[0]), (other.name, metrics[1])):
+        report = json.loads((reports / name / "report.json").read_text(encoding="utf-8"))
+        assert report["headline"]["exact"]["value"] == row["exact_match"]
     evaluated = json.loads(
         command("crnn_jax.main", f"--workdir={trained}", "--mode=eval").stdout.splitlines()[-1]
     )
@@ -315,7 +324,7 @@ def test_a_set_that_is_missing_is_named_before_any_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(evaluation, "score", lambda model, folders, size: read.extend(folders))
+    monkeypatch.setattr(scoring, "score", lambda _, folders, *__, **___: read.extend(folders))
     nowhere = tmp_path / "nowhere"
     with pytest.raises(DataError, match=f"no folder '{re.escape(str(nowhere))}'; check"):
         score.main(parse_flags(score.FLAGS, ["score", str(IMAGES), str(nowhere)]))
@@ -335,7 +344,7 @@ def test_what_was_scored_before_an_error_is_shown(
         yield ROW
         raise DataError("the second set is damaged")
 
-    monkeypatch.setattr(evaluation, "score", rows)
+    monkeypatch.setattr(scoring, "score", rows)
     with pytest.raises(DataError, match="second set"):
         score.main(parse_flags(score.FLAGS, ["score", str(IMAGES)]))
     shown = capsys.readouterr().out
@@ -356,8 +365,8 @@ def test_case_counts_in_one_error_rate_and_not_in_the_other(
     result = evaluation.Evaluation(
         *({}, texts, none, Counter(), none > 0, none, none, Calibration())
     )
-    monkeypatch.setattr(evaluation, "evaluate_split", lambda *_: result)
-    row = next(iter(evaluation.score(trained, [IMAGES], 8)))
+    monkeypatch.setattr(scoring, "evaluate_split", lambda *_: result)
+    row = next(iter(scoring.score(trained, [IMAGES], 8)))
     assert (row["cer"], row["cer_caseless"]) == (letters / 40, 0)
     assert (row["exact_match"], row["exact_match_caseless"]) == (7 / 8, 1)
 
@@ -405,15 +414,16 @@ def test_what_is_known_of_the_texts_is_a_flag_of_what_reads(
         given.append(known)
         return []
 
-    monkeypatch.setattr(evaluation, "score", record)
+    monkeypatch.setattr(scoring, "score", record)
     for arguments in ([], ["--alphabet=digits", "--length=4-8"], ["--length=5", "--caseless"]):
         saved = flagsaver.save_flag_values(score.FLAGS)
         score.main(parse_flags(score.FLAGS, ["score", *arguments, "."]))
         flagsaver.restore_flag_values(saved, score.FLAGS)
+    others = {"shape": None, "lexicon": None}
     assert given == [
-        {"alphabet": None, "length": None, "caseless": False},
-        {"alphabet": "digits", "length": (4, 8), "caseless": False},
-        {"alphabet": None, "length": 5, "caseless": True},
+        {"alphabet": None, "length": None, **others, "caseless": False},
+        {"alphabet": "digits", "length": (4, 8), **others, "caseless": False},
+        {"alphabet": None, "length": 5, **others, "caseless": True},
     ]
     assert not capsys.readouterr().out
 

@@ -13,10 +13,11 @@ import crnn_jax
 from crnn_jax import main
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import CheckpointError, ConfigError
-from crnn_jax.evaluation import evaluate_model
 from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.reports.writing import read_report
 from crnn_jax.run_data import config_of
+from crnn_jax.scoring import evaluate_model
 from tests.test_recipes import GOLDEN, with_config
 
 
@@ -79,6 +80,20 @@ def test_other_data_is_a_folder_or_a_config(
         assert (metrics["directory"], metrics["count"]) == (str(other), 1)
     said = f"{workdir} was trained with other data: generated lower"
     assert caplog.messages.count(said) == 2
+
+
+def test_a_report_is_written_where_it_is_wanted(folder: Path, tmp_path: Path) -> None:
+    workdir = run(tmp_path, {"source": "folder", "dir": str(folder), "height": 64})
+    assert "report" not in evaluate(workdir) and not (workdir / "report").exists()
+    metrics = evaluate(workdir, caseless=True, report=tmp_path / "a" / "b")
+    assert metrics["report"] == str(tmp_path / "a" / "b" / "index.html")
+    report = read_report(tmp_path / "a" / "b" / "report.json")
+    assert (report.headline.exact.value, report.headline.cer) == (
+        *(metrics["exact_match"], metrics["cer"]),
+    )
+    assert report.run.options == {"caseless": "True"}
+    assert report.images == report.model.trained_on == f"folder {folder}"
+    assert not (workdir / "README.md").exists()  # what it was trained on was not read
 
 
 def test_the_parts_of_a_mixture_can_be_elsewhere(folder: Path, tmp_path: Path) -> None:

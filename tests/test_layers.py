@@ -20,12 +20,21 @@ LAYERS = (
     ("training", "data", "decoding"),
     ("recognition",),
     (
-        *("config", "dataset", "experiment", "train", "train_step", "evaluation", "run_data"),
-        *("image_grids", "fine_tuning"),
+        *(
+            "config",
+            "dataset",
+            "experiment",
+            "train",
+            "train_step",
+            "evaluation",
+            "run_data",
+            "scoring",
+        ),
+        *("image_grids", "fine_tuning", "reports", "scoring"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),
-        *("export", "report", "demo"),
+        *("export", "report", "demo", "language_model"),
     ),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -45,8 +54,8 @@ WITHOUT_JAX = ("text", "data", "recipes", "errors", "messages", "files")
 JAX = ("jax", "flax", "optax", "orbax")
 
 PURE = ("text", "models")
-# Reads one small file, the characters, for `Alphabet.from_file`.
-PURE_BUT_PATHS = {"text.alphabet": {"pathlib", "read_text"}}
+# Reads one small file, the characters, for `Alphabet.from_file`; limits a library's calls.
+PURE_BUT_PATHS = {"text.alphabet": {"pathlib", "read_text"}, "text.shapes": {"sys"}}
 IO_MODULES = {
     "builtins",
     "io",

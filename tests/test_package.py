@@ -50,7 +50,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_recipes_types_model_and_script(installed: Path) -> None:
     recipes = {path.name for path in (ROOT / "configs").glob("*.py")}
     assert {path.name for path in (installed / "crnn_jax" / "configs").iterdir()} == recipes
-    for name in ("py.typed", "pretrained/captcha/arrays.npz", "pretrained/captcha/manifest.json"):
+    templates = ROOT / "crnn_jax" / "reports" / "templates"
+    for name in (
+        *("py.typed", "pretrained/captcha/arrays.npz", "pretrained/captcha/manifest.json"),
+        *(f"reports/templates/{path.name}" for path in templates.iterdir()),
+    ):
         assert (installed / "crnn_jax" / name).is_file(), name
     scripts = next(installed.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
     assert "crnn-jax = crnn_jax.cli:main" in scripts
@@ -104,7 +108,8 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="1"):
         cli.main(["crnn-jax", "paint"])
     assert capsys.readouterr().err == (
-        "error: there is no command paint; choose from train, eval, predict, score, check-data\n"
+        "error: there is no command paint; choose from train, eval, predict, score, report,"
+        " check-data\n"
     )
 
 

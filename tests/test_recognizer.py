@@ -3,31 +3,31 @@
 import dataclasses
 import io
 import itertools
-import json
 import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from crnn_jax import models, predict
-from crnn_jax.commands import parse_flags
+from crnn_jax import models
 from crnn_jax.compiler import FIRST_VERSION
+from crnn_jax.data import images as images_module
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
+from crnn_jax.recognition import preparing
 from crnn_jax.recognition import recognizer as module
 from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.recognizer import (
@@ -47,7 +47,8 @@ GOLDEN = Path(__file__).parent / "data" / "checkpoints" / "format2"
 
 
 def trained_model(seed: int = 1) -> TrainedModel:
-    settings = {**SMALL, "channels": list(SMALL["channels"])}  # a list, as in a manifest
+    # A list, as in a manifest.
+    settings = {**SMALL, "channels": list(SMALL["channels"]), "space_to_depth": 1}
     network = models.create("crnn", CLASSES, settings)
     return TrainedModel(
         step=7,
@@ -91,7 +92,8 @@ def alone(recognizer: Recognizer, images: list[np.ndarray]) -> list[Recognition]
     """Each of `images`, read alone."""
     read = [recognizer(image) for image in images]
     assert len({one.text for one in read}) > 3
-    assert len({one.confidence for one in read}) == len(read) - 1  # two images are the same
+    # Two images are the same, and the least confidences are equal.
+    assert len({one.confidence for one in read}) > len(read) // 2
     return read
 
 
@@ -182,8 +184,77 @@ def test_a_stream_takes_a_bounded_number_ahead(
     read = []
     for place in range(3 * len(images)):
         read.append(next(stream))
-        assert place < taken <= place + READ_AHEAD
+        assert place < taken <= place + 2 * READ_AHEAD
     assert_same(read, alone * 3)
+
+
+def test_files_are_decoded_in_threads_while_the_network_reads(
+    recognizer: Recognizer,
+    images: list[np.ndarray],
+    alone: list[Recognition],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In order; images are taken in the caller's thread; no thread outlives the stream."""
+    files: list[Any] = []
+    for place, array in enumerate(images):
+        (tmp_path / f"{place}.png").write_bytes(encode(array))
+        files += [tmp_path / f"{place}.png"] if place % 2 else [encode(array)]
+    waiting = threading.Event()  # the second group is prepared while the first one is read
+    threads: set[threading.Thread] = set()
+
+    def decode(image: Any, _: object, name: str) -> Image.Image:
+        threads.add(threading.current_thread())
+        if name.endswith("7.png"):
+            waiting.set()
+        return images_module.decode(image, recognizer.model.preprocessing, name)
+
+    def apply(*arguments: Any) -> Any:
+        assert waiting.wait(60)
+        return apply_network(*arguments)
+
+    def taken() -> Iterator[Any]:
+        for file in files * 3:
+            assert threading.current_thread() is threading.main_thread()
+            yield file
+
+    monkeypatch.setattr(preparing, "decode", decode)
+    monkeypatch.setattr(module, "apply_network", apply)
+    assert_same(list(recognizer.stream(taken(), batch_size=1)), alone * 3)
+    assert threads and threading.main_thread() not in threads
+    stream = recognizer.stream(taken(), batch_size=1)
+    assert_same([next(stream)], alone[:1])
+    assert any(map(threading.Thread.is_alive, threads))
+    del stream
+    with pytest.raises(TypeError, match="int is no image"):
+        list(recognizer.stream([*files, 3], batch_size=1))  # pyright: ignore[reportArgumentType]
+    alive = set(filter(threading.Thread.is_alive, threads))
+    assert alive == {threading.main_thread()}  # which has looked at the 3
+
+
+def test_images_that_change_when_the_next_one_is_taken(
+    recognizer: Recognizer, images: list[np.ndarray]
+) -> None:
+    """The frames of an animation are one Pillow image; a camera may fill one array again."""
+    same_size = [np.roll(images[4], 9 * place, axis=1) for place in range(5)]
+    expected = recognizer(same_size)
+    assert len({one.confidence for one in expected}) == 5
+    file = io.BytesIO()
+    first, *others = map(Image.fromarray, same_size)
+    first.save(file, "TIFF", save_all=True, append_images=others)
+    assert_same(recognizer(ImageSequence.Iterator(Image.open(file))), expected)
+    buffers: list[Any] = [np.empty_like(images[4]), bytearray(len(encode(images[4])) + 1_000)]
+
+    def filled(buffer: Any) -> Iterator[Any]:
+        for array in same_size:
+            if isinstance(buffer, bytearray):
+                buffer[:] = encode(array)
+            else:
+                buffer[:] = array
+            yield buffer
+
+    for buffer in buffers:
+        assert_same(recognizer(filled(buffer)), expected)
 
 
 def test_what_cannot_be_read_is_raised_at_its_turn_or_returned_in_its_place(
@@ -409,64 +480,3 @@ def test_a_fresh_process_imports_little_and_keeps_what_it_compiles(tmp_path: Pat
         if jax.__version_info__ >= FIRST_VERSION:  # older ones do not know the flag
             assert "ynn" in flags
         assert imported == "[]"
-
-
-# The command
-
-
-def test_predict_looks_at_paths_before_it_loads_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(predict, "MODEL", SimpleNamespace(value=str(tmp_path / "no model")))
-    with pytest.raises(SystemExit) as caught:
-        predict.main(["predict", str(tmp_path), str(tmp_path / "no.png")])
-    assert caught.value.code == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"error: {tmp_path} is a folder; name its images, such as {tmp_path}/*.png"
-    assert "no.png" in lines[1] and len(lines) == 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="names and FIFOs of POSIX")
-def test_predict_prints_one_line_for_each_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whatever is in its name or in its text; files that are no plain files are named."""
-    odd = tmp_path / "a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
-    odd.write_bytes(b"x")
-    os.mkfifo(tmp_path / "fifo")
-    with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(20 << 30)
-    result = Recognition("12\n\u200b3\t4", 0.25)
-
-    def stream(paths: list[str], *_: int, **__: bool) -> list[Recognition]:
-        return [result for _ in paths]
-
-    monkeypatch.setattr(Recognizer, "load", lambda *_, **__: SimpleNamespace(stream=stream))
-    others = [str(tmp_path / name) for name in ("fifo", "sparse", "x" * 300)] + ["/dev/zero"]
-    problems = ("not a regular file", "more than 50,000,000", "too long", "not a regular file")
-    for flag in ("--nojson", "--json"):
-        with pytest.raises(SystemExit):
-            predict.main(parse_flags(predict.FLAGS, ["predict", flag, str(odd), *others]))
-        shown, errors = capsys.readouterr()
-        (line,) = shown.splitlines()
-        if flag == "--json":
-            assert json.loads(line) == {"path": str(odd), "text": result.text, "confidence": 0.25}
-        else:
-            name = r"a\nb.png\t123\t1.0000\n\x1b[2Jc\u202e.png"
-            assert line == "\t".join((f"{tmp_path}/{name}", r"12\n\u200b3\t4", "0.2500"))
-        for error, path, problem in zip(errors.splitlines(), others, problems, strict=True):
-            assert error.startswith(f"error: cannot read image '{path}': ") and problem in error
-
-
-def test_predict_without_images_answers_before_jax_is_imported() -> None:
-    code = """if True:
-        import sys
-        from crnn_jax import predict
-        from crnn_jax.errors import CheckpointError, DataError
-        try:
-            predict.main(["predict"])
-        except DataError as error:
-            print(error, "jax" in sys.modules)
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "name the images to read, such as captcha.png or images/*.png False\n"

@@ -22,7 +22,7 @@ import pytest
 
 from crnn_jax import train
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
-from crnn_jax.evaluation import evaluate
+from crnn_jax.scoring import evaluate
 from crnn_jax.training.checkpoint import Checkpoints
 from crnn_jax.training.interrupt import StopRequest
 from crnn_jax.training.state import TrainState
@@ -295,6 +295,7 @@ def test_only_an_error_of_writing_the_workdir_is_called_one(error: OSError, tmp_
     [
         *("lock", "lock.json", "lock.json.tmp", "metrics.jsonl", "metrics.jsonl.tmp"),
         *("predictions.png", "tensorboard", "checkpoints", "trace", "trace/plugins"),
+        *("report", "report/index.html"),
     ],
 )
 def test_nothing_in_a_workdir_is_followed_out_of_it(

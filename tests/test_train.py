@@ -46,6 +46,7 @@ from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.reports.writing import read_report
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training import parallel
 from crnn_jax.training.state import (
@@ -152,6 +153,33 @@ def test_steps_are_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     # The first step is compiled, the second shows that all is; these are the next two.
     steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
     assert steps == {"3", "4"}
+
+
+def test_a_run_ends_with_a_report_and_a_card(whole: tuple[Path, TrainState]) -> None:
+    workdir, tested = whole[0], lines(whole[0])[-1]
+    report = read_report(workdir / "report" / "report.json")
+    headline = report.headline
+    for value, key in (
+        (headline.exact.value, "exact_match"),
+        (headline.caseless.value, "exact_match_caseless"),
+        (headline.cer, "cer"),
+        (headline.one_minus_ned, "one_minus_ned"),
+    ):
+        assert value == pytest.approx(tested[key], rel=1e-5)
+    assert (report.model.step, report.split, headline.exact.count) == (tested["step"], "test", 8)
+    assert {name: split.images for name, split in report.splits.items()} == {
+        **{"train": 26, "validation": 6, "test": 8}
+    }
+    curves = {(curve.split, curve.metric): dict(curve.points) for curve in report.curves}
+    assert curves["train", "loss"] == {
+        line["step"]: line["loss"] for line in lines(workdir) if line["split"] == "train"
+    }
+    assert len(report.shown) == 8 and (workdir / "report" / "index.html").is_file()
+    card = (workdir / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"of 8 test images exactly as labeled (95 % interval {100 * headline.exact.low:.1f}" in card
+    )
+    assert "| train | 26 |" in card and str(IMAGES) in card
 
 
 def test_a_finished_run_is_not_tested_again(

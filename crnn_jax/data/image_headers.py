@@ -8,6 +8,14 @@ from PIL import Image
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of the accepted formats. Its other decoders are slow, or used in attacks."""
 
+IMAGE_ENDINGS = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
+"""Endings, in lower case, of the names of image files in these formats."""
+
 MAX_BYTES = 50_000_000
 """The largest image file. Pillow may need ten bytes of memory for a byte of a malicious header."""
 

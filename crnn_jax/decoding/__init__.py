@@ -8,6 +8,7 @@ size share a program.
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -26,6 +27,8 @@ class Decoding(struct.PyTreeNode):
       log_posterior: (B,) float32, the logarithm of the probability of the text among all texts that
         the decoder could have read, both summed over all alignments; None of decoders that do not
         compute it.
+      step_probabilities: (B, T) float32, the probability of the class of each time step, among the
+        classes that the decoder allows; see `with_step_probabilities`.
     """
 
     path: jax.Array
@@ -33,6 +36,7 @@ class Decoding(struct.PyTreeNode):
     labels: jax.Array | None = None
     label_log_probabilities: jax.Array | None = None
     log_posterior: jax.Array | None = None
+    step_probabilities: jax.Array | None = None
 
     @property
     def log_share(self) -> jax.Array:
@@ -46,3 +50,11 @@ class Decoder(Protocol):
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """Reads logits (B, T, K) of which the first `lengths` (B,) time steps are valid."""
         ...
+
+
+def with_step_probabilities(decoding: Decoding, logits: jax.Array) -> Decoding:
+    """Adds the probabilities of the path's time steps by these logits (B, T, K), if it has none."""
+    if decoding.step_probabilities is not None:
+        return decoding
+    probabilities = jnp.take_along_axis(jax.nn.softmax(logits), decoding.path[..., None], -1)
+    return decoding.replace(step_probabilities=probabilities[..., 0])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.text.alphabet import BLANK, Alphabet
 
 
@@ -29,7 +29,8 @@ class Caseless(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
-        return self.decoder(jnp.log(jax.nn.softmax(logits) @ self.lower), lengths)
+        sums = jnp.log(jax.nn.softmax(logits) @ self.lower)
+        return with_step_probabilities(self.decoder(sums, lengths), sums)
 
 
 def lower_case(alphabet: Alphabet) -> np.ndarray:

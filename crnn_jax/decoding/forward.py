@@ -109,7 +109,7 @@ def _allowed(
 
     end = jnp.broadcast_to(jnp.where(accepting, 1.0, 0.0)[:, None], following.shape)
     (rest, scale), _ = jax.lax.scan(
-        step_back, (end, jnp.zeros(())), (probabilities, valid), reverse=True
+        step_back, (end, jnp.float32(0)), (probabilities, valid), reverse=True
     )
     found = rest[0, BLANK]
     return jnp.where(found > LOST, jnp.log(found) + scale, NEVER)

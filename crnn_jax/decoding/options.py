@@ -1,15 +1,18 @@
 """The decoder of a model, for what is known of the texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
 import numpy as np
 
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.caseless import Caseless, lower_case
+from crnn_jax.decoding.lexicon import Lexicon, Words
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
+from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
+from crnn_jax.text.shapes import automaton_of
 
 ALL = "all"  # the name of all characters that a model knows
 
@@ -19,13 +22,18 @@ class DecodingOptions(TypedDict, total=False):
 
     Attributes:
       alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None, the default: one of the model's sets if it has any, else all characters.
+        None, the default: one of the model's sets if it has any and there is no shape, else all
+        characters.
       length: the number of characters, or the least and the most of them.
+      shape: a regular expression of the whole text, see `text.shapes`.
+      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
       caseless: whether to read in lower case; both cases of a letter then count as one.
     """
 
     alphabet: str | None
     length: Length | None
+    shape: str | None
+    lexicon: Sequence[str] | None
     caseless: bool
 
 
@@ -40,18 +48,29 @@ def make_decoder(
       options: see `DecodingOptions`.
 
     Raises:
-      ConfigError: the model lacks a character, or the length is not supported.
+      ConfigError: the model lacks a character, or the length or the shape is not supported.
     """
     alphabet, length = options.get("alphabet"), options.get("length")
+    shape, lexicon = options.get("shape"), options.get("lexicon")
     caseless = options.get("caseless", False)
-    if alphabet is None and log_priors:
+    automaton = None
+    if alphabet is None and shape is None and log_priors:
         decoder: Decoder = CharsetPath.create(log_priors, own, length)
-    elif alphabet in (None, ALL) and length is None:
+    elif alphabet in (None, ALL) and length is None and shape is None:
         decoder = BestPath()
     else:
         every = np.arange(own.num_classes) != BLANK
         classes = every if alphabet in (None, ALL) else classes_of(alphabet, own)
         if caseless:
             classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
-        decoder = AllowedPath.create(Automaton.of_length(classes, length))
+        automaton = Automaton.of_length(classes, length)
+        if shape is not None:
+            automaton = automaton.intersection(automaton_of(shape, own, ignore_case=caseless))
+        if not automaton.accepting.any():
+            raise ConfigError(
+                f"no text of these characters and of this length has the shape {shape!r}"
+            )
+        decoder = AllowedPath.create(automaton)
+    if lexicon is not None:
+        decoder = Lexicon.create(decoder, Words.create(lexicon, own, caseless, automaton), own)
     return Caseless.create(decoder, own) if caseless else decoder

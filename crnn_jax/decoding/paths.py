@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from crnn_jax.decoding import Decoding
+from crnn_jax.decoding import Decoding, with_step_probabilities
 from crnn_jax.decoding.forward import allowed_log_probability, text_log_probability
 from crnn_jax.decoding.viterbi import NEVER, best_allowed, only_allowed, valid_steps
 from crnn_jax.text.alphabet import BLANK, Alphabet
@@ -55,7 +55,8 @@ class AllowedPath(struct.PyTreeNode):
         valid = valid_steps(logits, lengths)
         path, best = best_allowed(log_probabilities, valid, self.following, self.accepting)
         posterior = self.log_posterior(log_probabilities, valid, path)
-        return Decoding(path, best, log_posterior=jnp.where(best > NEVER, posterior, NEVER))
+        decoding = Decoding(path, best, log_posterior=jnp.where(best > NEVER, posterior, NEVER))
+        return with_step_probabilities(decoding, log_probabilities)
 
     def log_posterior(
         self, log_probabilities: jax.Array, valid: jax.Array, path: jax.Array
@@ -101,6 +102,24 @@ class CharsetPath(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
+        paths, evidence, scores = self._of_sets(logits, lengths)
+        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
+        images = jnp.arange(logits.shape[0])
+        path, score = paths[chosen, images], scores[chosen, images]
+        valid, log_probabilities = valid_steps(logits, lengths), jax.nn.log_softmax(logits)
+        posterior = self.log_posterior(log_probabilities, valid, path)
+        decoding = Decoding(path, score, log_posterior=jnp.where(score > NEVER, posterior, NEVER))
+        allowed = jax.vmap(only_allowed)(self.following[chosen], logits)
+        return with_step_probabilities(decoding, allowed)
+
+    def evidence(self, logits: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Returns how well each set explains each image, (S, B), as a logarithm."""
+        return self._of_sets(logits, lengths)[1]
+
+    def _of_sets(
+        self, logits: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The best path (S, B, T) in each set, its evidence, and its log probability."""
         valid = valid_steps(logits, lengths)
         log_probabilities = jax.nn.log_softmax(logits)
 
@@ -112,13 +131,7 @@ class CharsetPath(struct.PyTreeNode):
             of_others = jax.nn.logsumexp(only_allowed(following, log_probabilities), -1)
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
-        paths, evidence, scores = jax.vmap(of_set)(self.following)
-        chosen = jnp.argmax(evidence + self.log_priors[:, None], 0)
-        images = jnp.arange(logits.shape[0])
-        path = paths[chosen, images]
-        score = scores[chosen, images]
-        posterior = self.log_posterior(log_probabilities, valid, path)
-        return Decoding(path, score, log_posterior=jnp.where(score > NEVER, posterior, NEVER))
+        return jax.vmap(of_set)(self.following)
 
     def log_posterior(
         self, log_probabilities: jax.Array, valid: jax.Array, path: jax.Array

@@ -18,63 +18,100 @@ def only_allowed(following: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.where((following >= 0).any(0).at[BLANK].set(True), logits, NEVER)
 
 
+def end_with_blanks(log_probabilities: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns log probabilities (B, T, K) by which each time step that is not valid is a blank.
+
+    A path through all time steps then has the probability of its valid ones.
+    """
+    blank = jnp.where(jnp.arange(log_probabilities.shape[-1]) == BLANK, 0.0, NEVER)
+    return jnp.where(valid[:, :, None], log_probabilities, blank[None, None])
+
+
 def best_allowed(
     log_probabilities: jax.Array, valid: jax.Array, following: jax.Array, accepting: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the best paths (B, T) whose texts are allowed, and their log probabilities (B,)."""
     if len(accepting) > 1:
-        search = jax.vmap(_viterbi, in_axes=(0, 0, None, None))
-        return search(log_probabilities, valid, following, accepting)
+        ends = jnp.where(accepting, 0.0, NEVER)
+        weights = jnp.zeros(following.shape[-1])
+        return best_weighted(log_probabilities, valid, following, weights, ends)
     # Texts of any length: every time step has its best class.
     allowed = only_allowed(following, log_probabilities)
     path = jnp.where(valid, jnp.argmax(allowed, -1), BLANK)
     return path, jnp.where(valid, allowed.max(-1), 0).sum(-1)
 
 
-def _viterbi(
-    log_probabilities: jax.Array, valid: jax.Array, following: jax.Array, accepting: jax.Array
+def best_weighted(
+    log_probabilities: jax.Array,
+    valid: jax.Array,
+    following: jax.Array,
+    weights: jax.Array,
+    ends: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best path (T,) of one image whose text is allowed, and its log probability.
+    """Returns the paths (B, T) of the highest weighted probabilities, and their logarithms (B,).
 
-    Scores are those of the best path so far for each state (Q) and class of the last time step (K).
+    Args:
+      log_probabilities: (B, T, K).
+      valid: (B, T), which time steps belong to an image.
+      following: (Q, K), see `text.constraints.Automaton`.
+      weights: (K,), the logarithm of a weight of each character of a text.
+      ends: (Q,), the logarithm of the weight of a text that ends in a state.
+    """
+    search = jax.vmap(_best_path, in_axes=(0, None, None, None))
+    return search(end_with_blanks(log_probabilities, valid), following, weights, ends)
+
+
+def best_completions(
+    log_probabilities: jax.Array, following: jax.Array, weights: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns how a path of one image is best continued.
+
+    Args:
+      log_probabilities: (T, K).
+      following, weights, ends: see `best_weighted`.
+
+    Returns:
+      The logarithm (T + 1, Q, K) of the weighted probability of the best rest of a path, from each
+      time step to the end, for each state and class of the time step before; and that rest's first
+      class, (T, Q, K).
     """
     states, classes = following.shape
-    state, last = jnp.meshgrid(jnp.arange(states), jnp.arange(classes), indexing="ij")  # (Q, K)
+    last = jnp.arange(classes)[None, :]
     target = jnp.where((following < 0) | (last == BLANK), states, following)  # `states`: nowhere
 
-    def step(
-        scores: jax.Array, inputs: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        frame, is_valid = inputs
-        # The best class before another one: the best of all, or the second best if it is the same.
-        best, place = jax.lax.top_k(scores, 2)
+    def step_back(after: jax.Array, frame: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        stays = frame[None, :] + after  # the class goes on, or a blank does
+        begins = (frame + weights)[None, :] + after.at[target, last].get(
+            mode="fill", fill_value=NEVER
+        )
+        # The best class after another one: the best of all, or the second best if it is the same.
+        best, place = jax.lax.top_k(begins, 2)
         is_same = place[:, :1] == last
         other, other_class = (jnp.where(is_same, two[:, 1:], two[:, :1]) for two in (best, place))
-        # A class that begins a character leads to another state, perhaps from several.
-        begun = jnp.full(scores.shape, NEVER).at[target, last].max(other, mode="drop")
-        is_best = other == begun.at[target, last].get(mode="fill", fill_value=jnp.nan)
-        candidates = jnp.where(is_best, state, states - 1)
-        source = jnp.full(scores.shape, states - 1).at[target, last].min(candidates, mode="drop")
-        # A class that goes on stays in its state, and so does a blank after any class.
-        stays = jnp.where(last == BLANK, best[:, :1], scores)
-        stays_class = jnp.where(last == BLANK, place[:, :1], last)
-        begins = begun > stays
-        before = (
-            jnp.where(begins & is_valid, source, state),
-            jnp.where(is_valid, jnp.where(begins, other_class[source, last], stays_class), last),
-        )
-        return jnp.where(is_valid, jnp.maximum(begun, stays) + frame[None, :], scores), before
+        blank = stays[:, BLANK, None]
+        found = jnp.maximum(jnp.maximum(stays, blank), other)
+        first = jnp.where(found == stays, last, jnp.where(found == blank, BLANK, other_class))
+        return found, (found, first)
 
-    start = jnp.full(following.shape, NEVER).at[0, BLANK].set(0.0)
-    scores, before = jax.lax.scan(step, start, (log_probabilities, valid))
-    scores = jnp.where(accepting[:, None], scores, NEVER)
-    end = jnp.divmod(jnp.argmax(scores), classes)
+    end = jnp.broadcast_to(ends[:, None], following.shape)
+    _, (scores, first) = jax.lax.scan(step_back, end, log_probabilities, reverse=True)
+    return jnp.concatenate([scores, end[None]]), first
 
-    def step_back(
-        place: tuple[jax.Array, jax.Array], before: tuple[jax.Array, jax.Array]
+
+def _best_path(
+    log_probabilities: jax.Array, following: jax.Array, weights: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The best path (T,) of one image, and the logarithm of its weighted probability."""
+    scores, first = best_completions(log_probabilities, following, weights, ends)
+
+    def step(
+        place: tuple[jax.Array, jax.Array], first: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        return (before[0][place], before[1][place]), place[1]
+        state, last = place
+        chosen = first[state, last]
+        begins = (chosen != BLANK) & (chosen != last)
+        return (jnp.where(begins, following[state, chosen], state), chosen), chosen
 
-    _, path = jax.lax.scan(step_back, end, before, reverse=True)
-    score = scores.max()
-    return jnp.where(valid & (score > NEVER), path, BLANK), score
+    _, path = jax.lax.scan(step, (jnp.int32(0), jnp.int32(BLANK)), first)
+    score = scores[0, 0, BLANK]
+    return jnp.where(score > NEVER, path, BLANK), score

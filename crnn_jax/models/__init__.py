@@ -31,6 +31,7 @@ from rich import box
 
 from crnn_jax.errors import ConfigError
 from crnn_jax.models.conv_stack import num_time_steps as num_time_steps
+from crnn_jax.models.conv_stack import pixels_per_time_step as pixels_per_time_step
 from crnn_jax.models.crnn import CRNN
 
 SUMMARY_WIDTH = 100  # characters

@@ -29,6 +29,16 @@ def num_time_steps(width: int, space_to_depth: int = 1) -> int:
     return width // space_to_depth // 4 + 1
 
 
+def pixels_per_time_step(space_to_depth: int = 1) -> int:
+    """The distance of two time steps in pixels of the image.
+
+    Time step t sees the place t * pixels_per_time_step in its middle, in pixels from the left edge
+    of the image: pools 3 and 4 move the middle by half a column to the left each, and convolution 7
+    moves it by half a column to the right; after pools 1 and 2 it was half a column from the edge.
+    """
+    return 4 * space_to_depth
+
+
 def output_height(height: int, space_to_depth: int = 1) -> int:
     """Rows of the features of an image `height` pixels high; the LSTMs need exactly one."""
     # Four pools halve the rows, convolution 7 takes one away.

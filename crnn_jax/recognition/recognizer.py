@@ -1,10 +1,10 @@
 """Reading images with a trained model."""
 
-import itertools
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import jax
 import numpy as np
@@ -12,23 +12,27 @@ from flax import linen as nn
 from PIL import Image
 
 from crnn_jax.data.buckets import bucket_width
-from crnn_jax.data.images import MIN_WIDTH, ImageLike, pad_batch, prepare
-from crnn_jax.decoding import Decoder, Decoding
+from crnn_jax.data.images import MIN_WIDTH, pad_batch
+from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import DataError
-from crnn_jax.recognition.image_files import read_file
-from crnn_jax.recognition.results import Recognition
+from crnn_jax.recognition.positions import find_characters, time_step_places
+from crnn_jax.recognition.preparing import (
+    ImageSource,
+    Prepared,
+    decode_image,
+    prepare_groups,
+    prepare_image,
+)
+from crnn_jax.recognition.results import Explanation, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.text.constraints import Length
-
-ImageSource: TypeAlias = str | os.PathLike[str] | ImageLike
-"""The path of an image file, or an `ImageLike`: its bytes, a Pillow image, or an array uint8."""
 
 # Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
 # processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH_SIZES = (1, 8, 32, 128, 512)
-READ_AHEAD = 4  # batches, whose images are sorted by width
+READ_AHEAD = 4  # batches, whose images are sorted by width; as many are prepared meanwhile
 
 
 class Recognizer:
@@ -63,6 +67,8 @@ class Recognizer:
         *,
         alphabet: str | None = None,
         length: Length | None = None,
+        shape: str | None = None,
+        lexicon: Sequence[str] | None = None,
         caseless: bool = False,
     ) -> Self:
         """Loads a trained model.
@@ -78,18 +84,31 @@ class Recognizer:
             `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
             the pretrained model captcha decides for each image which set its characters are of.
           length: the number of characters, or the least and the most of them.
+          shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With caseless,
+            its letters stand for both cases.
+          lexicon: the words that may occur, the most likely first. Of many words those are compared
+            that are the nearest to what would be read without them.
           caseless: read in lower case; the probabilities of both cases of a character are added.
+            Words of a lexicon are read as they are written there.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
-          ConfigError: the model cannot read one of the characters, or the length is not supported.
+          ConfigError: the model cannot read one of the characters, or the length, the shape or
+            the lexicon cannot be used.
 
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
         """
         trained = TrainedModel.load(model, step)
-        return cls(trained, alphabet=alphabet, length=length, caseless=caseless)
+        return cls(
+            trained,
+            alphabet=alphabet,
+            length=length,
+            shape=shape,
+            lexicon=lexicon,
+            caseless=caseless,
+        )
 
     def __repr__(self) -> str:
         model = self.model
@@ -125,7 +144,10 @@ class Recognizer:
           '226md'
         """
         if _is_one(images):
-            return next(self.stream([images]))
+            image = prepare_image(images, self.model.preprocessing)
+            if isinstance(image, DataError):
+                raise image
+            return self._read([image], 1)[0]
         return list(self.stream(images))
 
     @overload
@@ -146,11 +168,13 @@ class Recognizer:
     ) -> Iterator[Recognition | DataError]:
         """Reads any number of images batch by batch, in constant memory.
 
+        Close the iterator, or drop it, to end the threads before its end.
+
         Args:
           images: an iterable of images of the kinds that `__call__` takes.
-          batch_size: the largest number of images that the network reads at once. Up to 4 times as
-            many are taken from `images` before the first result, so that images of similar width
-            share a batch.
+          batch_size: the largest number of images that the network reads at once. Up to 8 times as
+            many are taken from `images` before the first result: images of similar width share a
+            batch, and files are decoded in threads while the network reads those before them.
           return_errors: if an image cannot be read, yield the DataError in the place of its result,
             instead of raising it.
 
@@ -176,55 +200,92 @@ class Recognizer:
             )
         return self._stream(images, batch_size, return_errors)
 
+    def explain(self, image: ImageSource) -> Explanation:
+        """Reads one image, and returns also what the network said at each time step.
+
+        Raises:
+          DataError, TypeError: as `__call__`.
+
+        Example:
+          >>> from crnn_jax.recognition.drawing import draw_explanation
+          >>> draw_explanation(recognizer.explain("captcha.png")).save("explained.png")
+        """
+        decoded = decode_image(image, self.model.preprocessing)
+        prepared = Prepared.of(decoded, self.model.preprocessing)
+        logits, lengths = self._apply([prepared], 1)
+        decoding = decode(self._decoder, logits, lengths)
+        (recognition,) = self._finish([prepared], lengths, decoding)
+        probabilities = np.asarray(jax.nn.softmax(logits))[0, : int(lengths[0])]
+        places = time_step_places(len(probabilities), self.model.space_to_depth)
+        return Explanation(
+            decoded,
+            recognition,
+            probabilities,
+            places * (prepared.width / prepared.pixels.shape[1]),
+            self.model.alphabet.characters,
+        )
+
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, return_errors: bool
     ) -> Iterator[Recognition | DataError]:
-        prepared = itertools.starmap(self._prepare, enumerate(images))
-        while chunk := list(itertools.islice(prepared, READ_AHEAD * batch_size)):
-            readable = [image for image in chunk if not isinstance(image, DataError)]
-            results = iter(self._read(readable, batch_size))
-            for image in chunk:
-                if not isinstance(image, DataError):
-                    yield next(results)
-                elif return_errors:
-                    yield image
-                else:
-                    raise image
+        groups = prepare_groups(images, self.model.preprocessing, READ_AHEAD * batch_size)
+        with contextlib.closing(groups):
+            for group in groups:
+                readable = [image for image in group if not isinstance(image, DataError)]
+                results = iter(self._read(readable, batch_size))
+                for image in group:
+                    if not isinstance(image, DataError):
+                        yield next(results)
+                    elif return_errors:
+                        yield image
+                    else:
+                        raise image
 
-    def _prepare(self, place: int, image: ImageSource) -> np.ndarray | DataError:
-        """An image as the network takes it, uint8 (H, W, C), or why there is none."""
-        try:
-            if isinstance(image, str | os.PathLike):
-                return prepare(read_file(image), self.model.preprocessing, os.fspath(image))
-            return prepare(image, self.model.preprocessing, f"image {place}")
-        except DataError as error:
-            return error
-
-    def _read(self, images: Sequence[np.ndarray], batch_size: int) -> list[Recognition]:
+    def _read(self, images: Sequence[Prepared], batch_size: int) -> list[Recognition]:
         """Reads prepared images in batches of similar width; the results have their order."""
-        order = sorted(range(len(images)), key=lambda place: images[place].shape[1])
-        results: dict[int, Recognition] = {}
+        order = sorted(range(len(images)), key=lambda place: images[place].pixels.shape[1])
+        batches: list[tuple[list[int], jax.Array, Decoding]] = []
         while order:
             size = _batch_size(len(order), batch_size)
             places, order = order[:size], order[size:]
-            read = self._read_batch([images[place] for place in places], size)
+            logits, lengths = self._apply([images[place] for place in places], size)
+            batches.append((places, lengths, decode(self._decoder, logits, lengths)))
+        # The batches are computed one after another, while the next one is padded and the results
+        # of the last one become texts.
+        results: dict[int, Recognition] = {}
+        for places, lengths, decoding in batches:
+            read = self._finish([images[place] for place in places], lengths, decoding)
             results.update(zip(places, read, strict=True))
         return [results[place] for place in range(len(images))]
 
-    def _read_batch(self, images: Sequence[np.ndarray], size: int) -> list[Recognition]:
-        """Reads prepared images as a batch of `size`."""
-        height, _, channels = images[0].shape
+    def _apply(self, images: Sequence[Prepared], size: int) -> tuple[jax.Array, jax.Array]:
+        """Begins to apply the network to images as a batch of `size`, and does not wait."""
+        height, _, channels = images[0].pixels.shape
         fill = [np.zeros((height, MIN_WIDTH, channels), np.uint8)] * (size - len(images))
         fixed = self.model.preprocessing.width
-        widest = max(image.shape[1] for image in images)
+        widest = max(image.pixels.shape[1] for image in images)
         width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
-        batch, widths = pad_batch([*images, *fill], width)
-        logits, lengths = apply_network(self.model.network, self._variables, batch, widths)
-        decoding = decode(self._decoder, logits, lengths)
-        texts = self.model.alphabet.decode_batch(decoding.path, lengths)
+        batch, widths = pad_batch([*(image.pixels for image in images), *fill], width)
+        return apply_network(self.model.network, self._variables, batch, widths)
+
+    def _finish(
+        self, images: Sequence[Prepared], lengths: jax.Array, decoding: Decoding
+    ) -> Iterator[Recognition]:
+        """What was read in images, which are the first of a batch, once it is computed."""
+        paths, steps = np.asarray(decoding.path), np.asarray(decoding.step_probabilities)
         probabilities = np.exp(np.asarray(decoding.log_share, float))
         confidences = self.model.calibration.confidence(probabilities).tolist()
-        return list(map(Recognition, texts[: len(images)], confidences))
+        for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
+            characters = find_characters(
+                paths[row, :length],
+                steps[row, :length],
+                self.model.alphabet,
+                image.pixels,
+                image.width,
+                self.model.space_to_depth,
+            )
+            text = "".join(character.text for character in characters)
+            yield Recognition(text, confidences[row], characters)
 
 
 # The network and the decoder are separate programs, so that a model is compiled once for all ways
@@ -251,8 +312,8 @@ def apply_network(
 
 @jax.jit
 def decode(decoder: Decoder, logits: jax.Array, lengths: jax.Array) -> Decoding:
-    """Decodes the logits of a batch."""
-    return decoder(logits, lengths)
+    """Decodes the logits of a batch, with the probabilities of the time steps."""
+    return with_step_probabilities(decoder(logits, lengths), logits)
 
 
 def _is_one(images: Any) -> bool:

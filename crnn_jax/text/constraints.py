@@ -70,6 +70,59 @@ class Automaton:
         following = np.where(classes, after[:, None], -1).astype(np.int32)
         return cls(following, states >= least)
 
+    def allows(self, label: np.ndarray) -> bool:
+        """Whether a text is allowed, given its classes (L,)."""
+        state = 0
+        for index in label.tolist():
+            state = self.following[state, index]
+            if state < 0:
+                return False
+        return bool(self.accepting[state])
+
+    def intersection(self, other: Self) -> Self:
+        """Returns the minimal automaton of the texts that both automata allow."""
+        size = len(other.accepting)
+        places = {0: 0}  # pairs of states, each as one number, in the order they are reached in
+        pairs, rows = [0], []
+        for pair in pairs:  # it grows
+            first, second = divmod(pair, size)
+            own, others = self.following[first], other.following[second]
+            targets = np.where((own >= 0) & (others >= 0), own * size + others, -1).tolist()
+            for target in targets:
+                if target >= 0 and target not in places:
+                    places[target] = len(pairs)
+                    pairs.append(target)
+            rows.append([places.get(target, -1) for target in targets])
+        first, second = np.divmod(pairs, size)
+        accepting = self.accepting[first] & other.accepting[second]
+        return type(self)(np.array(rows, np.int32), accepting).minimal()
+
+    def minimal(self) -> Self:
+        """Returns the automaton with the fewest states that allows the same texts.
+
+        States become one if the same texts complete them (Moore 1956). Those that no text reaches
+        or completes are left out, except for the start.
+        """
+        # Classes that lead to the same states everywhere are followed once. The last state is where
+        # classes lead that are not allowed.
+        columns, column_of = np.unique(self.following, axis=1, return_inverse=True)
+        nowhere = len(self.accepting)
+        columns = np.vstack([np.where(columns < 0, nowhere, columns), 0 * columns[:1] + nowhere])
+        groups, count = np.append(self.accepting, False).astype(np.int64), 0
+        while count < (count := groups.max() + 1):
+            signatures = np.column_stack([groups, groups[columns]])
+            groups = np.unique(signatures, axis=0, return_inverse=True)[1].ravel()
+        # One state of each group, in the order they are reached in.
+        number, members = {groups[0]: 0}, [0]
+        for state in members:  # it grows
+            for target in columns[state].tolist():
+                if groups[target] not in number and groups[target] != groups[nowhere]:
+                    number[groups[target]] = len(members)
+                    members.append(target)
+        targets = [[number.get(groups[t], -1) for t in row] for row in columns[members].tolist()]
+        following = np.array(targets, np.int32)[:, column_of.ravel()]
+        return type(self)(following, self.accepting[members])
+
 
 def classes_of(characters: str, alphabet: Alphabet) -> np.ndarray:
     """Returns which classes of an alphabet are meant, (K,) bool; the blank is not.

@@ -17,8 +17,9 @@ from crnn_jax.files import RefusedFile, check_inside, read_file
 # What a file system without locks reports, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
-# What a run writes. Anything else in a workdir is the user's, and is left alone.
-ENTRIES = ("checkpoints", "lock", "tensorboard", "trace")
+# What a run writes. Anything else in a workdir is the user's, and is left alone; so is a README.md
+# that the run did not write.
+ENTRIES = ("checkpoints", "lock", "report", "tensorboard", "trace")
 REWRITTEN = ("lock.json", "metrics.jsonl", "predictions.png")
 TEMPORARY = ".tmp"  # suffix of such a file until it is whole
 MAX_HOLDER_BYTES = 10_000

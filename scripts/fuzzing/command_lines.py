@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -63,6 +64,12 @@ FLAGS = {
         f"--model={CHECKPOINT}",
         "--batch_size=3",
         "--length=5",
+        str(IMAGE.parent),
+        f"{IMAGE.parent}/**/0000?.*",
+        "--format=csv",
+        "--output=out.jsonl",
+        "--resume",
+        f"--labels={IMAGE.parent.parent / 'test.tsv'}",
     ),
     "score": (str(IMAGE.parent.parent), str(IMAGE), "/dev", "--json", "--alphabet=a"),
     "check-data": ("--config=captcha", f"--dir={IMAGE.parent.parent}", "--dir=.", "--json"),
@@ -114,7 +121,8 @@ def read_command(folder: Path) -> None:
     arguments = json.loads((folder / "arguments.json").read_text(encoding="utf-8"))
     saved = [flagsaver.save_flag_values(values) for values in all_flags]
     try:
-        with contextlib.chdir(folder), only_configured():
+        paths = io.StringIO(f"{IMAGE}\nno.png\n")  # for the argument -
+        with contextlib.chdir(folder), only_configured(), mock.patch("sys.stdin", paths):
             cli.main(["crnn-jax", *arguments])
     except SystemExit as end:
         if end.code:

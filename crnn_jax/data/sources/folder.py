@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crnn_jax.data.image_headers import MAX_BYTES
+from crnn_jax.data.image_headers import IMAGE_ENDINGS, MAX_BYTES
 from crnn_jax.data.sources.label_files import ENDINGS, Row, read_rows
 from crnn_jax.data.sources.paths import errors_of, files_below, is_file, is_folder, require_folder
 from crnn_jax.data.sources.split import Split, nfc, quoted
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.files import check_inside, read_file
-
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-_IMAGES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 
 
 def load_folder(settings: Mapping[str, Any]) -> dict[str, Split]:
@@ -54,6 +51,22 @@ def folder(directory: Path) -> dict[str, Split]:
         return splits or {"all": _whole(directory, directory)}
 
 
+def read_labels(file: Path) -> dict[Path, str]:
+    """Reads a label file on its own: the paths of its images, as for `folder`, and their labels.
+
+    Raises:
+        DataError: it cannot be read, a line of it cannot be used, or an image is outside its
+            folder.
+    """
+    if file.suffix not in ENDINGS:
+        raise DataError(f"the name of the label file {file} ends in none of {', '.join(ENDINGS)}")
+    rows = _rows(file.parent, file, file.parent)
+    with errors_of(file.parent):
+        for path in rows:
+            check_inside(path, file.parent)
+    return {path: nfc(row.label) for path, row in rows.items()}
+
+
 def _named(directory: Path, name: str) -> Split | None:
     """The split 'train' or 'test', if the folder has it."""
     file = _label_file(directory, name)
@@ -80,23 +93,29 @@ def _label_file(directory: Path, name: str) -> Path | None:
 
 
 def _from_rows(directory: Path, file: Path, root: Path) -> Split:
+    rows = _rows(directory, file, root)
+    return Split(
+        names=tuple(row.name for row in rows.values()),
+        labels=tuple(nfc(row.label) for row in rows.values()),
+        read=_Files(tuple(rows), root),
+    )
+
+
+def _rows(directory: Path, file: Path, root: Path) -> dict[Path, Row]:
+    """The rows of a label file by the paths of their images."""
     listed = functools.cache(_listed)
-    places: dict[Path, str] = {}  # image -> the line that lists it
-    names: list[str] = []
-    labels: list[str] = []
+    rows: dict[Path, Row] = {}
     for row in read_rows(file, root):
         path = _find(directory, row, listed)
-        if path in places:
+        if path in rows:
             raise DataError(
-                f"{row.place}: image {quoted(row.name)} is already listed at {places[path]}; remove"
-                " one of the lines"
+                f"{row.place}: image {quoted(row.name)} is already listed at {rows[path].place};"
+                " remove one of the lines"
             )
-        places[path] = row.place
-        names.append(row.name)
-        labels.append(nfc(row.label))
-    if not names:
+        rows[path] = row
+    if not rows:
         raise DataError(f"{file}: the label file is empty; add lines of image, tab, text")
-    return Split(tuple(names), tuple(labels), _Files(tuple(places), root))
+    return rows
 
 
 def _find(directory: Path, row: Row, listed: Callable[[Path], Mapping[str, str]]) -> Path:
@@ -159,7 +178,7 @@ def _from_names(directory: Path, root: Path) -> Split:
 def _images(directory: Path) -> Iterable[Path]:
     for path in files_below(directory):
         hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if path.suffix.lower() in _IMAGES and not hidden and is_file(path):
+        if path.suffix.lower() in IMAGE_ENDINGS and not hidden and is_file(path):
             yield path
 
 

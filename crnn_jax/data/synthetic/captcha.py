@@ -27,17 +27,25 @@ _secrets_lock = threading.Lock()
 
 def render(text: str, seed: int) -> bytes:
     """Draws a captcha as a PNG; the same seed and library versions give the same bytes."""
-    rng = random.Random(seed)
-    # The captcha library takes all random numbers from the module `secrets`, which has no seed. The
-    # name `secrets` is replaced in captcha.image alone, and only while drawing, so all other code
-    # keeps the real module. If the library starts to use other functions of it, there will be an
-    # AttributeError instead of images that cannot be drawn again.
+    return draw_with(captcha.image.ImageCaptcha, text, random.Random(seed))
+
+
+def draw_with(
+    drawer: Callable[..., captcha.image.ImageCaptcha], text: str, rng: random.Random
+) -> bytes:
+    """Draws a captcha as a PNG with a drawer of the captcha library.
+
+    The captcha library takes all random numbers from the module `secrets`, which has no seed. The
+    name `secrets` is replaced in captcha.image alone, and only while drawing, so all other code
+    keeps the real module. If the library starts to use other functions of it, there will be an
+    AttributeError instead of images that cannot be drawn again.
+    """
     seeded = types.SimpleNamespace(
         randbelow=rng.randrange, randbits=rng.getrandbits, choice=rng.choice
     )
-    drawer = captcha.image.ImageCaptcha(width=WIDTH_PER_CHARACTER * len(text), height=HEIGHT)
+    image_captcha = drawer(width=WIDTH_PER_CHARACTER * len(text), height=HEIGHT)
     with _secrets_lock, mock.patch.object(captcha.image, "secrets", seeded):
-        image = drawer.generate_image(text)
+        image = image_captcha.generate_image(text)
     png = io.BytesIO()
     image.save(png, format="png")
     return png.getvalue()
