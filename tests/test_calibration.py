@@ -138,6 +138,19 @@ def test_a_posterior_of_both_cases() -> None:
         assert math.exp(found) == pytest.approx(lower[ALPHABET.decode(path)], abs=1e-5)
 
 
+def test_a_posterior_of_a_lexicon_is_the_share_among_its_words() -> None:
+    words = ["0", "01", "aA", "A1a", "1111"]
+    logits, lengths = random_logits(6, 5), np.array([5, 4, 5, 3, 5, 4])
+    decoding = decode(make_decoder(ALPHABET, {}, lexicon=words), logits, lengths)
+    texts = ALPHABET.decode_batch(decoding.path, lengths)
+    shares = np.exp(decoding.log_posterior)
+    for row, length, text, share in zip(logits, lengths, texts, shares, strict=True):
+        probabilities = text_probabilities(row[:length])
+        assert share == pytest.approx(
+            probabilities[text] / sum(probabilities[word] for word in words), abs=1e-5
+        )
+
+
 def test_a_text_that_cannot_be_has_no_confidence() -> None:
     decoding = decode(make_decoder(ALPHABET, {}, length=4), random_logits(2, 4), np.array([3, 0]))
     assert np.exp(decoding.log_posterior).tolist() == [0, 0]
