@@ -23,6 +23,9 @@ likely texts. For one image it may be a file, such as --draw out.png.
 --top 3 adds the 3 most likely texts and their probabilities: as columns, or in JSON as
 `alternatives`.
 
+--min_confidence 0.9 adds `accepted` to the results, true or false; --min_confidence auto takes the
+confidence from which on 99 % of the texts were right on the model's validation images.
+
 What is known of the texts helps to read them, such as --alphabet digits --length 5.
 
 `crnn-jax predict` does the same.
@@ -82,6 +85,12 @@ DRAW = flags.DEFINE_string(
     "draw",
     None,
     "The folder for drawings of what is read; for one image also a file, such as out.png.",
+    flag_values=FLAGS,
+)
+MIN_CONFIDENCE = flags.DEFINE_string(
+    "min_confidence",
+    None,
+    "Marks texts as accepted from this confidence on, such as 0.9; auto: 99 % of them are right.",
     flag_values=FLAGS,
 )
 
@@ -176,6 +185,9 @@ def _read(
     if TOP.value:
         options["beam_width"] = max(options.get("beam_width") or 0, BEAM_WIDTH, TOP.value)
     recognizer = Recognizer.load(MODEL.value, **options)
+    if MIN_CONFIDENCE.value is not None:
+        least = recognizer.model.calibration.threshold(MIN_CONFIDENCE.value)
+        write = _marking(write, least)
     if DRAW.value is not None:
         write = _drawing_too(write, recognizer, Path(DRAW.value))
     # Results on a terminal are progress enough.
@@ -190,6 +202,11 @@ def _read(
         )
         with contextlib.suppress(OSError):  # standard error may be closed
             print(line, file=sys.stderr)
+
+
+def _marking(write: "Write", least: float) -> "Write":
+    """A function that writes a row, and whether its confidence is at least that."""
+    return lambda row: write({**row, "accepted": row["confidence"] >= least})
 
 
 def _drawing_too(write: "Write", recognizer: "Recognizer", place: Path) -> "Write":

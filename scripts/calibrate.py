@@ -9,10 +9,11 @@ a test split stays unseen.
 
 The pretrained model captcha was calibrated by
 
-    python scripts/calibrate.py captcha --generated styles lower --caseless DATA/captcha_mixed_10k
+    python scripts/calibrate.py captcha DATA/iiit5k --generated styles lower \\
+        --caseless DATA/captcha_mixed_10k
 
 on images that it was not trained on: generated captchas, in random styles and in that of the
-library, and a set of another style, whose labels are in lower case.
+library, words of scene text, and captchas of another style, whose labels are in lower case.
 """
 
 import argparse

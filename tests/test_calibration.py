@@ -1,9 +1,13 @@
 """Probabilities of texts against brute force; calibration against hand arithmetic and scipy."""
 
+import hashlib
 import itertools
 import json
 import math
+import shutil
+import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +21,8 @@ from crnn_jax.decoding.forward import text_log_probability
 from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import ConfigError
 from crnn_jax.recognition.calibration import Calibration
+from crnn_jax.recognition.pretrained import PRETRAINED_DIR
+from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.reliability import (
     brier_score,
@@ -25,7 +31,13 @@ from crnn_jax.text.reliability import (
     risk_coverage,
     threshold,
 )
+from tests.test_recipes import GOLDEN
 
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import calibrate
+
+IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2"
 ALPHABET = Alphabet("01aA")
 STEPS = 5
 
@@ -124,6 +136,19 @@ def test_a_posterior_of_both_cases() -> None:
         merged = np.concatenate([odds[:, :3], odds[:, 3:].sum(1, keepdims=True)], 1)
         lower.update(text_probabilities(np.log(merged), Alphabet("01a")))
         assert math.exp(found) == pytest.approx(lower[ALPHABET.decode(path)], abs=1e-5)
+
+
+def test_a_posterior_of_a_lexicon_is_the_share_among_its_words() -> None:
+    words = ["0", "01", "aA", "A1a", "1111"]
+    logits, lengths = random_logits(6, 5), np.array([5, 4, 5, 3, 5, 4])
+    decoding = decode(make_decoder(ALPHABET, {}, lexicon=words), logits, lengths)
+    texts = ALPHABET.decode_batch(decoding.path, lengths)
+    shares = np.exp(decoding.log_posterior)
+    for row, length, text, share in zip(logits, lengths, texts, shares, strict=True):
+        probabilities = text_probabilities(row[:length])
+        assert share == pytest.approx(
+            probabilities[text] / sum(probabilities[word] for word in words), abs=1e-5
+        )
 
 
 def test_a_text_that_cannot_be_has_no_confidence() -> None:
@@ -238,3 +263,23 @@ def test_the_least_confidence_that_is_asked_for() -> None:
             Calibration().threshold(wanted)
     with pytest.raises(ConfigError, match="validated on 13 images; write a number"):
         Calibration(images=13).threshold("auto")
+
+
+def test_a_script_calibrates_a_model_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, and a pretrained model with the digest of its manifest."""
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    packaged = Path(shutil.copytree(PRETRAINED_DIR, tmp_path / "pretrained")) / "captcha"
+    monkeypatch.setattr(calibrate, "PRETRAINED_DIR", packaged.parent)
+    train = calibrate.training_images(IMAGES)
+    labels = [line.split("\t")[1] for line in (IMAGES / "train.tsv").read_text().splitlines()]
+    assert sorted(train.labels) == sorted(labels)
+    for folder in (tmp_path / "run", packaged):
+        model = TrainedModel.load(folder)
+        probabilities, right = calibrate.read(model, train.select(range(8)), False)
+        found = calibrate.calibrate(str(folder), [("images", train.select(range(8)), False)])
+        assert found == Calibration.fit(probabilities, right) and found.images == 8
+        assert TrainedModel.load(folder).calibration == found
+    sums = (packaged.parent / "SHA256SUMS").read_text(encoding="utf-8")
+    assert hashlib.sha256((packaged / "manifest.json").read_bytes()).hexdigest() in sums

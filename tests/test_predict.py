@@ -22,6 +22,7 @@ from crnn_jax import predict
 from crnn_jax.commands import parse_flags
 from crnn_jax.errors import CrnnError, DataError
 from crnn_jax.recognition import image_files
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.image_files import find_images
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.results import Alternative, Recognition
@@ -34,7 +35,9 @@ READ_AHEAD = 256  # images that the recognizer below takes before the first resu
 class Stub:
     """Reads the name of each file as its text; files whose name has `bad` cannot be read."""
 
-    model = SimpleNamespace(alphabet=Alphabet("ABCabc"))
+    model = SimpleNamespace(
+        alphabet=Alphabet("ABCabc"), calibration=Calibration(min_confidence=0.25)
+    )
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -260,6 +263,24 @@ def test_predict_prints_one_line_for_each_image(
             assert lines == ["\t".join(cells)]
         for error, path, problem in zip(errors.splitlines(), others, problems, strict=True):
             assert error.startswith(f"error: cannot read image '{path}': ") and problem in error
+
+
+@pytest.mark.parametrize(("least", "accepted"), [("auto", "true"), ("0.3", "false")])
+def test_texts_are_marked_and_none_is_left_out(
+    least: str,
+    accepted: str,
+    stub: Stub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (path,) = files(tmp_path, "a.png")
+    assert run(f"--min_confidence={least}", path) == 0
+    assert run(f"--min_confidence={least}", "--format=csv", path) == 0
+    assert run(f"--min_confidence={least}", "--format=jsonl", path) == 0
+    tsv, head, line, row = capsys.readouterr().out.splitlines()
+    assert tsv == f"{path}\ta\t0.2500\t{accepted}"
+    assert (head, line) == ("path,text,confidence,accepted", f"{path},a,0.2500,{accepted}")
+    assert json.loads(row)["accepted"] is (accepted == "true")
 
 
 def test_what_is_no_column_is_written_in_json_alone() -> None:

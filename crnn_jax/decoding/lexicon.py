@@ -204,6 +204,7 @@ def most_likely(
     """
     log_probabilities = jax.nn.log_softmax(logits)
     scores = label_log_probabilities(log_probabilities, lengths, labels)
+    every = jax.nn.logsumexp(scores, 1)
     scores, order = jax.lax.top_k(scores, min(SHOWN, labels.shape[1]))
     places = order[:, :, None]
     labels, spelling = (jnp.take_along_axis(of, places, 1) for of in (labels, spelling))
@@ -215,7 +216,13 @@ def most_likely(
     decoding = with_step_probabilities(Decoding(path, scores[:, 0]), logits)
     path = jnp.where(path == BLANK, BLANK, spelled)
     spelling = jnp.where(scores[:, :, None] > NEVER, spelling, BLANK)
-    return decoding.replace(path=path, labels=spelling, label_log_probabilities=scores)
+    best = scores[:, 0]
+    return decoding.replace(
+        path=path,
+        labels=spelling,
+        label_log_probabilities=scores,
+        log_posterior=jnp.where(best > NEVER, best - every, NEVER),
+    )
 
 
 def label_log_probabilities(

@@ -30,22 +30,29 @@ LANGUAGE_WEIGHT = 0.5
 
 
 class DecodingOptions(TypedDict, total=False):
-    """How a model reads: what is known of the texts before they are read.
+    """What is known of the texts, and how they are read.
+
+    What is known helps: no other texts are read.
 
     Attributes:
-      alphabet: a name of `text.constraints.CHARSETS`, "all", or the characters that may occur.
-        None, the default: one of the model's sets if it has any and there is no shape, else all
-        characters.
+      alphabet: the characters that occur, such as "0123456789", or one of the names in
+        `text.constraints.CHARSETS`, such as "digits". "all" are all characters that the model
+        knows. By default the pretrained model captcha decides for each image which set its
+        characters are of, unless a shape is given; other models read all characters.
       length: the number of characters, or the least and the most of them.
-      shape: a regular expression of the whole text, see `text.shapes`.
-      lexicon: the words that may occur, the most likely first, see `decoding.lexicon`.
-      caseless: whether to read in lower case; both cases of a letter then count as one.
-      beam_width: the number of texts that a beam search follows; it finds alternatives. None, the
-        default: the most likely path is read, or with a language model a beam of 10. With a lexicon
-        there is no beam: its words are the alternatives.
-      language_model: how likely texts are in a language.
-      language_weight: how much that counts: the logarithm of the probability of a text in the
-        language is multiplied by it and added. 0.5 by default.
+      shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With `caseless`,
+        its letters stand for both cases. See `text.shapes`.
+      lexicon: the words that may occur, the most likely first. Of many words those are compared
+        that are the nearest to what would be read without them. See `decoding.lexicon`.
+      caseless: read in lower case; the probabilities of both cases of a character are added. Words
+        of a lexicon are read as they are written there.
+      beam_width: the number of texts that a beam search follows, such as 10. It adds up the
+        alignments of each text, and finds alternatives. By default the most likely alignment is
+        read, or with a language model a beam of 10. With a lexicon there is no beam: its words are
+        the alternatives.
+      language_model: how likely the texts are in a language, see
+        `recognition.word_files.read_language_model`.
+      language_weight: how much the language model counts; 0.5 by default.
     """
 
     alphabet: str | None

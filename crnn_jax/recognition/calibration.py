@@ -21,8 +21,9 @@ and for 300 images, on six sets that the pretrained model had not seen."""
 TARGET = 0.99
 """The share of accepted texts that is to be right."""
 
-# In single precision, a sum over the time steps of a certain text is off by up to this much.
-_LEAST, _MOST = 1e-9, 1 - 1e-5
+_LEAST = 1e-300  # so that logarithms are finite
+_MOST = 1 - 1e-5  # a sum over time steps in single precision says no more
+_UNLIKELY = 1e-9  # texts less likely than that tell a fit no more
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Calibration:
           probabilities: (N,), 0 to 1.
           right: (N,) bool, whether the text is that of the label.
         """
-        odds, target = _log_odds(probabilities), np.asarray(right, float)
+        odds = _log_odds(np.maximum(probabilities, _UNLIKELY))
+        target = np.asarray(right, float)
         count, hits = len(target), int(target.sum())
         fitted = cls(images=count, right=hits)
         if count >= MIN_IMAGES and MIN_OF_EACH <= hits <= count - MIN_OF_EACH:
@@ -72,7 +74,7 @@ class Calibration:
         probabilities = np.asarray(probabilities, float)
         odds = self.intercept + self.slope * _log_odds(probabilities)
         # A text that cannot be has no confidence, whatever the others have.
-        return np.where(probabilities > 0, 1 / (1 + np.exp(-odds)), 0.0)
+        return np.where(probabilities > 0, np.exp(-np.logaddexp(0, -odds)), 0.0)
 
     def threshold(self, wanted: str) -> float:
         """Returns the least confidence that `wanted` asks for: a number, or "auto".
@@ -120,7 +122,8 @@ def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         scores, change = weights @ features, weights - unchanged
         value = (np.logaddexp(0, scores) - right * scores).sum() + PULL / 2 * (change**2).sum()
-        return value, features @ (1 / (1 + np.exp(-scores)) - right) + PULL * change
+        slopes = features @ (np.exp(-np.logaddexp(0, -scores)) - right)
+        return value, slopes + PULL * change
 
     # A slope that is not positive would order texts by how improbable they are.
     found = minimize(loss, unchanged, jac=True, method="L-BFGS-B", bounds=((-20, 20), (0.05, 20)))

@@ -14,7 +14,7 @@ from PIL import Image
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, pad_batch
 from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
-from crnn_jax.decoding.options import LANGUAGE_WEIGHT, DecodingOptions, make_decoder
+from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import DataError
 from crnn_jax.recognition.alternatives import find_alternatives
 from crnn_jax.recognition.positions import find_characters, time_step_places
@@ -27,8 +27,6 @@ from crnn_jax.recognition.preparing import (
 )
 from crnn_jax.recognition.results import Explanation, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
-from crnn_jax.text.constraints import Length
-from crnn_jax.text.ngrams import NGrams
 
 # Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
 # processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
@@ -66,15 +64,7 @@ class Recognizer:
         cls,
         model: str | os.PathLike[str] | None = None,
         step: int = BEST,
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        shape: str | None = None,
-        lexicon: Sequence[str] | None = None,
-        caseless: bool = False,
-        beam_width: int | None = None,
-        language_model: NGrams | None = None,
-        language_weight: float = LANGUAGE_WEIGHT,
+        **options: Unpack[DecodingOptions],
     ) -> Self:
         """Loads a trained model.
 
@@ -85,22 +75,8 @@ class Recognizer:
         Args:
           model: a workdir, or the name of a pretrained model; `captcha` by default.
           step: the checkpoint to load; by default the one with the best validation metrics.
-          alphabet: the characters that occur, such as "0123456789", or one of the names in
-            `CHARSETS`, such as "digits". "all" are all characters that the model knows. By default
-            the pretrained model captcha decides for each image which set its characters are of.
-          length: the number of characters, or the least and the most of them.
-          shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With caseless,
-            its letters stand for both cases.
-          lexicon: the words that may occur, the most likely first. Of many words those are compared
-            that are the nearest to what would be read without them.
-          caseless: read in lower case; the probabilities of both cases of a character are added.
-            Words of a lexicon are read as they are written there.
-          beam_width: read with a beam search that follows so many texts, such as 10. It adds up the
-            alignments of each text, and finds alternatives. By default the most likely alignment is
-            read. With a lexicon there is no beam: its words are the alternatives.
-          language_model: how likely texts are, see `recognition.word_files.read_language_model`.
-            The beam is then 10 wide by default.
-          language_weight: how much the language model counts.
+          options: what is known of the texts, and how to read them; see
+            `crnn_jax.decoding.options.DecodingOptions`.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
@@ -110,19 +86,10 @@ class Recognizer:
         Example:
           >>> Recognizer.load("runs/captcha")
           Recognizer(runs/captcha, step 12240, 36 characters)
+          >>> Recognizer.load(alphabet="digits", length=(4, 6))
+          Recognizer(captcha, step 9804, 62 characters)
         """
-        trained = TrainedModel.load(model, step)
-        return cls(
-            trained,
-            alphabet=alphabet,
-            length=length,
-            shape=shape,
-            lexicon=lexicon,
-            caseless=caseless,
-            beam_width=beam_width,
-            language_model=language_model,
-            language_weight=language_weight,
-        )
+        return cls(TrainedModel.load(model, step), **options)
 
     def __repr__(self) -> str:
         model = self.model
