@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from pipeline import write_captchas
 from timing import take_turns
 
 from crnn_jax.recognition.image_files import find_images
-from crnn_jax.recognition.preparing import prepare_groups
+from crnn_jax.recognition.preparing import Prepared, prepare_groups
 from crnn_jax.recognition.read_files import read_files
 from crnn_jax.recognition.recognizer import READ_AHEAD, Recognizer
 from crnn_jax.recognition.rows import ResultFile, RowWriter
@@ -44,9 +43,9 @@ def measure_reading(
                 write = RowWriter("tsv", file.write)
                 read_files(recognizer, find_images([folder], fail), batch_size, {}, write, fail)
 
-        def preparing() -> list[list[np.ndarray]]:
+        def preparing() -> list[list[Prepared]]:
             groups = prepare_groups(find_images([folder], fail), preprocessing, size)
-            return [[i for i in group if not isinstance(i, Exception)] for group in groups]
+            return [[i for i in group if isinstance(i, Prepared)] for group in groups]
 
         prepared = preparing()
 
