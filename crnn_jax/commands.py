@@ -31,7 +31,7 @@ from crnn_jax.messages import one_line
 from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
 
 if TYPE_CHECKING:
-    from crnn_jax.decoding.options import DecodingOptions
+    from crnn_jax.decoding.options import ReadingOptions
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 # How a system says that nobody reads what is written.
@@ -101,8 +101,8 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
     )
 
 
-def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]:
-    """Defines the flags of `DecodingOptions`: what is known of the texts, and how to read them.
+def define_decoding(values: flags.FlagValues) -> Callable[[], "ReadingOptions"]:
+    """Defines the flags of `ReadingOptions`: what is known of the texts, and how to read them.
 
     Returns:
       A function that returns their values. It raises ConfigError if one of them cannot be used.
@@ -148,7 +148,15 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
         "language_weight", 0.5, "How much the language model counts.", flag_values=values
     )
 
-    def options() -> "DecodingOptions":
+    same_source = flags.DEFINE_bool(
+        "same_source",
+        False,
+        "Takes the images to be of one source, such as a site: their characters and lengths are"
+        " learned from what is read in the others.",
+        flag_values=values,
+    )
+
+    def options() -> "ReadingOptions":
         from crnn_jax.recognition.word_files import read_language_model, read_words
         from crnn_jax.text.constraints import parse_length
 
@@ -162,6 +170,7 @@ def define_decoding(values: flags.FlagValues) -> Callable[[], "DecodingOptions"]
             "beam_width": beam.value,
             "language_model": None if arpa is None else read_language_model(arpa),
             "language_weight": language_weight.value,
+            "same_source": same_source.value,
         }
 
     return options

@@ -26,7 +26,8 @@ likely texts. For one image it may be a file, such as --draw out.png.
 --min_confidence 0.9 adds `accepted` to the results, true or false; --min_confidence auto takes the
 confidence from which on 99 % of the texts were right on the model's validation images.
 
-What is known of the texts helps to read them, such as --alphabet digits --length 5.
+What is known of the texts helps to read them, such as --alphabet digits --length 5. So does
+--same_source, if all images are of one source, such as a site.
 
 `crnn-jax predict` does the same.
 """
@@ -35,7 +36,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,7 +170,7 @@ def _total(inputs: Sequence[str], labels: Mapping[str, str]) -> int | None:
 
 
 def _read(
-    paths: Iterable[str],
+    paths: Iterator[str],
     labels: Mapping[str, str],
     write: "Write",
     report: Callable[[DataError], None],
@@ -179,12 +180,16 @@ def _read(
     from crnn_jax.decoding.options import BEAM_WIDTH
     from crnn_jax.recognition.progress import image_progress
     from crnn_jax.recognition.read_files import read_files
-    from crnn_jax.recognition.recognizer import Recognizer
+    from crnn_jax.recognition.recognizer import SAMPLE, Recognizer
 
     options = DECODING()
+    same_source = options.pop("same_source", False)
     if TOP.value:
         options["beam_width"] = max(options.get("beam_width") or 0, BEAM_WIDTH, TOP.value)
     recognizer = Recognizer.load(MODEL.value, **options)
+    if same_source:
+        first = list(itertools.islice(paths, SAMPLE))
+        recognizer, paths = recognizer.adapt(first), itertools.chain(first, paths)
     if MIN_CONFIDENCE.value is not None:
         least = recognizer.model.calibration.threshold(MIN_CONFIDENCE.value)
         write = _marking(write, least)

@@ -10,9 +10,11 @@ from crnn_jax.config import Config, check_config
 from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.dataset import load_benchmark, load_split
+from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.options import DecodingOptions, make_decoder
 from crnn_jax.errors import ConfigError
 from crnn_jax.evaluation import Evaluation, evaluate_split, make_eval_step
+from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
 from crnn_jax.reports.contents import describe_model
 from crnn_jax.reports.writing import PAGE, report_evaluation
@@ -41,6 +43,7 @@ def score(
     batch_size: int,
     devices: Devices = None,
     report: Path | None = None,
+    same_source: bool = False,
     **options: Unpack[DecodingOptions],
 ) -> Iterator[dict[str, Any]]:
     """Evaluates a trained model on whole sets, each on all its labels and on the `SUBSETS`.
@@ -51,6 +54,7 @@ def score(
       batch_size: over all devices.
       devices: those that share each batch; None for all local ones.
       report: a folder for reports, one folder for each set; None for none.
+      same_source: the images of each set are of one source, see `Recognizer.adapt`.
       options: how to read, see `DecodingOptions`.
 
     Yields:
@@ -71,6 +75,9 @@ def score(
         prepared = load_benchmark(
             directory, model.alphabet, model.preprocessing, model.space_to_depth
         )
+        if same_source:
+            decoder = _adapted(model, prepared, options)
+            eval_step = make_eval_step(model.network, devices, decoder)
         buckets = choose_buckets(prepared.widths, SCORE_BUCKETS)
         result = evaluate_split(
             *(eval_step, variables, prepared, model.alphabet, buckets, batch_size, devices),
@@ -104,6 +111,7 @@ def evaluate(
     step: int | None = None,
     report: str | Path | None = None,
     devices: Devices = None,
+    same_source: bool = False,
     **options: Unpack[DecodingOptions],
 ) -> dict[str, Any]:
     """Reads the images of a split with a trained model, and returns how much of it is right.
@@ -116,6 +124,7 @@ def evaluate(
       step: the step of a checkpoint; None for the best one.
       report: a folder for a page about the result, index.html, and its content, report.json.
       devices: the devices that share each batch; None for all local ones.
+      same_source: the images are of one source, see `Recognizer.adapt`.
       options: how to read, see `DecodingOptions`.
 
     Returns:
@@ -143,7 +152,7 @@ def evaluate(
     elif data is not None:
         config = data
     folder = Path(report) if report else None
-    return evaluate_model(model, config, split, devices, folder, **options)
+    return evaluate_model(model, config, split, devices, folder, same_source, **options)
 
 
 def evaluate_model(
@@ -152,6 +161,7 @@ def evaluate_model(
     split: str,
     devices: Devices = None,
     report: Path | None = None,
+    same_source: bool = False,
     **options: Unpack[DecodingOptions],
 ) -> dict[str, Any]:
     """Evaluates a loaded model on the data of a config; see `evaluate`.
@@ -173,6 +183,8 @@ def evaluate_model(
     prepared = load_split(config, model.alphabet, model.preprocessing, model.space_to_depth, split)
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
+    if same_source:
+        decoder = _adapted(model, prepared, options)
     result = evaluate_split(
         make_eval_step(model.network, devices, decoder),
         parallel.replicate(model.variables, devices),
@@ -196,6 +208,12 @@ def evaluate_model(
         "confusions": commonest,
         **page,
     }
+
+
+def _adapted(model: TrainedModel, prepared: PreparedSplit, options: DecodingOptions) -> Decoder:
+    """The decoder for the images of a split, which are of one source."""
+    readable = (i for i in range(len(prepared)) if i not in prepared.failures)
+    return Recognizer(model, **options).adapt(map(prepared.split.read, readable)).decoder
 
 
 def _accepted(result: Evaluation) -> dict[str, float | None]:

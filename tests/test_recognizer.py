@@ -442,6 +442,29 @@ def test_a_step_that_a_run_deletes_meanwhile_is_looked_for_again(
     assert 1_000 - 20 < left < 1_000 - 5
 
 
+def test_images_of_one_source_are_read_as_such(
+    recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition], tmp_path: Path
+) -> None:
+    """Also those of a network that writes any text; the recognizer itself stays as it is."""
+    (tmp_path / "no.png").write_bytes(b"x")
+    adapted = recognizer.adapt([tmp_path / "no.png", *images])
+    read = adapted(images)
+    assert all(0 <= one.confidence <= 1 for one in read)
+    assert [one.text for one in pickle.loads(pickle.dumps(adapted))(images)] == [
+        one.text for one in read
+    ]
+    assert_same(recognizer(images), alone)
+    some = Recognizer(recognizer.model, alphabet="ab", length=2).adapt(images)(images)
+    assert {len(one.text) for one in some} <= {0, 2}
+    assert set("".join(one.text for one in some)) <= set("ab")
+    with pytest.raises(DataError, match="no image can be read, so there is none to adapt to"):
+        recognizer.adapt([b"x"])
+    with pytest.raises(ConfigError, match="beam_width and same_source do not go together"):
+        Recognizer(recognizer.model, beam_width=5).adapt(images)
+    with pytest.raises(ConfigError, match="a length of 20 to 20 and same_source"):
+        Recognizer(recognizer.model, length=20).adapt(images)
+
+
 def test_what_is_shown_of_it(recognizer: Recognizer) -> None:
     assert repr(recognizer) == "Recognizer(runs/small, step 7, 4 characters)"
     assert repr(Recognizer.load()).startswith("Recognizer(captcha, step ")

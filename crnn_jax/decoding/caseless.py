@@ -29,8 +29,12 @@ class Caseless(struct.PyTreeNode):
 
     def __call__(self, logits: jax.Array, lengths: jax.Array) -> Decoding:
         """See `Decoder`."""
-        sums = jnp.log(jax.nn.softmax(logits) @ self.lower)
+        sums = self.sums(logits)
         return with_step_probabilities(self.decoder(sums, lengths), sums)
+
+    def sums(self, logits: jax.Array) -> jax.Array:
+        """Returns the logits (B, T, K) of the sums."""
+        return jnp.log(jax.nn.softmax(logits) @ self.lower)
 
 
 def lower_case(alphabet: Alphabet) -> np.ndarray:

@@ -59,8 +59,8 @@ def allowed_log_probability(
       log_probabilities: (B, T, K).
       valid: (B, T) bool.
       following: (Q, K), see `text.constraints.Automaton`.
-      accepting: (Q,).
-      log_weight: a text of n characters counts exp(n * log_weight) times; None: once.
+      accepting: (Q,), bool; or the weight of a text that ends in each state.
+      log_weight: the logarithm of a weight of each character, one for all or (K,); None: 0.
 
     Returns:
       The logarithms (B,); -inf where the sum is below exp(-57).
@@ -95,7 +95,7 @@ def _allowed(
         rest, scale = carry
         frame, is_valid = inputs
         started = rest.at[target, last].get(mode="fill", fill_value=0.0)
-        begins = weight * frame[None, :] * started
+        begins = (weight * frame)[None, :] * started
         # All classes begin a character but the last one itself. The largest one is not subtracted
         # from a sum of which it is nearly all.
         largest = jnp.argmax(begins, 1, keepdims=True) == last
@@ -107,7 +107,7 @@ def _allowed(
         rest = jnp.where(is_valid, found / total, rest)
         return (rest, scale + jnp.where(is_valid, jnp.log(total), 0.0)), None
 
-    end = jnp.broadcast_to(jnp.where(accepting, 1.0, 0.0)[:, None], following.shape)
+    end = jnp.broadcast_to(accepting.astype(jnp.float32)[:, None], following.shape)
     (rest, scale), _ = jax.lax.scan(
         step_back, (end, jnp.float32(0)), (probabilities, valid), reverse=True
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
+import jax
 import numpy as np
 
 from crnn_jax.decoding import Decoder
@@ -10,6 +11,7 @@ from crnn_jax.decoding.beam import Beam, Language
 from crnn_jax.decoding.caseless import Caseless, lower_case
 from crnn_jax.decoding.lexicon import Lexicon, Words
 from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
+from crnn_jax.decoding.source import MOST, SourcePath
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
@@ -65,6 +67,16 @@ class DecodingOptions(TypedDict, total=False):
     language_weight: float
 
 
+class ReadingOptions(DecodingOptions, total=False):
+    """Options of commands.
+
+    Attributes:
+      same_source: the images are of one source, see `Recognizer.adapt`.
+    """
+
+    same_source: bool
+
+
 def make_decoder(
     own: Alphabet, log_priors: Mapping[str, float], **options: Unpack[DecodingOptions]
 ) -> Decoder:
@@ -106,6 +118,48 @@ def make_decoder(
     elif width is not None and isinstance(decoder, AllowedPath | CharsetPath):
         decoder = Beam.create(decoder, width, language)
     return Caseless.create(decoder, own) if caseless else decoder
+
+
+def make_source_decoder(
+    own: Alphabet,
+    log_priors: Mapping[str, float],
+    logits: jax.Array,
+    lengths: jax.Array,
+    **options: Unpack[DecodingOptions],
+) -> Decoder:
+    """Returns the decoder of a model for images of one source, learned from a sample of them.
+
+    Args:
+      own: the model's alphabet.
+      log_priors: the model's sets of characters, see `CharsetPath`; may be empty.
+      logits: (B, T, K), those of the sample.
+      lengths: (B,), the valid time steps.
+      options: `alphabet`, `length` and `caseless`; nothing else can be combined with a source.
+
+    Raises:
+      ConfigError: there is another option, or one of them cannot be used.
+    """
+    for name in ("shape", "lexicon", "beam_width", "language_model"):
+        if options.get(name) is not None:
+            raise ConfigError(f"{name} and same_source do not go together; choose one of them")
+    alphabet, length = options.get("alphabet"), options.get("length")
+    everything = alphabet in (None, ALL)
+    every = np.arange(own.num_classes) != BLANK
+    classes = every if everything else classes_of(alphabet or ALL, own)
+    least, most = (length, length) if isinstance(length, int) else length or (0, MOST)
+    if most > MOST or least > most:
+        raise ConfigError(
+            f"a length of {least} to {most} and same_source do not go together; choose at most"
+            f" {MOST} characters"
+        )
+    counts = np.arange(MOST + 1)
+    allowed = (counts >= least) & (counts <= most)
+    sets = log_priors if alphabet is None else {}
+    if not options.get("caseless", False):
+        return SourcePath.learn(logits, lengths, sets, own, classes, allowed)
+    classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
+    sums = Caseless.create(BestPath(), own).sums(logits)
+    return Caseless.create(SourcePath.learn(sums, lengths, sets, own, classes, allowed), own)
 
 
 def _search(

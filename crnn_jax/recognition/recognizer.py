@@ -1,12 +1,14 @@
 """Reading images with a trained model."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self, Unpack, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from PIL import Image
@@ -14,7 +16,7 @@ from PIL import Image
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import MIN_WIDTH, pad_batch
 from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
-from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.options import DecodingOptions, make_decoder, make_source_decoder
 from crnn_jax.errors import DataError
 from crnn_jax.recognition.alternatives import find_alternatives
 from crnn_jax.recognition.positions import find_characters, time_step_places
@@ -32,6 +34,7 @@ from crnn_jax.recognition.trained_model import BEST, TrainedModel
 # processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 BATCH_SIZES = (1, 8, 32, 128, 512)
+SAMPLE, SAMPLE_BATCH = 128, 32  # images of a source to learn from
 READ_AHEAD = 4  # batches, whose images are sorted by width; as many are prepared meanwhile
 
 
@@ -50,13 +53,19 @@ class Recognizer:
 
     Attributes:
       model: the trained model that it reads with.
+      decoder: what makes texts of the network's logits.
     """
 
-    def __init__(self, model: TrainedModel, **options: Unpack[DecodingOptions]) -> None:
-        """Takes the options of decoding that `load` takes."""
+    def __init__(
+        self,
+        model: TrainedModel,
+        decoder: Decoder | None = None,
+        **options: Unpack[DecodingOptions],
+    ) -> None:
+        """Takes the options of decoding that `load` takes, or a decoder of its own."""
         self.model = model
+        self.decoder = decoder or make_decoder(model.alphabet, model.charsets, **options)
         self._options = options
-        self._decoder = make_decoder(model.alphabet, model.charsets, **options)
         self._variables = jax.device_put(model.variables)
 
     @classmethod
@@ -97,7 +106,50 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._options), (self.model,)
+        return partial(type(self), **self._options), (self.model, self.decoder)
+
+    def adapt(self, images: Iterable[ImageSource]) -> Self:
+        """Returns a recognizer for images of one source, such as one site's captchas.
+
+        Their texts are of one set of characters, of which some may not occur, and of few lengths.
+        Both are learned from what is read in a sample. Labels are not needed. A text unlike the
+        others is still read if its image leaves no doubt.
+
+        Args:
+          images: the sample; the first 128 of them are used. 30 may be enough.
+
+        Raises:
+          DataError: none of the images can be read.
+          ConfigError: the recognizer has options that do not go together with a source.
+
+        Example:
+          >>> paths = sorted(Path("captchas").glob("*.png"))
+          >>> recognizer = Recognizer.load().adapt(paths)
+        """
+        sample = itertools.islice(images, SAMPLE)
+        with contextlib.closing(prepare_groups(sample, self.model.preprocessing, SAMPLE)) as groups:
+            found = next(groups, [])
+        readable = [image for image in found if not isinstance(image, DataError)]
+        if not readable:
+            raise DataError("no image can be read, so there is none to adapt to; name others")
+        readable.sort(key=lambda image: image.pixels.shape[1])
+        outputs: list[tuple[np.ndarray, np.ndarray]] = []
+        for start in range(0, len(readable), SAMPLE_BATCH):
+            batch = readable[start : start + SAMPLE_BATCH]
+            logits, lengths = self._apply(batch, SAMPLE_BATCH)
+            outputs.append((np.asarray(logits)[: len(batch)], np.asarray(lengths)[: len(batch)]))
+        steps = max(logits.shape[1] for logits, _ in outputs)
+        padded = [
+            np.pad(logits, ((0, 0), (0, steps - logits.shape[1]), (0, 0))) for logits, _ in outputs
+        ]
+        decoder = make_source_decoder(
+            self.model.alphabet,
+            self.model.charsets,
+            jnp.asarray(np.concatenate(padded)),
+            jnp.asarray(np.concatenate([lengths for _, lengths in outputs])),
+            **self._options,
+        )
+        return type(self)(self.model, decoder, **self._options)
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...
@@ -194,7 +246,7 @@ class Recognizer:
         decoded = decode_image(image, self.model.preprocessing)
         prepared = Prepared.of(decoded, self.model.preprocessing)
         logits, lengths = self._apply([prepared], 1)
-        decoding = decode(self._decoder, logits, lengths)
+        decoding = decode(self.decoder, logits, lengths)
         (recognition,) = self._finish([prepared], lengths, decoding)
         probabilities = np.asarray(jax.nn.softmax(logits))[0, : int(lengths[0])]
         places = time_step_places(len(probabilities), self.model.space_to_depth)
@@ -230,7 +282,7 @@ class Recognizer:
             size = _batch_size(len(order), batch_size)
             places, order = order[:size], order[size:]
             logits, lengths = self._apply([images[place] for place in places], size)
-            batches.append((places, lengths, decode(self._decoder, logits, lengths)))
+            batches.append((places, lengths, decode(self.decoder, logits, lengths)))
         # The batches are computed one after another, while the next one is padded and the results
         # of the last one become texts.
         results: dict[int, Recognition] = {}
