@@ -120,7 +120,8 @@ class Lexicon(struct.PyTreeNode):
     Of up to `CANDIDATES` words all are scored. Of larger lexicons those are scored that are the
     nearest to the text that another decoder reads. They are found on the host.
 
-    The log probability is that of the word, summed over all of its alignments.
+    The log probability is that of the word, summed over all of its alignments. The posterior is
+    that among the words that were scored: others have next to none.
 
     Attributes:
       decoder: what reads without the lexicon.
@@ -204,6 +205,7 @@ def most_likely(
     """
     log_probabilities = jax.nn.log_softmax(logits)
     scores = label_log_probabilities(log_probabilities, lengths, labels)
+    total = jax.nn.logsumexp(scores, -1)
     scores, order = jax.lax.top_k(scores, min(SHOWN, labels.shape[1]))
     places = order[:, :, None]
     labels, spelling = (jnp.take_along_axis(of, places, 1) for of in (labels, spelling))
@@ -215,7 +217,10 @@ def most_likely(
     decoding = with_step_probabilities(Decoding(path, scores[:, 0]), logits)
     path = jnp.where(path == BLANK, BLANK, spelled)
     spelling = jnp.where(scores[:, :, None] > NEVER, spelling, BLANK)
-    return decoding.replace(path=path, labels=spelling, label_log_probabilities=scores)
+    posterior = jnp.where(scores[:, 0] > NEVER, scores[:, 0] - total, NEVER)
+    return decoding.replace(
+        path=path, labels=spelling, label_log_probabilities=scores, log_posterior=posterior
+    )
 
 
 def label_log_probabilities(
