@@ -69,6 +69,9 @@ def test_the_most_likely_of_the_nearest_words_is_read() -> None:
         scores = np.exp(decoding.label_log_probabilities[place])
         np.testing.assert_allclose(scores, [exact[word] for word in ranked[:10]], atol=1e-5)
         assert math.isclose(math.exp(decoding.log_probability[place]), scores[0], rel_tol=1e-5)
+        posterior = exact[ranked[0]] / sum(exact[word] for word in ranked)
+        assert decoding.log_posterior is not None
+        assert math.isclose(math.exp(decoding.log_posterior[place]), posterior, rel_tol=1e-4)
         best = max(words, key=lambda word: exact[word])
         assert best not in nearest[:CANDIDATES] or texts[place] == best
         found_best += texts[place] == best
@@ -81,6 +84,7 @@ def test_the_most_likely_of_the_nearest_words_is_read() -> None:
         assert tuple(np.asarray(decoding.path)[place, :length].tolist()) == max(paths)[1]
     assert found_best >= 6
     assert texts[-1] == "" and decoding.log_probability[-1] == -math.inf
+    assert decoding.log_posterior is not None and decoding.log_posterior[-1] == -math.inf
     assert read(decoding, ALPHABET, 7) == [""] * 10
 
 
