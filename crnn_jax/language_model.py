@@ -1,12 +1,12 @@
 """Trains a language model of characters from a list of words.
 
-    crnn-jax language-model --words words.txt --order 5 --output words.arpa
+    python -m crnn_jax.language_model --words words.txt --order 5 --output words.arpa
 
 The words are lines of a UTF-8 file. A tab and how often the word occurs may follow. The output is
 a file in the ARPA format, whose tokens are characters. Write the words as the model reads them: in
 lower case if it reads in lower case.
 
-`python -m crnn_jax.language_model` does the same.
+`crnn-jax language-model` does the same.
 """
 
 from collections.abc import Sequence

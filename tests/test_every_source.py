@@ -365,16 +365,17 @@ def test_an_image_is_prepared_alike_everywhere(
     variables = parallel.unreplicate(steps.state.variables)
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
-    model = TrainedModel(0, known.model, variables, known.alphabet, saved, {}, {})
+    described = known.model_description
+    model = TrainedModel(0, known.model, variables, known.alphabet, saved, described, {})
     seen: list[np.ndarray] = []
 
-    def recognize(
-        network: Any, decoder: Any, variables: Any, images: np.ndarray, widths: np.ndarray
+    def apply_network(
+        network: Any, variables: Any, images: np.ndarray, widths: np.ndarray
     ) -> tuple[np.ndarray, ...]:
         seen.extend(images)
-        return np.zeros((len(images), 33), int), widths // 4, np.ones(len(images))
+        return np.zeros((len(images), 33, known.alphabet.num_classes)), widths // 4
 
-    monkeypatch.setattr(recognition, "recognize", recognize)
+    monkeypatch.setattr(recognition, "apply_network", apply_network)
     Recognizer(model)([train.split.read(int(index)) for index in trained["indices"]])
     for place, index in enumerate(trained["indices"]):
         np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])

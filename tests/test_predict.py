@@ -424,6 +424,7 @@ def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_keeps_what_is_written(stub: Stub, tmp_path: Path) -> None:
     code = """if True:
+        import signal
         import sys
         from types import SimpleNamespace
         from crnn_jax import predict
@@ -431,6 +432,9 @@ def test_ctrl_c_keeps_what_is_written(stub: Stub, tmp_path: Path) -> None:
         from crnn_jax.recognition.recognizer import Recognizer
         from crnn_jax.recognition.results import Recognition
         from crnn_jax.text.alphabet import Alphabet
+
+        # A shell that starts the tests in the background ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def stream(paths, *_, **__):
             for path, _ in zip(paths, range(3)):
