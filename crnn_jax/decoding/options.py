@@ -31,6 +31,15 @@ LANGUAGE_WEIGHT = 0.5
 """How much a language model counts by default."""
 
 
+COMPETING = {
+    "shape": "a shape",
+    "lexicon": "a lexicon",
+    "beam_width": "a beam search, which also finds alternatives,",
+    "language_model": "a language model",
+}
+"""Options that cannot be combined with `same_source`."""
+
+
 class DecodingOptions(TypedDict, total=False):
     """What is known of the texts, and how they are read.
 
@@ -139,9 +148,9 @@ def make_source_decoder(
     Raises:
       ConfigError: there is another option, or one of them cannot be used.
     """
-    for name in ("shape", "lexicon", "beam_width", "language_model"):
+    for name, words in COMPETING.items():
         if options.get(name) is not None:
-            raise ConfigError(f"{name} and same_source do not go together; choose one of them")
+            raise ConfigError(f"{words} and same_source do not go together; choose one of them")
     alphabet, length = options.get("alphabet"), options.get("length")
     everything = alphabet in (None, ALL)
     every = np.arange(own.num_classes) != BLANK

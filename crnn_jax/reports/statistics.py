@@ -21,6 +21,7 @@ from crnn_jax.reports.schema import (
 )
 from crnn_jax.text.confusions import Confusions
 from crnn_jax.text.metrics import TextMetrics
+from crnn_jax.text.reliability import expected_calibration_error
 
 T = TypeVar("T")
 
@@ -160,9 +161,8 @@ def calibration(results: Sequence[Result]) -> tuple[list[Bin], float | None]:
     """Confidence against correctness in BINS equal ranges; unreadable images are left out.
 
     Returns:
-      The ranges that have images; and the expected calibration error, the mean distance of
-      confidence and share of right texts, weighted by the images (Naeini et al. 2015). None if
-      nothing was read.
+      The ranges that have images; and the expected calibration error, in the finer bins of
+      `expected_calibration_error`. None if nothing was read.
     """
     read = [result for result in results if result.text is not None]
     bins: list[Bin] = []
@@ -175,8 +175,8 @@ def calibration(results: Sequence[Result]) -> tuple[list[Bin], float | None]:
             bins.append(Bin(place / BINS, (place + 1) / BINS, mean, exact))
     if not read:
         return [], None
-    distances = (abs(one.confidence - one.exact.value) * one.exact.count for one in bins)
-    return bins, sum(distances) / len(read)
+    confidences, right = zip(*((result.confidence, result.right) for result in read), strict=True)
+    return bins, expected_calibration_error(confidences, right)
 
 
 def abstain(results: Sequence[Result]) -> tuple[list[Kept], dict[str, Kept]]:
