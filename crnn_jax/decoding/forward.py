@@ -6,10 +6,10 @@ These are the forward and backward recursions of Graves et al. 2006, section 4.1
 import jax
 import jax.numpy as jnp
 
-from crnn_jax.decoding.viterbi import NEVER, only_allowed
+from crnn_jax.decoding.viterbi import NEVER, character_starts, end_with_blanks, only_allowed
 from crnn_jax.text.alphabet import BLANK
 
-LEAST = -1e30  # in place of an infinite logarithm, of which differences are not numbers
+IMPOSSIBLE = -1e30  # a log probability that is finite, so that differences of two are numbers
 TINY = 1e-30  # in place of a sum that has vanished
 LOST = 1e-25  # a sum this small, compared with those of other states, may have lost some terms
 
@@ -24,26 +24,58 @@ def text_log_probability(
       valid: (B, T) bool, the time steps that belong to an image.
       path: (B, T), classes.
     """
-    states, counts = _states(path)
-    # A blank between two characters can be skipped unless they are equal.
-    skips = (states != BLANK) & (states != jnp.pad(states, ((0, 0), (2, 0)))[:, :-2])
+    starts = character_starts(path)
+    place = jnp.where(starts, jnp.cumsum(starts, 1) - 1, path.shape[1])  # past the end: dropped
+    rows = jnp.arange(path.shape[0])[:, None]
+    labels = jnp.full(path.shape, BLANK, path.dtype).at[rows, place].set(path, mode="drop")
+    return label_log_probabilities(log_probabilities, valid, labels[:, None])[:, 0]
 
-    def step(sums: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        emitted, is_valid = inputs
-        before = jnp.pad(sums, ((0, 0), (2, 0)), constant_values=NEVER)
-        sources = jnp.stack([sums, before[:, 1:-1], jnp.where(skips, before[:, :-2], NEVER)])
-        largest = jnp.maximum(sources.max(0), LEAST)
-        found = jnp.log(jnp.exp(sources - largest[None]).sum(0)) + largest + emitted
-        return jnp.where(is_valid[:, None], found, sums), None
 
-    emitted = jnp.take_along_axis(log_probabilities, states[:, None, :], 2)
-    start = jnp.where(jnp.arange(states.shape[1]) == 0, 0.0, NEVER)
-    sums, _ = jax.lax.scan(
-        step, jnp.broadcast_to(start[None], states.shape), (emitted.swapaxes(0, 1), valid.T)
+def label_log_probabilities(
+    log_probabilities: jax.Array, valid: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Returns the log probabilities of C texts of each image, (B, C).
+
+    Args:
+      log_probabilities: (B, T, K).
+      valid: (B, T) bool, the time steps that belong to an image.
+      labels: (B, C, L), classes, padded with blanks; blanks alone are the empty text.
+    """
+    images, count, longest = labels.shape
+    frames = jnp.maximum(end_with_blanks(log_probabilities, valid), IMPOSSIBLE)
+    # Equal neighbors must have a blank between them.
+    skips = jnp.pad(labels[..., 1:] != labels[..., :-1], ((0, 0), (0, 0), (1, 0)))
+
+    def step(
+        state: tuple[jax.Array, jax.Array], frame: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        # The probability of having begun n characters and read a blank, or being in the n-th.
+        blank, character = state
+        emitted = jnp.take_along_axis(frame[:, None, :], labels.reshape(images, 1, -1), 2)
+        emitted = emitted.reshape(labels.shape)
+        before = jnp.pad(character, ((0, 0), (0, 0), (1, 0)), constant_values=IMPOSSIBLE)
+        skipped = jnp.where(skips, before[..., :-1], IMPOSSIBLE)
+        return (
+            _log_sum(blank, before) + frame[:, None, BLANK, None],
+            _log_sum(character, blank[..., :-1], skipped) + emitted,
+        ), None
+
+    blank = jnp.full((images, count, longest + 1), IMPOSSIBLE).at[..., 0].set(0.0)
+    character = jnp.full((images, count, longest), IMPOSSIBLE)
+    (blank, character), _ = jax.lax.scan(step, (blank, character), jnp.moveaxis(frames, 1, 0))
+    length = (labels != BLANK).sum(-1, keepdims=True)
+    ends = (
+        jnp.take_along_axis(blank, length, 2),
+        jnp.take_along_axis(character, jnp.maximum(length - 1, 0), 2),
     )
-    ends = jnp.stack([2 * counts, jnp.maximum(2 * counts - 1, 0)], 1)
-    blank, character = jnp.take_along_axis(sums, ends, 1).T
-    return jnp.where(counts > 0, jnp.logaddexp(blank, character), blank)
+    total = jnp.where(length > 0, _log_sum(*ends), ends[0])[..., 0]
+    return jnp.where(total > IMPOSSIBLE / 2, total, NEVER)
+
+
+def _log_sum(*terms: jax.Array) -> jax.Array:
+    """The logarithm of the sum of exponentials of finite numbers."""
+    largest = jnp.stack(terms).max(0) if len(terms) > 2 else jnp.maximum(*terms)
+    return largest + jnp.log(sum(jnp.exp(term - largest) for term in terms))
 
 
 def allowed_log_probability(
@@ -113,17 +145,3 @@ def _allowed(
     )
     found = rest[0, BLANK]
     return jnp.where(found > LOST, jnp.log(found) + scale, NEVER)
-
-
-def _states(path: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The states of the texts of paths, and the number of their characters (B,).
-
-    The states (B, 2T + 1) are classes: blanks before, between and after the characters.
-    """
-    before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=BLANK)[:, :-1]
-    begins = (path != BLANK) & (path != before)
-    size = 2 * path.shape[1] + 1
-    place = jnp.where(begins, 2 * jnp.cumsum(begins, 1) - 1, size)  # past the end: dropped
-    rows = jnp.arange(path.shape[0])[:, None]
-    states = jnp.full((path.shape[0], size), BLANK, path.dtype)
-    return states.at[rows, place].set(path, mode="drop"), begins.sum(1)

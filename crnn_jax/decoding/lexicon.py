@@ -16,7 +16,8 @@ from rapidfuzz.distance import Levenshtein
 from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
 from crnn_jax.decoding.alignment import align
 from crnn_jax.decoding.caseless import lower_case
-from crnn_jax.decoding.viterbi import NEVER, end_with_blanks, valid_steps
+from crnn_jax.decoding.forward import label_log_probabilities
+from crnn_jax.decoding.viterbi import NEVER, character_starts, valid_steps
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton
@@ -30,8 +31,6 @@ paper."""
 
 SHOWN = 10
 """How many words `Decoding.labels` has."""
-
-IMPOSSIBLE = -1e30  # a log probability that is finite, so that differences of two are numbers
 
 logger = logging.getLogger(__name__)
 
@@ -203,14 +202,14 @@ def most_likely(
       spelling: (B, C, L), the classes to return instead.
     """
     log_probabilities = jax.nn.log_softmax(logits)
-    scores = label_log_probabilities(log_probabilities, lengths, labels)
+    scores = label_log_probabilities(log_probabilities, valid_steps(logits, lengths), labels)
+    scores = jnp.where((labels != BLANK).any(-1), scores, NEVER)
     every = jax.nn.logsumexp(scores, 1)
     scores, order = jax.lax.top_k(scores, min(SHOWN, labels.shape[1]))
     places = order[:, :, None]
     labels, spelling = (jnp.take_along_axis(of, places, 1) for of in (labels, spelling))
     path = align(log_probabilities, lengths, labels[:, 0])
-    before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
-    character = jnp.cumsum((path != BLANK) & (path != before), -1) - 1
+    character = jnp.cumsum(character_starts(path), -1) - 1
     spelled = jnp.take_along_axis(spelling[:, 0], jnp.maximum(character, 0), 1)
     # The probabilities are those of what was scored, which may be spelled in another case.
     decoding = with_step_probabilities(Decoding(path, scores[:, 0]), logits)
@@ -223,51 +222,3 @@ def most_likely(
         label_log_probabilities=scores,
         log_posterior=jnp.where(best > NEVER, best - every, NEVER),
     )
-
-
-def label_log_probabilities(
-    log_probabilities: jax.Array, lengths: jax.Array, labels: jax.Array
-) -> jax.Array:
-    """Returns log p(l | y) of C labels of each image, (B, C) (Graves et al. 2006, section 4.1).
-
-    Args:
-      log_probabilities: (B, T, K).
-      lengths: (B,), the valid time steps.
-      labels: (B, C, L), classes, padded with blanks. Labels of blanks alone have -inf.
-    """
-    images, count, longest = labels.shape
-    valid = valid_steps(log_probabilities, lengths)
-    frames = jnp.maximum(end_with_blanks(log_probabilities, valid), IMPOSSIBLE)
-    # Equal neighbors must have a blank between them.
-    skips = jnp.pad(labels[..., 1:] != labels[..., :-1], ((0, 0), (0, 0), (1, 0)))
-
-    def step(
-        state: tuple[jax.Array, jax.Array], frame: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        # The probability of having begun n characters and read a blank, or being in the n-th.
-        blank, character = state
-        emitted = jnp.take_along_axis(frame[:, None, :], labels.reshape(images, 1, -1), 2)
-        emitted = emitted.reshape(labels.shape)
-        before = jnp.pad(character, ((0, 0), (0, 0), (1, 0)), constant_values=IMPOSSIBLE)
-        skipped = jnp.where(skips, before[..., :-1], IMPOSSIBLE)
-        return (
-            _log_sum(blank, before) + frame[:, None, BLANK, None],
-            _log_sum(character, blank[..., :-1], skipped) + emitted,
-        ), None
-
-    blank = jnp.full((images, count, longest + 1), IMPOSSIBLE).at[..., 0].set(0.0)
-    character = jnp.full((images, count, longest), IMPOSSIBLE)
-    (blank, character), _ = jax.lax.scan(step, (blank, character), jnp.moveaxis(frames, 1, 0))
-    length = (labels != BLANK).sum(-1, keepdims=True)
-    ends = (
-        jnp.take_along_axis(blank, length, 2),
-        jnp.take_along_axis(character, jnp.maximum(length - 1, 0), 2),
-    )
-    total = _log_sum(*ends)[..., 0]
-    return jnp.where((total > IMPOSSIBLE / 2) & (length[..., 0] > 0), total, NEVER)
-
-
-def _log_sum(*terms: jax.Array) -> jax.Array:
-    """The logarithm of the sum of exponentials of finite numbers."""
-    largest = jnp.stack(terms).max(0) if len(terms) > 2 else jnp.maximum(*terms)
-    return largest + jnp.log(sum(jnp.exp(term - largest) for term in terms))

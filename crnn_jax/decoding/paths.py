@@ -9,7 +9,13 @@ from flax import struct
 
 from crnn_jax.decoding import Decoding, with_step_probabilities
 from crnn_jax.decoding.forward import allowed_log_probability, text_log_probability
-from crnn_jax.decoding.viterbi import NEVER, best_allowed, only_allowed, valid_steps
+from crnn_jax.decoding.viterbi import (
+    NEVER,
+    best_allowed,
+    character_starts,
+    only_allowed,
+    valid_steps,
+)
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton, Length, classes_of
 
@@ -139,7 +145,7 @@ class CharsetPath(struct.PyTreeNode):
             path, score = best_allowed(log_probabilities, valid, following, self.accepting)
             size = (following >= 0).any(0).sum()
             ratio = jnp.log(logits.shape[-1] - 1) - jnp.log(size)
-            evidence = score + SIZE_WEIGHT * _lengths(path) * ratio
+            evidence = score + SIZE_WEIGHT * character_starts(path).sum(-1) * ratio
             of_others = jax.nn.logsumexp(only_allowed(following, log_probabilities), -1)
             return path, evidence, score - jnp.where(valid, of_others, 0).sum(-1)
 
@@ -157,19 +163,15 @@ class CharsetPath(struct.PyTreeNode):
         allowed = (self.following >= 0).any(1).at[:, BLANK].set(True)  # (S, K)
         log_weights = SIZE_WEIGHT * (jnp.log(classes - 1) - jnp.log(allowed.sum(1) - 1))
         fits = allowed[:, path].all(-1)  # (S, B)
-        prior = self.log_priors[:, None] + log_weights[:, None] * _lengths(path)[None]
+        prior = (
+            self.log_priors[:, None] + log_weights[:, None] * character_starts(path).sum(-1)[None]
+        )
         text = text_log_probability(log_probabilities, valid, path)
         own = text + jax.nn.logsumexp(jnp.where(fits, prior, NEVER), 0)
         every = jax.vmap(allowed_log_probability, in_axes=(None, None, 0, None, 0))(
             log_probabilities, valid, self.following, self.accepting, log_weights
         )
         return _log_share(own, jax.nn.logsumexp(every + self.log_priors[:, None], 0))
-
-
-def _lengths(path: jax.Array) -> jax.Array:
-    """The number of characters (B,) of paths (B, T)."""
-    before = jnp.pad(path, ((0, 0), (1, 0)))[:, :-1]
-    return ((path != BLANK) & (path != before)).sum(-1)
 
 
 def _log_share(own: jax.Array, every: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from flax import struct
 from crnn_jax.decoding import Decoding
 from crnn_jax.decoding.forward import allowed_log_probability, text_log_probability
 from crnn_jax.decoding.paths import CharsetPath
-from crnn_jax.decoding.viterbi import NEVER, best_weighted, valid_steps
+from crnn_jax.decoding.viterbi import NEVER, best_weighted, character_starts, valid_steps
 from crnn_jax.text.alphabet import BLANK, Alphabet
 from crnn_jax.text.constraints import Automaton
 
@@ -78,7 +78,7 @@ class SourcePath(struct.PyTreeNode):
         decoding = _read(self.following, self.weights, self.ends, logits, lengths)
         path, valid = decoding.path, valid_steps(logits, lengths)
         log_probabilities = jax.nn.log_softmax(logits)
-        begins = _begins(path)
+        begins = character_starts(path)
         text = text_log_probability(log_probabilities, valid, path)
         prior = jnp.where(begins, self.weights[path], 0).sum(-1)
         prior += self.ends[jnp.minimum(begins.sum(-1), MOST)]
@@ -119,7 +119,7 @@ def _learn(
 
     def read_again(_: int, learned: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         path = _read(following, *learned, logits, lengths).path
-        begins = _begins(path)
+        begins = character_starts(path)
         counts = jnp.zeros(classes.shape).at[path].add(begins) + PSEUDO_CHARACTERS
         frequencies = counts / jnp.where(classes, counts, 0).sum()
         weights = CHARACTER_WEIGHT * jnp.minimum(0, jnp.log(frequencies * size / RARE))
@@ -146,8 +146,3 @@ def _read(
     of_path = jnp.take_along_axis(log_probabilities, path[:, :, None], -1)[:, :, 0]
     log_probability = jnp.where(valid, of_path, 0).sum(-1)
     return Decoding(path, jnp.where(score > NEVER, log_probability, NEVER))
-
-
-def _begins(path: jax.Array) -> jax.Array:
-    """Where characters begin, (B, T)."""
-    return (path != BLANK) & (path != jnp.pad(path, ((0, 0), (1, 0)))[:, :-1])

@@ -13,6 +13,12 @@ def valid_steps(logits: jax.Array, lengths: jax.Array) -> jax.Array:
     return jnp.arange(logits.shape[1])[None, :] < lengths[:, None]
 
 
+def character_starts(path: jax.Array) -> jax.Array:
+    """Returns at which time steps of paths (B, T) a character begins, (B, T) bool."""
+    before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=BLANK)[:, :-1]
+    return (path != BLANK) & (path != before)
+
+
 def only_allowed(following: jax.Array, logits: jax.Array) -> jax.Array:
     """Returns the logits (B, T, K) of the blank and the classes that an automaton allows."""
     return jnp.where((following >= 0).any(0).at[BLANK].set(True), logits, NEVER)
