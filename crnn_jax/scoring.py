@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -87,7 +87,8 @@ def score(
         if report:
             places[name := directory.absolute().name] += 1
             place = report / (name if places[name] == 1 else f"{name}_{places[name]}")
-            _report(place, model, str(directory), "test", prepared, result, devices, options)
+            how = {**options, "same_source": same_source}
+            _report(place, model, str(directory), "test", prepared, result, devices, how)
         for subset, belongs in SUBSETS.items():
             chosen = [i for i, label in enumerate(prepared.split.labels) if belongs(label)]
             if chosen and (subset == "all" or len(chosen) < len(texts)):
@@ -197,8 +198,8 @@ def evaluate_model(
     )
     page: dict[str, str] = {}
     if report:
-        source = in_words(images)
-        if _report(report, model, source, split, prepared, result, devices, options):
+        source, how = in_words(images), {**options, "same_source": same_source}
+        if _report(report, model, source, split, prepared, result, devices, how):
             page["report"] = str(report / PAGE)
     commonest = [[*pair, n] for pair, n in result.confusions.most_common(SHOWN_CONFUSIONS)]
     return {
@@ -235,7 +236,7 @@ def _report(
     prepared: PreparedSplit,
     result: Evaluation,
     devices: Devices,
-    options: DecodingOptions,
+    options: Mapping[str, Any],
 ) -> bool:
     """Writes the report of an evaluation; whether that was possible."""
     trained_on = config_of(model).data

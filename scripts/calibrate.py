@@ -37,6 +37,7 @@ from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.constraints import CHARSETS
 from crnn_jax.text.reliability import expected_calibration_error
 from crnn_jax.training.manifest import CHECKPOINTS, seal
+from crnn_jax.training.workdir import rewrite
 
 SEED = 77  # of generated captchas; that of no data set
 MOST = 1000  # images of each set, so that none outweighs the others
@@ -85,7 +86,7 @@ def write(model: TrainedModel, calibration: Calibration) -> Path:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest.pop("digest", None)
     sealed = seal({**manifest, "calibration": calibration.to_dict()})
-    path.write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    rewrite(path, (json.dumps(sealed, indent=2, ensure_ascii=False) + "\n").encode())
     if place.parent == PRETRAINED_DIR:
         write_digests(PRETRAINED_DIR)
     return path

@@ -30,7 +30,6 @@ BEAM_WIDTH = 10
 LANGUAGE_WEIGHT = 0.5
 """How much a language model counts by default."""
 
-
 COMPETING = {
     "shape": "a shape",
     "lexicon": "a lexicon",
@@ -110,11 +109,7 @@ def make_decoder(
     elif alphabet in (None, ALL) and length is None and shape is None and width is None:
         decoder = BestPath()
     else:
-        every = np.arange(own.num_classes) != BLANK
-        classes = every if alphabet in (None, ALL) else classes_of(alphabet, own)
-        if caseless:
-            classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
-        automaton = Automaton.of_length(classes, length)
+        automaton = Automaton.of_length(_classes(own, alphabet, caseless), length)
         if shape is not None:
             automaton = automaton.intersection(automaton_of(shape, own, ignore_case=caseless))
         if not automaton.accepting.any():
@@ -152,23 +147,30 @@ def make_source_decoder(
         if options.get(name) is not None:
             raise ConfigError(f"{words} and same_source do not go together; choose one of them")
     alphabet, length = options.get("alphabet"), options.get("length")
-    everything = alphabet in (None, ALL)
-    every = np.arange(own.num_classes) != BLANK
-    classes = every if everything else classes_of(alphabet or ALL, own)
-    least, most = (length, length) if isinstance(length, int) else length or (0, MOST)
-    if most > MOST or least > most:
-        raise ConfigError(
-            f"a length of {least} to {most} and same_source do not go together; choose at most"
-            f" {MOST} characters"
-        )
-    counts = np.arange(MOST + 1)
-    allowed = (counts >= least) & (counts <= most)
+    caseless = options.get("caseless", False)
+    classes = _classes(own, alphabet, caseless)
+    allowed = np.ones(MOST + 1, bool)
+    if length is not None:
+        accepting = Automaton.of_length(classes, length).accepting
+        if len(accepting) > len(allowed):
+            raise ConfigError(
+                f"a length of {accepting.argmax()} to {len(accepting) - 1} and same_source do not"
+                f" go together; choose at most {MOST} characters"
+            )
+        allowed[:] = False
+        allowed[: len(accepting)] = accepting
     sets = log_priors if alphabet is None else {}
-    if not options.get("caseless", False):
+    if not caseless:
         return SourcePath.learn(logits, lengths, sets, own, classes, allowed)
-    classes = np.isin(np.arange(own.num_classes), lower_case(own)[classes])
     sums = Caseless.create(BestPath(), own).sums(logits)
     return Caseless.create(SourcePath.learn(sums, lengths, sets, own, classes, allowed), own)
+
+
+def _classes(own: Alphabet, alphabet: str | None, caseless: bool) -> np.ndarray:
+    """The classes (K,) bool that may be read."""
+    every = np.arange(own.num_classes)
+    classes = every != BLANK if alphabet in (None, ALL) else classes_of(alphabet, own)
+    return np.isin(every, lower_case(own)[classes]) if caseless else classes
 
 
 def _search(

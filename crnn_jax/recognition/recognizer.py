@@ -1,6 +1,7 @@
 """Reading images with a trained model."""
 
 import contextlib
+import copy
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -142,14 +143,15 @@ class Recognizer:
         padded = [
             np.pad(logits, ((0, 0), (0, steps - logits.shape[1]), (0, 0))) for logits, _ in outputs
         ]
-        decoder = make_source_decoder(
+        adapted = copy.copy(self)
+        adapted.decoder = make_source_decoder(
             self.model.alphabet,
             self.model.charsets,
             jnp.asarray(np.concatenate(padded)),
             jnp.asarray(np.concatenate([lengths for _, lengths in outputs])),
             **self._options,
         )
-        return type(self)(self.model, decoder, **self._options)
+        return adapted
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...

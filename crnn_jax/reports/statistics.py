@@ -21,7 +21,7 @@ from crnn_jax.reports.schema import (
 )
 from crnn_jax.text.confusions import Confusions
 from crnn_jax.text.metrics import TextMetrics
-from crnn_jax.text.reliability import expected_calibration_error
+from crnn_jax.text.reliability import by_confidence, expected_calibration_error
 
 T = TypeVar("T")
 
@@ -186,16 +186,11 @@ def abstain(results: Sequence[Result]) -> tuple[list[Kept], dict[str, Kept]]:
       The curve, from the highest confidence to the lowest; and for each of TARGETS the point that
       keeps most, if one reaches it.
     """
-    read = sorted(
-        (result for result in results if result.text is not None),
-        key=lambda result: -result.confidence,
-    )
-    right = np.cumsum([result.right for result in read])
+    read = [result for result in results if result.text is not None]
+    counts = by_confidence([one.confidence for one in read], [one.right for one in read])
     points = [
-        Kept(result.confidence, kept / len(results), int(right[kept - 1]) / kept)
-        for kept, result in enumerate(read, 1)
-        # Images of one confidence are kept or dropped together.
-        if kept == len(read) or read[kept].confidence < result.confidence
+        Kept(confidence, kept / len(results), (kept - wrong) / kept)
+        for confidence, kept, wrong in zip(*(each.tolist() for each in counts), strict=True)
     ]
     least = min(MIN_KEPT, len(read)) / max(1, len(results))
     points = [point for point in points if point.coverage >= least]

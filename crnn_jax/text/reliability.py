@@ -59,7 +59,7 @@ def risk_coverage(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray,
         The share of texts that are kept, (M,), rising to 1, and the share of these that are wrong,
         (M,).
     """
-    _, kept, wrong = _by_confidence(confidences, right)
+    _, kept, wrong = by_confidence(confidences, right)
     return kept / max(len(np.asarray(right)), 1), wrong / kept
 
 
@@ -70,16 +70,21 @@ def threshold(confidences: ArrayLike, right: ArrayLike, target: float) -> float 
     may be wrong, too: (wrong + 1) / (K + 1) must be at most 1 - target (the rule of succession). So
     for 99 % there must be at least 99 texts, all of them right. None if no threshold will do.
     """
-    found, kept, wrong = _by_confidence(confidences, right)
+    found, kept, wrong = by_confidence(confidences, right)
     # Multiplied out, and with room for the rounding of 1 - target.
     suffices = np.flatnonzero(wrong + 1 <= (1 - target) * (kept + 1) + 1e-9)
     return float(found[suffices[-1]]) if len(suffices) else None
 
 
-def _by_confidence(
+def by_confidence(
     confidences: ArrayLike, right: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The M different confidences, falling; how many texts have at least that, and are wrong."""
+    """Counts the texts at or above each of the M different confidences.
+
+    Returns:
+        The confidences (M,), falling; how many texts have at least that, (M,); and how many of
+        these are wrong, (M,).
+    """
     values, places = np.unique(-np.asarray(confidences, float), return_inverse=True)
     kept = np.cumsum(np.bincount(places, minlength=len(values)))
     wrong = np.cumsum(np.bincount(places, ~np.asarray(right, bool), len(values)))
