@@ -94,6 +94,8 @@ def test_a_report_is_written_where_it_is_wanted(folder: Path, tmp_path: Path) ->
     assert report.run.options == {"caseless": "True"}
     assert report.images == report.model.trained_on == f"folder {folder}"
     assert not (workdir / "README.md").exists()  # what it was trained on was not read
+    evaluate(workdir, same_source=True, report=tmp_path / "c")
+    assert read_report(tmp_path / "c" / "report.json").run.options == {"same_source": "True"}
 
 
 def test_the_parts_of_a_mixture_can_be_elsewhere(folder: Path, tmp_path: Path) -> None:
