@@ -15,9 +15,9 @@ PACKAGE = "crnn_jax"
 
 # From the ground up: a module imports from layers below its own, and from its own room.
 LAYERS = (
-    ("__init__", "errors", "messages", "files", "compiler", "recipes"),
+    ("__init__", "errors", "messages", "files", "compiler", "recipes", "architecture"),
     ("models", "text"),
-    ("training", "data", "decoding"),
+    ("training", "data", "decoding", "onnx_graph"),
     ("recognition",),
     (
         *(
@@ -30,11 +30,11 @@ LAYERS = (
             "run_data",
             "scoring",
         ),
-        *("image_grids", "fine_tuning", "reports", "scoring"),
+        *("image_grids", "fine_tuning", "reports", "scoring", "exporting"),
     ),
     (
         *("cli", "commands", "huge_pages", "main", "predict", "check_data", "score"),
-        *("export", "report", "demo", "language_model"),
+        *("export", "import_weights", "report", "demo", "language_model"),
     ),
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -50,7 +50,9 @@ OWNERS = {
     "absl": LAYERS[-1],  # flags belong to commands
 }
 # Images, labels and recipes are read without jax.
-WITHOUT_JAX = ("text", "data", "recipes", "errors", "messages", "files")
+WITHOUT_JAX = (
+    *("text", "data", "recipes", "errors", "messages", "files", "architecture", "onnx_graph"),
+)
 JAX = ("jax", "flax", "optax", "orbax")
 
 PURE = ("text", "models")
