@@ -138,12 +138,17 @@ def inference(
 
 def onnx_inference(variables: Mapping[str, Any], images: np.ndarray) -> Callable[[], np.ndarray]:
     """Returns a function that computes the logits with onnxruntime, in fp32."""
-    import onnxruntime  # pyright: ignore[reportMissingImports]
+    import onnxruntime
 
-    exported = io.BytesIO()
+    exported: Any = io.BytesIO()  # PyTorch declares it as a path
     network = copy.deepcopy(TorchCRNN(variables, torch.contiguous_format)).eval()
     torch.onnx.export(
         network, (torch.from_numpy(images),), exported, input_names=["images"], dynamo=False
     )
     session = onnxruntime.InferenceSession(exported.getvalue(), providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"images": images})[0]
+
+    def logits() -> np.ndarray:
+        outputs: Any = session.run(None, {"images": images})
+        return outputs[0]
+
+    return logits
