@@ -48,7 +48,8 @@ class TorchCRNN(nn.Module):
             layers.append(nn.ReLU(inplace=True))
             if layer in POOLS:
                 layers.append(nn.MaxPool2d(2, POOLS[layer], padding=(0, POOLS[layer][1] % 2)))
-        self.conv_stack = nn.Sequential(*layers).to(memory_format=memory_format)
+        self.conv_stack = nn.Sequential(*layers)
+        self.conv_stack.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         self.memory_format = memory_format
         self.bilstm1 = _bilstm(params["bilstm1"])
         self.between = _linear(params["between"])
