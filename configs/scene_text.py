@@ -14,8 +14,8 @@ The variant `benchmarks` trains on rendered words and on the training images of 
     python -m crnn_jax.main --config configs/scene_text.py:benchmarks \
         --config.data.parts.iiit5k.dir=DIR --config.data.parts.icdar15.dir=DIR
 
-The variant `fine_tune` starts from the weights of nano-ocr (MIT), a CRNN that was trained in PyTorch
-on millions of rendered words:
+The variant `fine_tune` starts from the weights of nano-ocr (MIT), a CRNN that was trained in
+PyTorch on two million words:
 
     pip install "crnn_jax[torch,render]"
     pip download --no-deps nano-ocr==0.1.0 && unzip nano_ocr-0.1.0-py3-none-any.whl
