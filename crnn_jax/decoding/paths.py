@@ -17,11 +17,7 @@ from crnn_jax.decoding.viterbi import (
     valid_steps,
 )
 from crnn_jax.text.alphabet import BLANK, Alphabet
-from crnn_jax.text.constraints import Automaton, Length, classes_of
-
-SIZE_WEIGHT = 0.5
-"""How much the size of a set counts. Bayes' rule says 1, if a network knew its own uncertainty; 0.5
-is better on captchas that were set aside for the choice."""
+from crnn_jax.text.constraints import SIZE_WEIGHT, Automaton, Length, classes_of
 
 
 class BestPath(struct.PyTreeNode):

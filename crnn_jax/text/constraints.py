@@ -29,6 +29,13 @@ CHARSETS = {
 MAX_LENGTH = 64
 """The longest text that can be asked for. Decoding takes memory for each length up to it."""
 
+SIZE_WEIGHT = 0.5
+"""How much the size of a set counts in `decoding.CharsetPath`.
+
+Bayes' rule says 1, if a network knew its own uncertainty; 0.5 is better on captchas that were set
+aside for the choice.
+"""
+
 Length: TypeAlias = int | tuple[int, int]
 """The number of characters of a text, or the least and the most of them."""
 

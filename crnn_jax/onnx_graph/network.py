@@ -1,0 +1,212 @@
+"""The network of an `Architecture` as ONNX nodes; batch normalization is folded.
+
+The arithmetic is that of `models/`, which see for what is done and why. Features are (B, D, H, W).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crnn_jax.architecture import Architecture, Pool, dense_name
+from crnn_jax.onnx_graph.nodes import Graph
+
+EPSILON = 1e-5  # of batch normalization
+ZERO, LOWEST = np.float32(0), np.finfo(np.float32).min
+Arrays = Mapping[str, np.ndarray]
+
+
+def network(
+    graph: Graph, architecture: Architecture, arrays: Arrays, images: str, widths: str | None
+) -> tuple[str, str]:
+    """Adds the network.
+
+    Args:
+      graph: where to.
+      architecture: the layers.
+      arrays: those that `Architecture.arrays` lists.
+      images: (B, C, H, W) float32, 0 to 255.
+      widths: (B,) int64, the valid columns of each image; None if all are valid.
+
+    Returns:
+      The logits (B, T, K), and the valid time steps (B,) int64.
+    """
+    stack = _ConvStack(graph, architecture, arrays, widths)
+    x = stack(stack.normalized(images))
+    reduced = "ReduceMean" if architecture.mean_rows else "Squeeze"
+    x = graph("Transpose", graph(reduced, x, np.array([2]), **_drop(reduced)), perm=[2, 0, 1])
+    lengths = stack.widths
+    if lengths is None:  # (T, B, D)
+        lengths = graph("Expand", graph.size(x, 0), graph.size(x, 1))
+    steps = graph.cast(lengths, np.int32)
+    for layer, dense in enumerate(architecture.dense_after, start=1):
+        x = _bilstm(graph, arrays, f"bilstm{layer}", x, steps)
+        if dense:
+            x = _dense(graph, arrays, dense_name(layer), x)
+    logits = _dense(graph, arrays, "head", x)
+    return graph("Transpose", logits, perm=[1, 0, 2]), lengths
+
+
+def _drop(operator: str) -> dict[str, int]:
+    return {"keepdims": 0} if operator.startswith("Reduce") else {}
+
+
+class _ConvStack:
+    """The convolutions, and the valid columns of their features.
+
+    Attributes:
+      widths: (B,) int64, the valid columns after the layers that were added so far; None if all are
+        valid.
+    """
+
+    def __init__(
+        self, graph: Graph, architecture: Architecture, arrays: Arrays, widths: str | None
+    ) -> None:
+        self.graph = graph
+        self.architecture = architecture
+        self.arrays = arrays
+        self.widths = widths
+
+    def normalized(self, images: str) -> str:
+        """Images (B, C, H, W) as the first layer takes them; see `models.crnn.normalize_images`."""
+        graph = self.graph
+        x = graph("Sub", graph("Mul", images, np.float32(1 / 127.5)), np.float32(1))
+        if self.architecture.per_image:
+            axes = np.array([1, 2, 3])
+            if self.widths is None:
+                x = graph("Sub", x, graph("ReduceMean", x, axes))
+                var = graph("ReduceMean", graph("Mul", x, x), axes)
+            else:
+                pixels = graph("Mul", graph.size(x, 1), graph.size(x, 2))
+                count = graph.cast(graph("Mul", self.widths, pixels), np.float32)
+                count = graph("Reshape", count, np.array([-1, 1, 1, 1]))
+                mean = graph("Div", graph("ReduceSum", self._masked(x), axes), count)
+                x = self._masked(graph("Sub", x, mean))
+                var = graph("Div", graph("ReduceSum", graph("Mul", x, x), axes), count)
+            deviation = graph("Sqrt", graph("Add", var, np.float32(1e-4)))
+            return graph("Div", x, deviation)
+        return self._masked(x)
+
+    def __call__(self, x: str) -> str:
+        """Adds the layers after `normalized`."""
+        graph, architecture = self.graph, self.architecture
+        n = architecture.block
+        if n > 1:
+            x = self._space_to_depth(x, n)
+        last = len(architecture.convs)
+        layers = zip(architecture.convs, architecture.pools, strict=True)
+        for layer, (conv, pool) in enumerate(layers, start=1):
+            kernel, bias = self._folded(layer)
+            x = graph(
+                "Conv",
+                x,
+                graph.constant(kernel, f"conv{layer}.kernel"),
+                graph.constant(bias, f"conv{layer}.bias"),
+                name=f"conv{layer}",
+                kernel_shape=[conv.kernel] * 2,
+                pads=[conv.padding] * 4,
+            )
+            self._narrow(2 * conv.padding - conv.kernel + 1)
+            x = graph("LeakyRelu", x, alpha=0.2) if architecture.leaky else graph("Relu", x)
+            if pool:
+                x = self._pooled(x, pool)
+            # The LSTMs ignore what is beyond the last layer's features.
+            elif layer != last:
+                x = self._masked(x)
+        return x
+
+    def _pooled(self, x: str, pool: Pool) -> str:
+        overlap = pool.window[1] > pool.stride[1]
+        if overlap:  # invalid columns must not be the largest
+            x = self._masked(x, LOWEST if self.architecture.leaky else ZERO)
+        (rows, columns), (top, left) = pool.window, pool.padding
+        x = self.graph(
+            "MaxPool",
+            x,
+            kernel_shape=[rows, columns],
+            strides=list(pool.stride),
+            pads=[top, left, top, left],
+        )
+        self._narrow(2 * left - columns + pool.stride[1], pool.stride[1])
+        # With ReLU the others are zero already, as no valid column is in their windows.
+        if pool.stride[1] > 1 or self.architecture.leaky:
+            x = self._masked(x)
+        return x
+
+    def _space_to_depth(self, x: str, n: int) -> str:
+        """Blocks of n x n pixels become one; rows and columns that fill no block are dropped."""
+        graph = self.graph
+        sizes = graph("Shape", x, start=2, end=4)
+        whole = graph("Mul", graph("Div", sizes, np.array([n, n])), np.array([n, n]))
+        x = graph("Slice", x, np.array([0, 0]), whole, np.array([2, 3]))
+        self._narrow(0, n)
+        return self._masked(graph("SpaceToDepth", x, blocksize=n))
+
+    def _narrow(self, change: int, divisor: int = 1) -> None:
+        """The widths become (widths + change) // divisor."""
+        if self.widths is not None and change:
+            self.widths = self.graph("Add", self.widths, np.int64(change))
+        if self.widths is not None and divisor > 1:
+            self.widths = self.graph("Div", self.widths, np.int64(divisor))
+
+    def _masked(self, x: str, value: np.float32 = ZERO) -> str:
+        """Sets the columns beyond the widths to a value."""
+        if self.widths is None:
+            return x
+        graph = self.graph
+        columns = graph("Reshape", graph.range(graph.size(x, 3)), np.array([1, 1, 1, -1]))
+        valid = graph("Less", columns, graph("Reshape", self.widths, np.array([-1, 1, 1, 1])))
+        if value == 0:  # features are finite
+            return graph("Mul", x, graph.cast(valid, np.float32))
+        return graph("Where", valid, x, value)
+
+    def _folded(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel (D, C, rows, columns) and bias (D,), with batch normalization."""
+        arrays, place = self.arrays, f"params/conv_stack/conv{layer}"
+        kernel = arrays[f"{place}/kernel"].transpose(3, 2, 0, 1).astype(np.float64)
+        bias = np.zeros(len(kernel))
+        if self.architecture.convs[layer - 1].bias:
+            bias = bias + arrays[f"{place}/bias"]
+        if layer in self.architecture.normalized:
+            norm = f"conv_stack/norm{layer}"
+            scale = np.asarray(arrays[f"params/{norm}/scale"], np.float64)
+            factor = scale / np.sqrt(arrays[f"batch_stats/{norm}/var"] + EPSILON)
+            bias = (bias - arrays[f"batch_stats/{norm}/mean"]) * factor
+            bias = bias + arrays[f"params/{norm}/bias"]
+            kernel = kernel * factor[:, None, None, None]
+        return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def _bilstm(graph: Graph, arrays: Arrays, name: str, x: str, lengths: str) -> str:
+    """Adds a bidirectional LSTM: (T, B, D) to (T, B, 2 * hidden)."""
+    ways, place = ("forward", "backward"), f"params/{name}"
+    inputs = np.stack([_gates(arrays[f"{place}/{way}_input/kernel"]) for way in ways])
+    recurrent = np.stack([_gates(arrays[f"{place}/{way}/recurrent/kernel"]) for way in ways])
+    bias = np.stack([_gates(arrays[f"{place}/{way}_input/bias"][None])[:, 0] for way in ways])
+    hidden = recurrent.shape[-1]
+    x = graph(
+        "LSTM",
+        x,
+        graph.constant(inputs, f"{name}.inputs"),
+        graph.constant(recurrent, f"{name}.recurrent"),
+        # The operator has two biases, as cuDNN.
+        graph.constant(np.concatenate([bias, 0 * bias], 1), f"{name}.bias"),
+        lengths,
+        name=name,
+        direction="bidirectional",
+        hidden_size=hidden,
+    )  # (T, 2, B, hidden)
+    x = graph("Transpose", x, perm=[0, 2, 1, 3])
+    return graph("Reshape", x, np.array([0, 0, 2 * hidden]))
+
+
+def _gates(kernel: np.ndarray) -> np.ndarray:
+    """Weights (D, 4 * hidden) with the gates i, f, g, o, as (4 * hidden, D) with i, o, f, g."""
+    i, f, g, o = np.split(np.asarray(kernel, np.float32).T, 4)
+    return np.concatenate([i, o, f, g])
+
+
+def _dense(graph: Graph, arrays: Arrays, name: str, x: str) -> str:
+    place = f"params/{name}"
+    kernel = graph.constant(np.asarray(arrays[f"{place}/kernel"], np.float32), f"{name}.kernel")
+    bias = graph.constant(np.asarray(arrays[f"{place}/bias"], np.float32), f"{name}.bias")
+    return graph("Add", graph("MatMul", x, kernel), bias, name=name)

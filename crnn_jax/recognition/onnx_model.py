@@ -1,0 +1,40 @@
+"""A trained model as an ONNX graph, which reads as `Recognizer.load(model)` does by default."""
+
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+
+from crnn_jax.architecture import Architecture
+from crnn_jax.data.images import MIN_WIDTH
+from crnn_jax.onnx_graph.decoding import Charsets
+from crnn_jax.onnx_graph.reading import Odds, reading_graph
+from crnn_jax.onnx_graph.resize import ImageForm
+from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.constraints import classes_of
+from crnn_jax.training.integrity import flatten
+
+
+def onnx_model(model: TrainedModel, resize: bool) -> onnx.ModelProto:
+    """Returns the graph of a model.
+
+    Args:
+      model: the model.
+      resize: whether the graph takes images of any size; see `reading_graph`.
+
+    Raises:
+      ConfigError: the graph would be too large for a file.
+    """
+    described = model.description
+    charsets = None
+    if model.charsets:
+        allowed = [classes_of(name, model.alphabet) for name in model.charsets]
+        charsets = Charsets(np.stack(allowed), np.array(list(model.charsets.values())))
+    return reading_graph(
+        Architecture.of(described["name"], described["settings"]),
+        {path: np.asarray(array) for path, array in flatten(model.variables).items()},
+        ImageForm(**asdict(model.preprocessing), min_width=MIN_WIDTH),
+        charsets,
+        Odds(model.calibration.intercept, model.calibration.slope),
+        resize,
+    )
