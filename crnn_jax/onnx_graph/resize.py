@@ -12,6 +12,8 @@ from crnn_jax.onnx_graph.nodes import Graph
 GRAY = np.array([[19595], [38470], [7471]], np.float32)
 """The weights of red, green and blue in Pillow's gray, in units of 1/65536."""
 
+ONE = 2**22  # what stands for 1 in the whole numbers by which Pillow multiplies
+
 
 @dataclass(frozen=True)
 class ImageForm:
@@ -43,21 +45,13 @@ def resized(graph: Graph, form: ImageForm, images: str) -> str:
         images = _gray(graph, images)
     else:
         images = graph("Expand", images, np.array([1, 1, 1, 3]))
-    images = graph("Transpose", images, perm=[0, 3, 1, 2])
-    # All four sizes, as onnxruntime 1.32 cannot optimize the attribute `axes` after a Transpose.
-    start = graph("Shape", images, end=2)
     width = _target_width(graph, form, images)
-    size = graph("Concat", start, np.array([form.height]), width, axis=0)
-    images = graph(
-        "Resize",
-        images,
-        "",
-        "",
-        size,
-        antialias=1,
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
+    # Pillow rounds the columns before it resizes the rows.
+    images = graph("Transpose", images, perm=[2, 0, 1, 3])  # (W, B, H, C)
+    images = _resampled(graph, images, width)
+    images = graph("Transpose", images, perm=[2, 1, 3, 0])  # (H, B, C, width)
+    images = _resampled(graph, images, graph.constant(np.array([form.height])))
+    images = graph("Transpose", images, perm=[1, 2, 0, 3])
     images = graph.cast(images, np.float32)
     return graph("Sub", np.float32(255), images) if form.invert else images
 
@@ -78,12 +72,48 @@ def _gray(graph: Graph, images: str) -> str:
     return graph.cast(graph("Floor", graph("Mul", sums, np.float32(2**-16))), np.uint8)
 
 
+def _resampled(graph: Graph, images: str, size: str) -> str:
+    """Resizes the first axis of images (N, ...) uint8 to a size of shape (1,) as Pillow does.
+
+    This is `precompute_coeffs` of Pillow's Resample.c for a triangle as wide as the source of two
+    target pixels, or as two source pixels if there are fewer. `Resize` computes the places in
+    single precision, so that many pixels differ by 1, and some by 20.
+    """
+    column = np.array([1])
+    old = graph.size(images, 0)
+    scale = graph("Div", graph.cast(old, np.float64), graph.cast(size, np.float64))
+    support = graph("Max", scale, np.float64(1))
+    targets = graph.cast(graph.range(size), np.float64)
+    middle = graph("Mul", graph("Add", targets, np.float64(0.5)), scale)
+    start = graph("Add", graph("Sub", middle, support), np.float64(0.5))
+    start = graph("Max", graph("Floor", start), np.float64(0))
+    stop = graph("Add", graph("Add", middle, support), np.float64(0.5))
+    stop = graph("Min", graph("Floor", stop), graph.cast(old, np.float64))
+    middle, start, stop = (graph("Unsqueeze", x, column) for x in (middle, start, stop))
+    most = graph.cast(graph("Ceil", graph("Mul", support, np.float64(2))), np.int64)
+    places = graph("Add", graph.cast(graph.range(most), np.float64), start)  # (size, most)
+    distance = graph("Add", graph("Sub", places, middle), np.float64(0.5))
+    distance = graph("Abs", graph("Mul", distance, graph("Div", np.float64(1), support)))
+    weights = graph("Max", graph("Sub", np.float64(1), distance), np.float64(0))
+    inside = graph("Less", places, stop)
+    weights = graph("Where", inside, weights, np.float64(0))
+    weights = graph("Div", weights, graph("ReduceSum", weights, column))
+    weights = graph("Add", graph("Mul", weights, np.float64(ONE)), np.float64(0.5))
+    weights = graph.cast(graph("Floor", weights), np.int32)
+    weights = graph("Unsqueeze", weights, np.array([2, 3, 4]))
+    places = graph("Where", inside, places, np.float64(0))
+    pixels = graph.cast(graph("Gather", images, graph.cast(places, np.int64), axis=0), np.int32)
+    sums = graph("ReduceSum", graph("Mul", pixels, weights), column, keepdims=0)
+    rounded = graph("Div", graph("Add", sums, np.int32(ONE // 2)), np.int32(ONE))
+    return graph.cast(rounded, np.uint8)
+
+
 def _target_width(graph: Graph, form: ImageForm, images: str) -> str:
-    """The width, int64 of shape (1,), of images (B, C, H, W); see `data.images.target_width`."""
+    """The width, int64 of shape (1,), of images (B, H, W, C); see `data.images.target_width`."""
     if form.width:
         return graph.constant(np.array([form.width]))
     # As in Python the quotient is in double precision, and halves are rounded to the even number.
-    height, width = (graph.cast(graph.size(images, axis), np.float64) for axis in (2, 3))
+    height, width = (graph.cast(graph.size(images, axis), np.float64) for axis in (1, 2))
     width = graph("Round", graph("Div", graph("Mul", width, np.float64(form.height)), height))
     least, most = np.float64(form.min_width), np.float64(form.max_width)
     return graph.cast(graph("Min", graph("Max", width, least), most), np.int64)
