@@ -40,10 +40,11 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict()
     # crnn: the paper's channels; crnn_half: half of them, a quarter of the arithmetic; crnn_small:
-    # five eighths of that, as no layer works at full resolution.
+    # five eighths of that, as no layer works at full resolution. For weights of others: paper,
+    # crnn_pytorch, dtrb, easyocr, nano_ocr.
     config.model.name = "crnn_half"
-    # Which convolutions are followed by batch normalization: paper, bgshih, all or none. With
-    # all of them CTC leaves its blank-only plateau soonest.
+    # Which convolutions are followed by batch normalization: paper (5, 6), bgshih (3, 5, 7),
+    # nano_ocr (3, 5, 6), all or none. With all of them CTC leaves its blank-only plateau soonest.
     config.model.batch_norm = "all"
     # The share of the old statistics of batch normalization that each step keeps.
     config.model.momentum = 0.95

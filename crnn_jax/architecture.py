@@ -143,8 +143,8 @@ class Architecture:
         """Rows of the features of an image `height` pixels high."""
         return self._size(height, 0)
 
-    def time_steps(self, width: int) -> int:
-        """Time steps of an image `width` pixels wide: the columns of its features."""
+    def time_steps(self, width: Any) -> Any:
+        """Time steps of images `width` pixels wide, an int or an array: columns of the features."""
         return self._size(width, 1)
 
     @property
@@ -206,7 +206,7 @@ class Architecture:
         shapes["params/head/bias"] = (num_classes,)
         return shapes
 
-    def _size(self, pixels: int, axis: int) -> int:
+    def _size(self, pixels: Any, axis: int) -> Any:
         size = pixels // self.block
         for layer, pool in zip(self.convs, self.pools, strict=True):
             size += 2 * layer.padding - layer.kernel + 1

@@ -1,14 +1,15 @@
 """Checks the values of a config together, before anything is built from them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from crnn_jax.architecture import BATCH_NORM_VARIANTS, Architecture
 from crnn_jax.data.sources import MIXTURE, PART_SETTINGS, SOURCES, parts_of
 from crnn_jax.errors import ConfigError
 from crnn_jax.models import MODELS
-from crnn_jax.models.conv_stack import BATCH_NORM_VARIANTS, output_height
 from crnn_jax.recipes import DEFAULT, Config, get_config, no_such_setting, settings_of
 
 SHARE = "must be a share: 0 or more, below 1"
@@ -46,18 +47,10 @@ def check_config(config: Config) -> None:
         require(key, 0 <= _value(config, key) < 1, SHARE)
     dtype = config.model.dtype
     require("model.dtype", dtype in ("float32", "bfloat16"), "must be float32 or bfloat16")
-    height, factor = config.data.height, config.model.space_to_depth
+    factor = config.model.space_to_depth
     require("model.space_to_depth", factor in SPACE_TO_DEPTH, "must be 1 or 2")
-    if factor in SPACE_TO_DEPTH:
-        rows = output_height(height, factor)
-        fitting = (n for n in SPACE_TO_DEPTH if output_height(height, n) == 1)
-        remedy = next((f"model.space_to_depth={n}" for n in fitting), f"data.height={32 * factor}")
-        require(
-            "data.height",
-            rows == 1,
-            f"leaves {max(rows, 0)} rows of features instead of one with"
-            f" model.space_to_depth={factor}; set --config.{remedy}",
-        )
+    if factor in SPACE_TO_DEPTH and config.model.name in MODELS:
+        _check_height(config, problems)
     require("data.channels", config.data.channels in (1, 3), "must be 1 (gray) or 3 (color)")
     for key in ("data.test_fraction", "data.validation_fraction"):
         require(key, 0 < _value(config, key) < 1, "must lie between 0 and 1, both excluded")
@@ -112,6 +105,21 @@ def _check_names(config: Config) -> list[str]:
     if missing := [name for name in known if name not in own] if not problems else []:
         problems.append(f"{', '.join(missing)} is missing; begin with get_config({DEFAULT!r})")
     return problems
+
+
+def _check_height(config: Config, problems: list[str]) -> None:
+    """Checks that one row of features is left, or several of which the network takes the mean."""
+    height, factor = config.data.height, config.model.space_to_depth
+    described = Architecture.of(config.model.name, config.model)
+    rows = described.rows(height)
+    if rows == 1 or (described.mean_rows and rows > 1):
+        return
+    fitting = (n for n in SPACE_TO_DEPTH if replace(described, space_to_depth=n).rows(height) == 1)
+    remedy = next((f"model.space_to_depth={n}" for n in fitting), f"data.height={32 * factor}")
+    problems.append(
+        f"data.height={height!r}: leaves {max(rows, 0)} rows of features instead of one with"
+        f" model.space_to_depth={factor}; set --config.{remedy}"
+    )
 
 
 def _check_parts(data: Any, problems: list[str]) -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from crnn_jax import models
+from crnn_jax.architecture import Architecture
 from crnn_jax.config import Config, check_config
 from crnn_jax.data import sources
 from crnn_jax.data.buckets import choose_buckets
@@ -61,7 +60,7 @@ def load_dataset(config: Config) -> Dataset:
     if config.data.on_unseen == "map":
         splits["train"] = map_unseen(splits["train"], labels["train"], alphabet, config.data)
         labels["train"] = Labels.encode(splits["train"].labels, alphabet)
-    time_steps = network_time_steps(config.model.space_to_depth)
+    time_steps = config_time_steps(config)
     prepared: dict[str, PreparedSplit] = {}
     for name, split in splits.items():
         max_missing = _max_missing(config, config.data.max_dropped if name == "train" else 1.0)
@@ -77,7 +76,7 @@ def load_split(
     config: Config,
     alphabet: Alphabet,
     preprocessing: Preprocessing,
-    space_to_depth: int,
+    time_steps: TimeSteps,
     name: str = "test",
 ) -> PreparedSplit:
     """Loads all samples of a split, to evaluate a trained model.
@@ -94,7 +93,6 @@ def load_split(
     of_labels = judge(label_findings(splits, labels), config.data)
     enforce(of_labels, config.data)
     reader = ImageReader(preprocessing, config.data.cache_megabytes * 10**6)
-    time_steps = network_time_steps(space_to_depth)
     prepared = PreparedSplit(
         splits[name], labels[name], reader, time_steps, _max_missing(config, 1.0)
     )
@@ -108,7 +106,7 @@ def load_benchmark(
     directory: Path,
     alphabet: Alphabet,
     preprocessing: Preprocessing,
-    space_to_depth: int,
+    time_steps: TimeSteps,
     name: str = "test",
 ) -> PreparedSplit:
     """Loads all samples of a folder or database, to score a trained model.
@@ -124,7 +122,6 @@ def load_benchmark(
     split = splits[name] if name in splits else next(iter(splits.values()))
     labels = Labels.encode(split.labels, alphabet)
     reader = ImageReader(preprocessing, cache_bytes=0)
-    time_steps = network_time_steps(space_to_depth)
     test = PreparedSplit(split, labels, reader, time_steps, max_missing=1.0)
     warn(label_findings({"test": split}, {"test": labels}))
     warn(image_findings({"test": test}, time_steps))
@@ -144,7 +141,7 @@ def check_dataset(config: Config) -> Report:
     splits = sources.load_splits(config.data, config.seed, reader.examine)
     alphabet = choose_alphabet(config, splits)
     labels = _encode(splits, alphabet)
-    time_steps = network_time_steps(config.model.space_to_depth)
+    time_steps = config_time_steps(config)
     prepared = {
         name: PreparedSplit(split, labels[name], reader, time_steps)
         for name, split in splits.items()
@@ -173,9 +170,9 @@ def config_preprocessing(config: Config) -> Preprocessing:
     )
 
 
-def network_time_steps(space_to_depth: int) -> TimeSteps:
-    """Returns the function that gives the time steps of a network for widths in pixels."""
-    return partial(models.num_time_steps, space_to_depth=space_to_depth)
+def config_time_steps(config: Config) -> TimeSteps:
+    """Returns the function that gives the time steps of a config's network for widths in pixels."""
+    return Architecture.of(config.model.name, config.model).time_steps
 
 
 def choose_alphabet(config: Config, splits: Mapping[str, Split]) -> Alphabet:

@@ -139,7 +139,7 @@ def carry_over(
 def _twice_as_fine(config: Config, origin: TrainedModel) -> bool:
     """Whether 2 x 2 pixels stand where the origin has one, as high a line in time steps."""
     now = config.data.height, config.model.space_to_depth
-    return now == (2 * origin.preprocessing.height, 2 * origin.space_to_depth)
+    return now == (2 * origin.preprocessing.height, 2 * origin.architecture.space_to_depth)
 
 
 def _compare_inputs(config: Config, name: str, origin: TrainedModel) -> None:

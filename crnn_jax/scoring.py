@@ -73,7 +73,7 @@ def score(
     places: Counter[str] = Counter()  # of reports, as sets in two folders may have one name
     for directory in directories:
         prepared = load_benchmark(
-            directory, model.alphabet, model.preprocessing, model.space_to_depth
+            directory, model.alphabet, model.preprocessing, model.architecture.time_steps
         )
         if same_source:
             decoder = _adapted(model, prepared, options)
@@ -181,7 +181,9 @@ def evaluate_model(
     images, trained_on = describe(config.data), config_of(model).data
     if trained_on.source and images != (trained := describe(trained_on)):
         logger.warning("%s was trained with other data: %s", model.name, in_words(trained))
-    prepared = load_split(config, model.alphabet, model.preprocessing, model.space_to_depth, split)
+    prepared = load_split(
+        config, model.alphabet, model.preprocessing, model.architecture.time_steps, split
+    )
     if prepared.split.drawn:
         warn_of_another_split(model.config, config.to_dict())
     if same_source:

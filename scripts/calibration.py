@@ -89,7 +89,7 @@ def main() -> None:
         variables = parallel.replicate(model.variables)
         for directory in arguments.directory:
             data = load_benchmark(
-                *(directory, model.alphabet, model.preprocessing, model.space_to_depth),
+                *(directory, model.alphabet, model.preprocessing, model.architecture.time_steps),
                 arguments.split,
             )
             buckets = choose_buckets(data.widths, SCORE_BUCKETS)

@@ -105,7 +105,9 @@ def rows(
 ) -> Iterable[tuple[str, float, float]]:
     """Name, exact match and images per second of each way of decoding."""
     caseless = known.get("caseless", False)
-    prepared = load_benchmark(folder, model.alphabet, model.preprocessing, model.space_to_depth)
+    prepared = load_benchmark(
+        folder, model.alphabet, model.preprocessing, model.architecture.time_steps
+    )
     labels = [label.lower() if caseless else label for label in prepared.labels]
     batches, of_network = run_network(model, prepared)
 

@@ -8,9 +8,9 @@ from plain_beam import plain_beam
 from timing import take_turns
 from workload import LETTERS, SEED, Workload
 
+from crnn_jax.architecture import Architecture
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.options import BEAM_WIDTH, make_decoder
-from crnn_jax.models import num_time_steps
 from crnn_jax.recognition.alternatives import find_alternatives
 from crnn_jax.recognition.recognizer import apply_network, decode
 from crnn_jax.text.alphabet import Alphabet
@@ -67,7 +67,7 @@ def measure_decoding(workload: Workload, rounds: int) -> dict[str, dict[str, flo
 def random_logits(workload: Workload) -> np.ndarray:
     """Logits (B, T, K) with peaks, as those of networks have."""
     rng = np.random.default_rng(SEED)
-    count, steps = workload.batch_size, num_time_steps(workload.width)
+    count, steps = workload.batch_size, Architecture().time_steps(workload.width)
     logits = rng.normal(size=(count, steps, len(LETTERS) + 1)).astype(np.float32)
     logits[..., 0] += rng.choice([0, 8], (count, steps), p=[0.3, 0.7])  # most time steps are blank
     return logits

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workload import LETTERS, SEED
 
+from crnn_jax.architecture import Architecture
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingBatches, TrainingPlan
 from crnn_jax.data.buckets import choose_buckets
@@ -18,7 +19,6 @@ from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.data.reader import ImageReader
 from crnn_jax.data.sources.folder import folder
 from crnn_jax.data.synthetic.captcha import render
-from crnn_jax.models import num_time_steps
 from crnn_jax.text.alphabet import Alphabet
 
 IMAGES = 2_000
@@ -66,7 +66,7 @@ def measure_input(batch_size: int) -> dict[str, dict[str, float]]:
         labels = Labels.encode(split.labels, Alphabet(LETTERS))
         for source, cache, epochs in (("cold files", 0, 1), ("cache", CACHE, CACHED_EPOCHS)):
             reader = ImageReader(Preprocessing(), cache)
-            prepared = PreparedSplit(split, labels, reader, num_time_steps)
+            prepared = PreparedSplit(split, labels, reader, Architecture().time_steps)
             buckets = choose_buckets(prepared.widths, BUCKETS)
             plan = TrainingPlan(prepared.widths, buckets, batch_size, epochs, SEED)
             forget(directory)

@@ -48,7 +48,8 @@ class TorchCRNN(nn.Module):
             layers.append(nn.ReLU(inplace=True))
             if layer in POOLS:
                 layers.append(nn.MaxPool2d(2, POOLS[layer], padding=(0, POOLS[layer][1] % 2)))
-        self.conv_stack = nn.Sequential(*layers).to(memory_format=memory_format)
+        self.conv_stack = nn.Sequential(*layers)
+        self.conv_stack.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         self.memory_format = memory_format
         self.bilstm1 = _bilstm(params["bilstm1"])
         self.between = _linear(params["between"])
@@ -138,12 +139,17 @@ def inference(
 
 def onnx_inference(variables: Mapping[str, Any], images: np.ndarray) -> Callable[[], np.ndarray]:
     """Returns a function that computes the logits with onnxruntime, in fp32."""
-    import onnxruntime  # pyright: ignore[reportMissingImports]
+    import onnxruntime
 
-    exported = io.BytesIO()
+    exported: Any = io.BytesIO()  # PyTorch declares it as a path
     network = copy.deepcopy(TorchCRNN(variables, torch.contiguous_format)).eval()
     torch.onnx.export(
         network, (torch.from_numpy(images),), exported, input_names=["images"], dynamo=False
     )
     session = onnxruntime.InferenceSession(exported.getvalue(), providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"images": images})[0]
+
+    def logits() -> np.ndarray:
+        outputs: Any = session.run(None, {"images": images})
+        return outputs[0]
+
+    return logits

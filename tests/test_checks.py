@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from configs import captcha
+from crnn_jax.architecture import Architecture
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.policies import warn
@@ -28,7 +29,6 @@ from crnn_jax.data.sources import folder
 from crnn_jax.dataset import check_dataset, load_benchmark, load_dataset, load_split
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.image_grids import augmentation_grid, sample_grid
-from crnn_jax.models import num_time_steps
 from crnn_jax.text.alphabet import Alphabet
 
 CAPTCHAS = Path(__file__).parent / "data" / "captcha_keras_v2"
@@ -173,7 +173,11 @@ def test_the_report_names_what_a_person_needs(clean: Path) -> None:
     assert "'€' U+20AC (1)" in text and "'é' U+00E9 (1)" in text and "unseen.png '2é€€'" in text
     # Five equal characters need nine time steps; the least width with nine is found by trying all.
     # An image of 40 x 50 px becomes 51 px wide.
-    least = next(width for width in itertools.count(8) if num_time_steps(width, 2) >= 9)
+    least = next(
+        width
+        for width in itertools.count(8)
+        if Architecture(space_to_depth=2).time_steps(width) >= 9
+    )
     assert f"repeats.png '22222' of 5 characters needs {least} px and has 51" in text
     assert "wide.png, 100000 x 32 px" in text and "one_pixel_wide.png, 1 x 40 px" in text
     assert "it has 100000 x 1000 pixels" in text
@@ -322,7 +326,12 @@ def test_an_error_stops_unless_a_policy_drops(clean: Path, policy: str, file: st
     chosen = name in dataset.splits["validation"].split.names
     assert left == 32 + chosen
     if file == "test.tsv":
-        test = load_split(dropping, dataset.alphabet, dataset.preprocessing, 2)
+        test = load_split(
+            dropping,
+            dataset.alphabet,
+            dataset.preprocessing,
+            Architecture(space_to_depth=2).time_steps,
+        )
         assert len(test) == 9
 
 
@@ -337,7 +346,12 @@ def test_a_new_character_in_the_test_set_is_a_warning(
     assert "they count as wrong" in finding.message and "'é' U+00E9 (1)" in finding.message
     assert "é" not in dataset.alphabet.characters
     assert dataset.splits["test"].split.labels[-1] == "2é"
-    test = load_split(config_for(clean), dataset.alphabet, dataset.preprocessing, 2)
+    test = load_split(
+        config_for(clean),
+        dataset.alphabet,
+        dataset.preprocessing,
+        Architecture(space_to_depth=2).time_steps,
+    )
     assert len(test) == len(dataset.splits["test"]) == 9
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "new.png '2é'" in record.getMessage()
@@ -405,7 +419,7 @@ def test_nothing_to_test_with(clean: Path) -> None:
         load_dataset(config_for(clean))
     known = Alphabet("2345678bcdefgmnpwxy")
     with pytest.raises(DataError, match="no test images"):
-        load_split(config_for(clean), known, Preprocessing(), 1)
+        load_split(config_for(clean), known, Preprocessing(), Architecture().time_steps)
 
 
 def test_a_message_lists_the_most_common_unseen_characters(clean: Path) -> None:
@@ -420,7 +434,7 @@ def test_a_message_lists_the_most_common_unseen_characters(clean: Path) -> None:
 def test_a_set_is_scored_with_any_name_of_its_label_file(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (64, 32), "white").save(tmp_path / "one.png")
     (tmp_path / name).write_text("one.png\tabc\n", encoding="utf-8")
-    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
+    prepared = load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), Architecture().time_steps)
     assert prepared.split.labels == ("abc",) and not prepared.failures
 
 
@@ -432,4 +446,4 @@ def test_a_set_that_cannot_be_looked_into_is_named(
 
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(DataError, match=r"cannot read '.*' \(Permission denied\); check the path"):
-        load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), 1)
+        load_benchmark(tmp_path, Alphabet("abc"), Preprocessing(), Architecture().time_steps)

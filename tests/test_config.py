@@ -156,7 +156,7 @@ def test_every_field_has_a_comment(file: str, fields: int) -> None:
         ("trace_steps", -1, "0 or more"),
         ("optimizer.ema_decay", 1.0, "below 1"),
         ("model.name", "crm", "crnn, crnn_half"),
-        ("model.batch_norm", "some", "paper, bgshih, all, none"),
+        ("model.batch_norm", "some", "paper, bgshih, nano_ocr, all, none"),
         ("model.momentum", 1.0, "0 or more, below 1"),
         ("optimizer.shortcut_end", 0.0, "share of the run"),
         ("model.dropout", -0.1, "0 or more, below 1"),

@@ -20,6 +20,7 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 
 from configs import captcha
+from crnn_jax.architecture import Architecture
 from crnn_jax.data.batching import TrainingBatches, evaluation_batches
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.data.labels import Labels
@@ -31,7 +32,6 @@ from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_split
 from crnn_jax.errors import DataError
 from crnn_jax.experiment import Experiment
-from crnn_jax.models import num_time_steps
 from crnn_jax.recognition import recognizer as recognition
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -243,7 +243,7 @@ def test_each_part_of_a_mixture_has_its_own_metrics(tmp_path: Path, steps: Steps
 
     def metrics_and_texts(**data: object) -> tuple[dict[str, float], list[str]]:
         config = config_for(str(data.pop("source")), tmp_path, **data)
-        test = load_split(config, known.alphabet, known.preprocessing, 1)
+        test = load_split(config, known.alphabet, known.preprocessing, Architecture().time_steps)
         found = evaluate_split(steps.eval_step, variables, test, known.alphabet, (128,), 8)
         return found.metrics, [text or "" for text in found.texts]
 
@@ -281,7 +281,7 @@ def test_evaluation_counts_missing_images_and_unseen_characters_as_wrong(
     policies = {"on_unreadable": "drop", "on_empty_label": "drop", "max_dropped": 0.0}
     config = config_for("folder", tmp_path / "data", **policies)
     known = steps.experiment
-    test = load_split(config, known.alphabet, known.preprocessing, 1)
+    test = load_split(config, known.alphabet, known.preprocessing, Architecture().time_steps)
     metrics = steps.evaluate(test)
     before = steps.evaluate(known.splits["test"])
     assert (before["count"], metrics["count"]) == (8, 11)
@@ -300,7 +300,9 @@ def test_evaluation_with_labels_outside_the_alphabet(tmp_path: Path, steps: Step
     (tmp_path / "data" / "test.tsv").write_text(labels, encoding="utf-8")
     known = steps.experiment
     config = config_for("folder", tmp_path / "data")
-    metrics = steps.evaluate(load_split(config, known.alphabet, known.preprocessing, 1))
+    metrics = steps.evaluate(
+        load_split(config, known.alphabet, known.preprocessing, Architecture().time_steps)
+    )
     assert (metrics["count"], metrics["exact_match"], metrics["loss"]) == (8, 0, 0)
 
 
@@ -315,7 +317,7 @@ def test_masked_samples_do_not_change_the_gradient(tmp_path: Path, steps: Steps)
     known = steps.experiment
     labels = Labels.encode(split.labels, known.alphabet)
     reader = ImageReader(known.preprocessing, 0)
-    prepared = PreparedSplit(split, labels, reader, num_time_steps, max_missing=0.5)
+    prepared = PreparedSplit(split, labels, reader, Architecture().time_steps, max_missing=0.5)
     vanished = tmp_path / "data" / split.names[3]
     vanished.unlink()
     batch = prepared.batch(np.array([0, 1, 2, 3, 4, 32, 33, 34]), (128,))

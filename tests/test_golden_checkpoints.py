@@ -127,7 +127,7 @@ def test_a_model_without_space_to_depth_is_built_as_before(
     }
     write_pretrained(tmp_path, manifest, random_variables(network, height=height))
     model = TrainedModel.load(tmp_path)
-    assert model.network == network and model.space_to_depth == expected
+    assert model.network == network and model.architecture.space_to_depth == expected
 
 
 @pytest.mark.parametrize(("height", "expected"), [(32, 1), (64, 2)])

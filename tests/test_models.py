@@ -23,8 +23,9 @@ from networks import (
 )
 
 from crnn_jax import models
+from crnn_jax.architecture import Architecture
 from crnn_jax.errors import ConfigError
-from crnn_jax.models.conv_stack import ConvStack, finer_kernel, num_time_steps
+from crnn_jax.models.conv_stack import ConvStack, finer_kernel
 from crnn_jax.models.crnn import normalize_images
 
 # --- size ---
@@ -91,7 +92,7 @@ def test_time_steps_of_the_network(width: int, steps: int) -> None:
     logits, lengths = jax.eval_shape(model.apply, variables, images, jnp.array([8, width]))
     assert logits.shape == (2, steps, CLASSES)
     assert lengths.shape == (2,)
-    assert num_time_steps(width) == steps
+    assert Architecture().time_steps(width) == steps
 
 
 # Every remainder that could matter to the strides, and a sample of the widths up to 600.
@@ -109,7 +110,8 @@ def test_time_steps_of_all_widths(widths: range, first_pool: bool, factor: int) 
 
     steps = [width // (4 * factor) + 1 for width in widths]
     assert [shape(width) for width in widths] == [(1, 1, count, 1) for count in steps]
-    assert [num_time_steps(width, factor) for width in widths] == steps
+    described = Architecture(first_pool=first_pool, space_to_depth=factor)
+    assert [described.time_steps(width) for width in widths] == steps
 
 
 def test_the_height_alone_changes_no_space_to_depth() -> None:
@@ -168,7 +170,7 @@ def test_an_image_has_the_same_logits_alone_and_padded(
 def test_training_is_the_same_however_wide_the_padding(settings: Mapping[str, Any]) -> None:
     model = small_model(**settings)
     variables = random_variables(model)
-    weights = normal(len(RAGGED), num_time_steps(64), CLASSES)
+    weights = normal(len(RAGGED), Architecture().time_steps(64), CLASSES)
 
     @jit
     @partial(jax.value_and_grad, has_aux=True)

@@ -13,7 +13,8 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from crnn_jax import models, predict
+from crnn_jax import predict
+from crnn_jax.architecture import ARCHITECTURES, Architecture
 from crnn_jax.commands import parse_flags
 from crnn_jax.data.synthetic.captcha import CONFIGS, render
 from crnn_jax.data.synthetic.captcha_boxes import render_with_boxes
@@ -37,13 +38,25 @@ LETTERS = Alphabet("abc")
 
 
 @pytest.mark.parametrize(
-    ("space_to_depth", "first_pool"), [(1, True), (2, True), (1, False), (2, False)]
+    "described",
+    [
+        Architecture(),
+        Architecture(space_to_depth=2),
+        Architecture(first_pool=False),
+        Architecture(space_to_depth=2, first_pool=False),
+        ARCHITECTURES["dtrb"],
+        ARCHITECTURES["nano_ocr"],
+    ],
 )
-def test_a_time_step_sees_its_place_in_its_middle(space_to_depth: int, first_pool: bool) -> None:
+def test_a_time_step_sees_its_place_in_its_middle(described: Architecture) -> None:
     """By brightening one column after another, which shows as all weights are positive."""
-    width, height = 160 * space_to_depth, 32 * space_to_depth
+    width, height = 160 * described.space_to_depth, 32 * described.space_to_depth
     stack = ConvStack(
-        (1,) * 7, batch_norm="none", space_to_depth=space_to_depth, first_pool=first_pool
+        (1,) * len(described.convs),
+        batch_norm="none",
+        space_to_depth=described.space_to_depth,
+        first_pool=described.first_pool,
+        convs=described.convs,
     )
     widths = jnp.array([width])
     flat = jnp.ones((1, height, width, 1))
@@ -58,16 +71,17 @@ def test_a_time_step_sees_its_place_in_its_middle(space_to_depth: int, first_poo
     plain = np.asarray(outputs(jnp.ones(width)))
     bright = jax.jit(jax.vmap(lambda place: outputs(jnp.ones(width).at[place].set(3.0))))
     sees = np.asarray(bright(jnp.arange(width))) > plain * (1 + 1e-6)  # (W, T)
-    places = time_step_places(sees.shape[1], space_to_depth)
-    assert len(places) == models.num_time_steps(width, space_to_depth)
+    places = time_step_places(sees.shape[1], described)
+    assert len(places) == described.time_steps(width)
     for step, place in enumerate(places):
         columns = np.flatnonzero(sees[:, step])
         first, last = columns[0], columns[-1] + 1  # the edges of the columns
         if first > 0 and last < width:  # not cut by a border
             assert (first + last) / 2 == place
-    # The ends are symmetric, too: the first step sees the left border, the last one the right.
+    # The ends are symmetric, too: in the paper's network the first step sees the left border, the
+    # last one the right.
     assert (sees[::-1, ::-1] == sees).all()
-    assert places[0] == 0 and places[-1] == width
+    assert places[0] == width - places[-1] == described.first_place
 
 
 # Characters of a path
@@ -85,7 +99,9 @@ def characters_of(
     path: list[int], image: np.ndarray, width: int | None = None, probabilities: Any = 0.5
 ) -> tuple[Character, ...]:
     given = np.broadcast_to(np.float32(probabilities), len(path))
-    return find_characters(np.array(path), given, LETTERS, image, width or image.shape[1], 1)
+    return find_characters(
+        np.array(path), given, LETTERS, image, width or image.shape[1], Architecture()
+    )
 
 
 def test_spans_by_hand() -> None:
@@ -208,7 +224,7 @@ def test_an_explanation_is_what_was_read_and_said(
     steps, classes = explanation.probabilities.shape
     assert classes == len(explanation.alphabet) + 1
     assert explanation.image.size == (160, 60)
-    assert len(explanation.places) == steps == models.num_time_steps(171, 2)
+    assert len(explanation.places) == steps == Architecture(space_to_depth=2).time_steps(171)
     assert explanation.places[0] == 0 and 150 < explanation.places[-1] <= 160
     np.testing.assert_allclose(explanation.probabilities.sum(-1), 1, rtol=1e-5)
     with pytest.raises(DataError, match="its 8 bytes are not PNG"):

@@ -31,6 +31,7 @@ from one_device import (
 
 from configs import captcha
 from crnn_jax import models, train, train_step
+from crnn_jax.architecture import Architecture
 from crnn_jax.data.augment import augment
 from crnn_jax.data.images import Preprocessing, pad_batch, prepare
 from crnn_jax.data.labels import Labels
@@ -821,7 +822,7 @@ def test_thirty_two_real_captchas_are_memorized() -> None:
     alphabet = Alphabet.from_labels(split.labels)
     labels = Labels.encode(split.labels, alphabet)
     reader = ImageReader(Preprocessing(), 10**8)
-    prepared = PreparedSplit(split, labels, reader, models.num_time_steps)
+    prepared = PreparedSplit(split, labels, reader, Architecture().time_steps)
     settings = config.model.to_dict()
     model = models.create(settings.pop("name"), alphabet.num_classes, settings, parallel.AXIS)
     optimizer = make_optimizer(optax.constant_schedule(3e-3), 5.0, freeze_conv_stack=False)

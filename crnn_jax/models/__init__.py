@@ -3,14 +3,15 @@
 Three files hold the network: `crnn.py` is the whole, `conv_stack.py` and `bilstm.py` are its
 layers. `ops/` holds what the layers are made of, in forms that XLA computes faster.
 
-To add a network, write a `flax.linen.Module` in a file of its own and add a line to MODELS. The
-rest of the package relies on this:
+Their layers are described in `architecture.py`, without JAX: a variant of the CRNN is an entry of
+ARCHITECTURES there. To add another network, write a `flax.linen.Module` in a file of its own and
+add a line to MODELS. The rest of the package relies on this:
 
 - Its fields are the settings in `config.model`, and `num_classes` and `axis_name` (the pmapped
   axis over which a batch is split).
 - Like `CRNN` it is called with uint8 images (B, H, W, C), their widths in pixels (B,) and `train`.
 - It returns float32 logits (B, T, K), and the valid time steps of each image (B,). Here T is
-  num_time_steps(W, space_to_depth), and class 0 is the blank of CTC. What is to the right of an
+  Architecture.time_steps(W), and class 0 is the blank of CTC. What is to the right of an
   image's width must not change its logits.
 - In training it takes random numbers from the stream `dropout`, which is the same on all devices.
 - Its submodule `conv_stack` can be carried over alone and frozen. The arrays of its submodule
@@ -29,21 +30,14 @@ from flax import linen as nn
 from flax.linen.summary import tabulate
 from rich import box
 
+from crnn_jax.architecture import ARCHITECTURES
 from crnn_jax.errors import ConfigError
-from crnn_jax.models.conv_stack import num_time_steps as num_time_steps
-from crnn_jax.models.conv_stack import pixels_per_time_step as pixels_per_time_step
 from crnn_jax.models.crnn import CRNN
 
 SUMMARY_WIDTH = 100  # characters
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "crnn": CRNN,
-    # Half the channels: a quarter of the arithmetic, for machines without an accelerator.
-    "crnn_half": partial(CRNN, channels=(32, 64, 128, 128, 256, 256, 256), hidden=128),
-    # No layer at full resolution and fewer channels: 5/8 of the arithmetic of crnn_half.
-    "crnn_small": partial(
-        CRNN, channels=(48, 64, 96, 96, 160, 160, 192), hidden=128, first_pool=False
-    ),
+    name: partial(CRNN, **vars(architecture)) for name, architecture in ARCHITECTURES.items()
 }
 
 

@@ -9,40 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from crnn_jax.architecture import PAPER_CHANNELS, SEVEN_LAYERS, Architecture, ConvLayer
 from crnn_jax.models.ops.batch_norm import MaskedBatchNorm
 from crnn_jax.models.ops.layers import Conv
-from crnn_jax.models.ops.pooling import max_pool_2x1, max_pool_2x2
-
-# The convolutions, counted from 1, that are followed by batch normalization.
-BATCH_NORM_VARIANTS = {
-    "paper": (5, 6),  # Shi et al. 2015, table 1
-    "bgshih": (3, 5, 7),  # the authors' own code, and its PyTorch ports
-    "all": (1, 2, 3, 4, 5, 6, 7),
-    "none": (),
-}
-PAPER_CHANNELS = (64, 128, 256, 256, 512, 512, 512)
-
-
-def num_time_steps(width: int, space_to_depth: int = 1) -> int:
-    """The time steps of an image `width` pixels wide: the number of columns of its features."""
-    # Pools 1 and 2 halve the columns, pools 3 and 4 add one each, convolution 7 takes one away.
-    return width // space_to_depth // 4 + 1
-
-
-def pixels_per_time_step(space_to_depth: int = 1) -> int:
-    """The distance of two time steps in pixels of the image.
-
-    Time step t sees the place t * pixels_per_time_step in its middle, in pixels from the left edge
-    of the image: pools 3 and 4 move the middle by half a column to the left each, and convolution 7
-    moves it by half a column to the right; after pools 1 and 2 it was half a column from the edge.
-    """
-    return 4 * space_to_depth
-
-
-def output_height(height: int, space_to_depth: int = 1) -> int:
-    """Rows of the features of an image `height` pixels high; the LSTMs need exactly one."""
-    # Four pools halve the rows, convolution 7 takes one away.
-    return height // space_to_depth // 16 - 1
+from crnn_jax.models.ops.pooling import max_pool
 
 
 def finer_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -71,11 +41,11 @@ def width_mask(widths: jax.Array, width: int) -> jax.Array:
 
 
 class ConvStack(nn.Module):
-    """Seven convolutions and four max pools (Shi et al. 2015, arXiv:1507.05717, table 1).
+    """Convolutions and max pools (Shi et al. 2015, arXiv:1507.05717, table 1).
 
-    An image of 32 rows and W columns becomes features of one row and W // 4 + 1 columns. After
-    each layer the features to the right of an image's width are set to zero. An image therefore
-    has the same features alone, padded, and in any batch.
+    With the layers of the paper an image of 32 rows and W columns becomes features of one row and
+    W // 4 + 1 columns. After each layer the features to the right of an image's width are set to
+    zero. An image therefore has the same features alone, padded, and in any batch.
 
     Attributes:
       channels: the features of each convolution.
@@ -88,6 +58,7 @@ class ConvStack(nn.Module):
         after it, and that convolution sees 6 x 6 pixels. Layers at full resolution do little
         arithmetic but move much memory; without the first pool there are none.
       leaky: LeakyReLU(0.2) instead of ReLU.
+      convs: the convolutions with their pools.
       momentum: the share of the running statistics that each step keeps.
       dtype: of the activations; float32 if None.
       axis_name: the pmapped axis over which batch statistics are summed.
@@ -98,6 +69,7 @@ class ConvStack(nn.Module):
     space_to_depth: int = 1
     first_pool: bool = True
     leaky: bool = False
+    convs: Sequence[ConvLayer] = SEVEN_LAYERS
     momentum: float = 0.99
     dtype: jnp.dtype | None = None
     axis_name: str | None = None
@@ -107,10 +79,10 @@ class ConvStack(nn.Module):
         """Maps images (B, H, W, C), zero beyond the widths (B,), to features and their widths.
 
         Returns:
-          Features (B, 1, T, D) with T = num_time_steps(W, space_to_depth), and the columns of them
-          that are valid, (B,).
+          Features (B, R, T, D) with R = Architecture.rows(H) and T = Architecture.time_steps(W),
+          and the columns of them that are valid, (B,).
         """
-        # For 32 x 100 pixels and the paper's channels the features have these shapes:
+        # For 32 x 100 pixels and the paper's layers the features have these shapes:
         #
         #   layer  convolution        pool              features
         #   1      3x3                2x2               (B, 16, 50, 64)
@@ -120,49 +92,52 @@ class ConvStack(nn.Module):
         #   5      3x3                                  (B, 4, 26, 512)
         #   6      3x3                2x2, stride 2x1   (B, 2, 27, 512)
         #   7      2x2, not padded                      (B, 1, 26, 512)
-        normalized = BATCH_NORM_VARIANTS[self.batch_norm]
-        halving = (1, 2) if self.first_pool else (2,)
-        n = self.space_to_depth if self.first_pool else 2 * self.space_to_depth
-        if n > 1:
+        described = Architecture(
+            convs=self.convs,
+            batch_norm=self.batch_norm,
+            space_to_depth=self.space_to_depth,
+            first_pool=self.first_pool,
+        )
+        if (n := described.block) > 1:
             # `//` compiles to nine operations, which XLA would repeat in each mask. `lax.div` is
             # one, and gives the same for widths, which are never negative.
             widths = jax.lax.div(widths, n)
             x = space_to_depth(x, n)  # (B, H / n, W / n, n * n * C)
             # A last column that mixes image and padding does not exist for the image alone.
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
-        for layer, channels in enumerate(self.channels, start=1):
-            last = layer == len(self.channels)
+        layers = zip(self.convs, self.channels, described.pools, strict=True)
+        for layer, (conv, channels, pool) in enumerate(layers, start=1):
+            normalized = layer in described.normalized
             x = Conv(
                 channels,
-                (2, 2) if last else (3, 3),
-                padding="VALID" if last else "SAME",
+                (conv.kernel, conv.kernel),
+                padding="SAME" if conv.padding else "VALID",
                 kernel_init=nn.initializers.he_normal(),
-                learn_bias=layer not in normalized,
+                use_bias=conv.bias,
+                learn_bias=not normalized,
                 dtype=self.dtype,
                 name=f"conv{layer}",
             )(x)
-            widths = widths - 1 if last else widths
+            widths = widths if conv.padding else widths - (conv.kernel - 1)
             mask = width_mask(widths, x.shape[2])
-            pool_2x1 = partial(max_pool_2x1, mask=mask)
             # Pooled before normalization and ReLU, which then have a half or a quarter of the work.
             # The result is the same, as increasing functions commute with a maximum.
             # (MaskedBatchNorm flips the sign of features that it would scale by a negative factor.)
-            pools = dict.fromkeys(halving, max_pool_2x2) | {4: pool_2x1, 6: pool_2x1}
-            pool = pools.get(layer)
-            if layer in normalized:
+            pooled = partial(max_pool, pool=pool, mask=mask) if pool else None
+            if normalized:
                 x = MaskedBatchNorm(
                     momentum=self.momentum,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     name=f"norm{layer}",
-                )(x, mask, use_running_average=not train, pool=pool)
-            elif pool:
-                x = pool(x)
+                )(x, mask, use_running_average=not train, pool=pooled)
+            elif pooled:
+                x = pooled(x)
             x = nn.leaky_relu(x, 0.2) if self.leaky else nn.relu(x)
-            # An odd last column was pooled with padding; it lies beyond the halved width.
-            if layer in halving:
-                widths = jax.lax.div(widths, 2)
-            elif layer in (4, 6):
+            if pool and pool.stride[1] > 1:
+                # An odd last column was pooled with padding; it lies beyond the halved width.
+                widths = jax.lax.div(widths, pool.stride[1])
+            elif pool and pool.padding[1]:
                 widths = widths + 1
             x = jnp.where(width_mask(widths, x.shape[2]), x, 0)
         return x, widths

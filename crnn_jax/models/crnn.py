@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from crnn_jax.architecture import PAPER_CHANNELS, SEVEN_LAYERS, ConvLayer, dense_name
 from crnn_jax.models.bilstm import BiLSTM
-from crnn_jax.models.conv_stack import PAPER_CHANNELS, ConvStack, width_mask
+from crnn_jax.models.conv_stack import ConvStack, width_mask
 from crnn_jax.models.ops.dropout import Dropout
 from crnn_jax.models.ops.layers import Conv, Dense
 
@@ -40,7 +41,9 @@ class CRNN(nn.Module):
       num_classes: K, the characters and the blank.
       channels: the features of each convolution.
       hidden: units of each LSTM in each direction.
-      batch_norm, space_to_depth, first_pool, leaky, momentum: see `ConvStack`.
+      batch_norm, space_to_depth, first_pool, leaky, convs, momentum: see `ConvStack`.
+      dense_after: for each bidirectional LSTM, whether a Dense layer of `hidden` features follows.
+      mean_rows: whether several rows of features are averaged; otherwise there must be one.
       dropout: the share of the column features that is dropped in training.
       per_image: see `normalize_images`.
       freeze_conv_stack: the convolution stack keeps its running statistics, and uses them in
@@ -59,6 +62,9 @@ class CRNN(nn.Module):
     space_to_depth: int = 1
     first_pool: bool = True
     leaky: bool = False
+    convs: Sequence[ConvLayer] = SEVEN_LAYERS
+    dense_after: Sequence[bool] = (True, False)
+    mean_rows: bool = False
     momentum: float = 0.99
     dropout: float = 0.0
     per_image: bool = False
@@ -74,30 +80,33 @@ class CRNN(nn.Module):
         """Scores every class at every time step.
 
         Args:
-          images: (B, H, W, C) uint8, with H // space_to_depth from 32 to 47.
+          images: (B, H, W, C) uint8, with H // space_to_depth from 32 to 47, or more with
+            `mean_rows`.
           widths: (B,) in pixels; what lies to the right of an image's width has no effect.
           train: normalize by the statistics of the batch and update the running ones; drop out.
 
         Returns:
-          Logits (B, T, K) in float32 with T = num_time_steps(W, space_to_depth), and the valid
-          time steps (B,).
+          Logits (B, T, K) in float32 with T = Architecture.time_steps(W), and the valid time steps
+          (B,).
         """
         # (B, H, W, C), floats.
         x = normalize_images(images, width_mask(widths, images.shape[2]), self.per_image)
-        # Section 2.1, feature sequence extraction: (B, 1, T, D).
+        # Section 2.1, feature sequence extraction: (B, R, T, D), for the paper with R = 1.
         x, lengths = ConvStack(
             channels=self.channels,
             batch_norm=self.batch_norm,
             space_to_depth=self.space_to_depth,
             first_pool=self.first_pool,
             leaky=self.leaky,
+            convs=self.convs,
             momentum=self.momentum,
             dtype=self.dtype,
             axis_name=self.axis_name,
             name="conv_stack",
         )(x.astype(self.dtype or jnp.float32), widths, train and not self.freeze_conv_stack)
         # Map to sequence: each column is a time step, (B, T, D).
-        x = Dropout(self.dropout, not train, self.axis_name)(x[:, 0])
+        x = x.mean(1) if self.mean_rows and x.shape[1] > 1 else x[:, 0]
+        x = Dropout(self.dropout, not train, self.axis_name)(x)
         if self.shortcut and (train or self.is_initializing()):
             # As a Dense layer it leaves the blank-only plateau after 210 steps, so after 150.
             logits = Conv(self.num_classes, (3,), dtype=jnp.float32, name="shortcut_head")(x)
@@ -105,9 +114,10 @@ class CRNN(nn.Module):
                 self.sow("shortcut", "logits", logits)
         # Section 2.2, sequence labeling: (B, T, 2 * hidden). As in the PyTorch ports of the paper,
         # a projection to `hidden` features is between the two layers.
-        x = BiLSTM(self.hidden, self.dtype, name="bilstm1")(x, lengths)
-        x = Dense(self.hidden, dtype=self.dtype, name="between")(x)
-        x = BiLSTM(self.hidden, self.dtype, name="bilstm2")(x, lengths)
+        for layer, dense in enumerate(self.dense_after, start=1):
+            x = BiLSTM(self.hidden, self.dtype, name=f"bilstm{layer}")(x, lengths)
+            if dense:
+                x = Dense(self.hidden, dtype=self.dtype, name=dense_name(layer))(x)
         # What section 2.3, transcription, starts from: (B, T, K).
         logits = Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
         return logits, lengths

@@ -9,7 +9,7 @@ distance between two characters.
 
 import numpy as np
 
-from crnn_jax.models import pixels_per_time_step
+from crnn_jax.architecture import Architecture
 from crnn_jax.recognition.results import Character
 from crnn_jax.text.alphabet import BLANK, Alphabet
 
@@ -22,13 +22,12 @@ CORE, WIDTH = 0.6, 0.9
 """Shares of the distance of two characters: what must be ink, and what a character is given."""
 
 
-def time_step_places(count: int, space_to_depth: int) -> np.ndarray:
+def time_step_places(count: int, architecture: Architecture) -> np.ndarray:
     """The middle of what each time step sees, in pixels from the left of a prepared image, (T,).
 
-    The pools and the convolutions are symmetric around it, so the first time step sees the left
-    border in its middle.
+    In the paper's network the first time step sees the left border in its middle.
     """
-    return np.arange(count) * float(pixels_per_time_step(space_to_depth))
+    return architecture.first_place + np.arange(count) * float(architecture.pixels_per_time_step)
 
 
 def find_characters(
@@ -37,7 +36,7 @@ def find_characters(
     alphabet: Alphabet,
     image: np.ndarray,
     width: int,
-    space_to_depth: int,
+    architecture: Architecture,
 ) -> tuple[Character, ...]:
     """Finds the characters of a CTC path in an image.
 
@@ -47,7 +46,7 @@ def find_characters(
       alphabet: that of the model.
       image: uint8 (H, W, C), the image as the network saw it.
       width: that of the original image in pixels.
-      space_to_depth: that of the network.
+      architecture: that of the network.
     """
     is_character = path != BLANK
     begins = is_character.copy()
@@ -58,9 +57,9 @@ def find_characters(
     # Between the starts of two characters there are the time steps of the first, then blanks.
     repeats = np.add.reduceat(is_character, starts, dtype=np.int64)
     confidences = np.maximum.reduceat(np.where(is_character, probabilities, 0), starts)
-    places = time_step_places(len(path), space_to_depth)
+    places = time_step_places(len(path), architecture)
     middles = (places[starts] + places[starts + repeats - 1]) / 2
-    spans = _spans(middles, image, pixels_per_time_step(space_to_depth))
+    spans = _spans(middles, image, architecture.pixels_per_time_step)
     spans = np.round(spans * (width / image.shape[1]), 2)
     texts = [alphabet.characters[index - 1] for index in path[starts].tolist()]
     columns = (texts, confidences.tolist(), *spans.T.tolist())

@@ -251,7 +251,7 @@ class Recognizer:
         decoding = decode(self.decoder, logits, lengths)
         (recognition,) = self._finish([prepared], lengths, decoding)
         probabilities = np.asarray(jax.nn.softmax(logits))[0, : int(lengths[0])]
-        places = time_step_places(len(probabilities), self.model.space_to_depth)
+        places = time_step_places(len(probabilities), self.model.architecture)
         return Explanation(
             decoded,
             recognition,
@@ -318,7 +318,7 @@ class Recognizer:
                 self.model.alphabet,
                 image.pixels,
                 image.width,
-                self.model.space_to_depth,
+                self.model.architecture,
             )
             text = "".join(character.text for character in characters)
             yield Recognition(text, confidences[row], characters, alternatives[row])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from crnn_jax import models
+from crnn_jax.architecture import Architecture
 from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint
@@ -64,9 +65,9 @@ class TrainedModel:
     name: str = "model"
 
     @property
-    def space_to_depth(self) -> int:
-        """The setting of this name, which `num_time_steps` takes."""
-        return self.description["settings"]["space_to_depth"]
+    def architecture(self) -> Architecture:
+        """The layers of the network."""
+        return Architecture.of(self.description["name"], self.description["settings"])
 
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:

@@ -24,6 +24,7 @@ class Conv(nn.Module):
     padding: str = "SAME"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    use_bias: bool = True
     learn_bias: bool = True
     dtype: jnp.dtype | None = None
     param_dtype: jnp.dtype = jnp.float32
@@ -34,7 +35,8 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         inputs, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
-        return _with_bias(self, _convolve(_written(inputs), kernel, self.padding), self.learn_bias)
+        outputs = _convolve(_written(inputs), kernel, self.padding)
+        return _with_bias(self, outputs, self.learn_bias) if self.use_bias else outputs
 
 
 class Dense(nn.Dense):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from crnn_jax.architecture import HALVE, HALVE_ROWS, OVERLAPPING, Pool
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_of_pairs(x: jax.Array, axis: int) -> jax.Array:
@@ -42,6 +44,19 @@ def _backward(axis: int, second_is_larger: jax.Array, g: jax.Array) -> tuple[jax
 max_of_pairs.defvjp(_forward, _backward)
 
 
+def max_pool(x: jax.Array, pool: Pool, mask: jax.Array) -> jax.Array:
+    """The max pool that a network's description names.
+
+    Args:
+      x: features (B, H, W, C).
+      pool: one of HALVE, OVERLAPPING and HALVE_ROWS.
+      mask: (B, 1, W, 1), false to the right of an image's width.
+    """
+    if pool == OVERLAPPING:
+        return max_pool_2x1(x, mask)
+    return {HALVE: max_pool_2x2, HALVE_ROWS: max_pool_rows}[pool](x)
+
+
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Max pool 2x2 with stride 2: (B, H, W, C) to (B, H // 2, W // 2, C)."""
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
@@ -73,6 +88,18 @@ def max_pool_2x1(x: jax.Array, mask: jax.Array) -> jax.Array:
     def by_windows(x: jax.Array) -> jax.Array:
         padding: Any = ((0, 0), (1, 1))  # Flax declares it as str
         return nn.max_pool(jnp.where(mask, x, lowest), (2, 2), (2, 1), padding)
+
+    return _pooled(x, by_pairs, by_windows)
+
+
+def max_pool_rows(x: jax.Array) -> jax.Array:
+    """Max pool 2x1 with stride (2, 1): (B, H, W, C) to (B, H // 2, W, C)."""
+
+    def by_pairs(x: jax.Array) -> jax.Array:
+        return max_of_pairs(x[:, : x.shape[1] // 2 * 2], 1)
+
+    def by_windows(x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (2, 1), (2, 1))
 
     return _pooled(x, by_pairs, by_windows)
 
