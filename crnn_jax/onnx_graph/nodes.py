@@ -109,6 +109,17 @@ class Graph:
         )
         return names[0], names[1]
 
+    def either(
+        self, condition: Value, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
+    ) -> str:
+        """Adds one of two branches, each of which returns the name of its output."""
+        branches: dict[str, onnx.GraphProto] = {}
+        for attribute, branch in (("then_branch", first), ("else_branch", second)):
+            inner = Graph(self)
+            output = onnx.ValueInfoProto(name=branch(inner))  # of the type that is inferred
+            branches[attribute] = helper.make_graph(inner.nodes, attribute, [], [output])
+        return self("If", condition, **branches)
+
     def model(
         self,
         inputs: Sequence[onnx.ValueInfoProto],

@@ -3,11 +3,12 @@
 The result is that of `data.images.resize`, which uses Pillow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from crnn_jax.onnx_graph.nodes import Graph
+from crnn_jax.onnx_graph.nodes import Graph, Value
 
 GRAY = np.array([[19595], [38470], [7471]], np.float32)
 """The weights of red, green and blue in Pillow's gray, in units of 1/65536."""
@@ -25,6 +26,7 @@ class ImageForm:
       width: pixels that all images are resized to; 0 keeps the aspect ratio of each image.
       min_width, max_width: pixels, the limits of other widths.
       invert: whether dark becomes light.
+      rows_first: whether rows may be resized before columns, as by Pillow from version 13 on.
     """
 
     height: int
@@ -33,6 +35,7 @@ class ImageForm:
     min_width: int
     max_width: int
     invert: bool
+    rows_first: bool
 
 
 def resized(graph: Graph, form: ImageForm, images: str) -> str:
@@ -45,13 +48,17 @@ def resized(graph: Graph, form: ImageForm, images: str) -> str:
         images = _gray(graph, images)
     else:
         images = graph("Expand", images, np.array([1, 1, 1, 3]))
-    width = _target_width(graph, form, images)
-    # Pillow rounds the columns before it resizes the rows.
-    images = graph("Transpose", images, perm=[2, 0, 1, 3])  # (W, B, H, C)
-    images = _resampled(graph, images, width)
-    images = graph("Transpose", images, perm=[2, 1, 3, 0])  # (H, B, C, width)
-    images = _resampled(graph, images, graph.constant(np.array([form.height])))
-    images = graph("Transpose", images, perm=[1, 2, 0, 3])
+    size = graph("Shape", images, start=1, end=3)
+    target = graph("Concat", np.array([form.height]), _target_width(graph, form, size), axis=0)
+    rows_first = _rows_first(graph, size, target) if form.rows_first else np.bool_(False)
+    first, second = (
+        graph("Gather", target, graph("Where", rows_first, *np.array(axes)))
+        for axes in ([[0], [1]], [[1], [0]])
+    )
+    images = _arranged(graph, rows_first, images, [1, 0, 2, 3], [2, 0, 1, 3])
+    images = _resampled(graph, images, first)  # (size, B, size of the other axis, C)
+    images = _resampled(graph, graph("Transpose", images, perm=[2, 1, 3, 0]), second)
+    images = _arranged(graph, rows_first, images, [1, 2, 3, 0], [1, 2, 0, 3])
     images = graph.cast(images, np.float32)
     return graph("Sub", np.float32(255), images) if form.invert else images
 
@@ -70,6 +77,40 @@ def _gray(graph: Graph, images: str) -> str:
     images = graph.cast(graph("Expand", images, np.array([1, 1, 1, 3])), np.float32)
     sums = graph("Add", graph("MatMul", images, GRAY), np.float32(32768))
     return graph.cast(graph("Floor", graph("Mul", sums, np.float32(2**-16))), np.uint8)
+
+
+def _rows_first(graph: Graph, size: str, target: str) -> str:
+    """Whether Pillow resizes rows before columns, bool; the rounding between them differs.
+
+    It does so from version 13 on if the height shrinks by more than twice what the width does.
+    """
+    change = graph("Sub", size, target)
+    rows, columns = (graph("Gather", change, np.int64(axis)) for axis in (0, 1))
+    return graph("Greater", rows, graph("Max", graph("Mul", columns, np.int64(2)), np.int64(0)))
+
+
+def _arranged(
+    graph: Graph, rows_first: Value, images: str, if_so: Sequence[int], if_not: Sequence[int]
+) -> str:
+    """Transposes images in one of two ways."""
+    return graph.either(
+        rows_first,
+        lambda inner: inner("Transpose", images, perm=if_so),
+        lambda inner: inner("Transpose", images, perm=if_not),
+    )
+
+
+def _target_width(graph: Graph, form: ImageForm, size: str) -> str:
+    """The width, int64 of shape (1,), for a size (height, width); see `data.images`."""
+    if form.width:
+        return graph.constant(np.array([form.width]))
+    # As in Python the quotient is in double precision, and halves are rounded to the even number.
+    height, width = (
+        graph.cast(graph("Gather", size, np.array([axis])), np.float64) for axis in (0, 1)
+    )
+    width = graph("Round", graph("Div", graph("Mul", width, np.float64(form.height)), height))
+    least, most = np.float64(form.min_width), np.float64(form.max_width)
+    return graph.cast(graph("Min", graph("Max", width, least), most), np.int64)
 
 
 def _resampled(graph: Graph, images: str, size: str) -> str:
@@ -106,14 +147,3 @@ def _resampled(graph: Graph, images: str, size: str) -> str:
     sums = graph("ReduceSum", graph("Mul", pixels, weights), column, keepdims=0)
     rounded = graph("Div", graph("Add", sums, np.int32(ONE // 2)), np.int32(ONE))
     return graph.cast(rounded, np.uint8)
-
-
-def _target_width(graph: Graph, form: ImageForm, images: str) -> str:
-    """The width, int64 of shape (1,), of images (B, H, W, C); see `data.images.target_width`."""
-    if form.width:
-        return graph.constant(np.array([form.width]))
-    # As in Python the quotient is in double precision, and halves are rounded to the even number.
-    height, width = (graph.cast(graph.size(images, axis), np.float64) for axis in (1, 2))
-    width = graph("Round", graph("Div", graph("Mul", width, np.float64(form.height)), height))
-    least, most = np.float64(form.min_width), np.float64(form.max_width)
-    return graph.cast(graph("Min", graph("Max", width, least), most), np.int64)
