@@ -4,9 +4,12 @@ import ast
 import errno
 import itertools
 import json
+import os
 import runpy
 import shutil
+import subprocess
 import sys
+import venv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +31,7 @@ from crnn_jax.errors import ConfigError, DataError, ExportFailed
 from crnn_jax.exporting import Outputs, formats, proof, proof_images, writing
 from crnn_jax.exporting.formats import FORMATS
 from crnn_jax.exporting.onnx_format import OnnxFormat
-from crnn_jax.exporting.proof_images import Sample, find_images
+from crnn_jax.exporting.proof_images import Sample, find_images, with_variants
 from crnn_jax.exporting.resizing import resized, target_width
 from crnn_jax.recognition.pretrained import write_pretrained
 from crnn_jax.recognition.recognizer import Recognizer
@@ -41,6 +44,10 @@ ONE = "images/00003.png"
 PROGRAMS = sorted(Path(command.__file__).parent.glob("exporting/programs/*.py"))
 RUNTIMES = {"json", "sys", "itertools", "pathlib", "numpy", "PIL"}
 RUNTIMES |= {"jax", "onnxruntime", "safetensors", "torch"}
+KINDS = {
+    **{"as it is": 2, "gray": 1, "color": 1, "transparent": 1, "tiny": 1},
+    **{"wider than the others": 1, "wider than the model takes": 1, "batch of one size": 2},
+}
 MARKS = {"torch": pytest.mark.torch, "web": pytest.mark.network}
 
 
@@ -98,20 +105,25 @@ def test_a_format_from_command_to_program(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(jax, "jit", jit)  # half of the time to compile
+    kinds = KINDS
+    if name == "stablehlo":  # each size takes a second to compile
+        kinds = {kind: KINDS[kind] for kind in ("as it is", "gray", "tiny")}
+        monkeypatch.setattr(
+            writing,
+            "with_variants",
+            lambda *given: [sample for sample in with_variants(*given) if sample.kind in kinds],
+        )
     out = tmp_path / "out"
     run("--model", model, "--format", name, "--out", out, "--images", few)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     shown = capsys.readouterr().out
     assert "equal texts" in shown and "MB" in shown
     written = json.loads((out / "proof.json").read_text(encoding="utf-8"))
-    assert written["images"]["compared"] == {
-        **{"as it is": 2, "gray": 1, "color": 1, "transparent": 1, "tiny": 1},
-        **{"wider than the others": 1, "wider than the model takes": 1, "batch of one size": 2},
-    }
+    assert written["images"]["compared"] == kinds
     assert written["images"]["source"] == str(few) and written["images"]["unreadable"] == 1
     assert written["format"] == name and written["versions"]["jax"] == jax.__version__
     if written["tolerance"] is not None:
-        assert written["equal_texts"] == written["texts"] == 10
+        assert written["equal_texts"] == written["texts"] == sum(kinds.values())
         assert written["largest_difference"]["logits_relative"] <= written["tolerance"]
     assert (out / "README.md").is_file()
     for program in out.glob("*.py"):
@@ -124,6 +136,41 @@ def test_a_format_from_command_to_program(
         if written["tolerance"] is not None:
             assert text == expected.text
             assert float(confidence) == pytest.approx(expected.confidence, abs=1e-3)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("onnx", ["onnxruntime"]),
+        ("onnx-int8", ["onnxruntime"]),
+        ("stablehlo", ["jax"]),
+        ("safetensors", ["safetensors", "numpy"]),
+        pytest.param("torch", ["torch", "numpy"], marks=pytest.mark.torch),
+    ],
+)
+def test_a_program_runs_where_there_is_its_runtime_alone(
+    name: str, packages: list[str], model: Path, few: Path, tmp_path: Path
+) -> None:
+    run("--model", model, "--format", name, "--out", tmp_path / "out", "--images", few)
+    (program,) = (tmp_path / "out").glob("*.py")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages, "pillow"], check=True)
+    # In an empty folder, and without the variables that let this process find the package.
+    path, empty = IMAGES / ONE, tmp_path / "empty"
+    empty.mkdir()
+    kept = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT") if key in os.environ}
+    ran = subprocess.run(
+        [python, program, path], cwd=empty, env=kept, check=True, capture_output=True, text=True
+    )
+    _, text, confidence = ran.stdout.rstrip("\n").split("\t")
+    if name != "onnx-int8":
+        expected = Recognizer.load(model)(path)
+        assert (text, float(confidence)) == (
+            expected.text,
+            pytest.approx(expected.confidence, abs=1e-3),
+        )
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
@@ -264,7 +311,7 @@ def test_rounded_parameters_are_judged_by_the_texts_that_are_right(
     model: Path, tmp_path: Path
 ) -> None:
     loaded, recognizer = TrainedModel.load(model), Recognizer.load(model)
-    image = Image.open(IMAGES / ONE).convert("RGB").resize((40, 20))
+    image = Image.open(IMAGES / ONE).convert("RGB")
     label = recognizer(image).text
     assert label
     samples = [Sample(f"image {place}", image, label) for place in range(200)]
