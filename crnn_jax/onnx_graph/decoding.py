@@ -10,9 +10,9 @@ import numpy as np
 from crnn_jax.onnx_graph.nodes import Graph
 from crnn_jax.text.alphabet import BLANK
 from crnn_jax.text.constraints import SIZE_WEIGHT
+from crnn_jax.text.reliability import LEAST, MOST
 
 TINY = np.float32(1e-30)  # in place of a sum that has vanished
-LEAST, MOST = 1e-300, 1 - 1e-5  # limits of probabilities whose log odds are taken
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Reads images: python read_onnx.py IMAGE...; needs onnxruntime, numpy and pillow."""
+"""Reads images: python read.py IMAGE...; needs onnxruntime, numpy and pillow."""
 
 import json
 import sys
