@@ -9,6 +9,7 @@ const reader = import("./reader.mjs");
 let reading = Promise.resolve(); // images are read one after the other
 let waiting = 0;
 
+say("Loading the model…");
 reader.then(({ ready }) => ready).then(
   ([, model]) => {
     find("model").textContent = `${model.name}, step ${model.step}`;
