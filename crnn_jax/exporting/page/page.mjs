@@ -3,7 +3,7 @@
 const find = (id) => document.getElementById(id);
 const zone = find("zone");
 const results = find("results");
-const percent = (share) => `${(Math.floor(share * 1000) / 10).toFixed(1)}%`;
+const percent = (share) => `${(share * 100).toFixed(1)}%`;
 
 const reader = import("./reader.mjs");
 let reading = Promise.resolve(); // images are read one after the other
