@@ -108,7 +108,7 @@ class Graph:
         return names[0], names[1]
 
     def either(
-        self, condition: Value, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
+        self, condition: str, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
     ) -> str:
         """Adds one of two branches, each of which returns the name of its output."""
         branches: dict[str, onnx.GraphProto] = {}

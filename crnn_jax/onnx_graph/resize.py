@@ -3,17 +3,17 @@
 The result is that of `data.images.resize`, which uses Pillow.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from crnn_jax.onnx_graph.nodes import Graph, Value
+from crnn_jax.onnx_graph.nodes import Graph
 
 GRAY = np.array([[19595], [38470], [7471]], np.float32)
 """The weights of red, green and blue in Pillow's gray, in units of 1/65536."""
 
 ONE = 2**22  # what stands for 1 in the whole numbers by which Pillow multiplies
+LOW = 2**6
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ def resized(graph: Graph, form: ImageForm, images: str) -> str:
         images = graph("Expand", images, np.array([1, 1, 1, 3]))
     size = graph("Shape", images, start=1, end=3)
     target = graph("Concat", np.array([form.height]), _target_width(graph, form, size), axis=0)
-    rows_first = _rows_first(graph, size, target) if form.rows_first else np.bool_(False)
+    rows_first = graph("And", _rows_first(graph, size, target), np.bool_(form.rows_first))
     first, second = (
         graph("Gather", target, graph("Where", rows_first, *np.array(axes)))
         for axes in ([[0], [1]], [[1], [0]])
     )
-    images = _arranged(graph, rows_first, images, [1, 0, 2, 3], [2, 0, 1, 3])
-    images = _resampled(graph, images, first)  # (size, B, size of the other axis, C)
-    images = _resampled(graph, graph("Transpose", images, perm=[2, 1, 3, 0]), second)
-    images = _arranged(graph, rows_first, images, [1, 2, 3, 0], [1, 2, 0, 3])
+    images = graph("Transpose", images, perm=[0, 3, 1, 2])
+    images = _turned(graph, images, graph("Not", rows_first))
+    images = graph("Transpose", _resampled(graph, images, first), perm=[0, 1, 3, 2])
+    images = _turned(graph, _resampled(graph, images, second), rows_first)
     images = graph.cast(images, np.float32)
     return graph("Sub", np.float32(255), images) if form.invert else images
 
@@ -89,14 +89,12 @@ def _rows_first(graph: Graph, size: str, target: str) -> str:
     return graph("Greater", rows, graph("Max", graph("Mul", columns, np.int64(2)), np.int64(0)))
 
 
-def _arranged(
-    graph: Graph, rows_first: Value, images: str, if_so: Sequence[int], if_not: Sequence[int]
-) -> str:
-    """Transposes images in one of two ways."""
+def _turned(graph: Graph, images: str, condition: str) -> str:
+    """Swaps rows and columns if the condition is true."""
     return graph.either(
-        rows_first,
-        lambda inner: inner("Transpose", images, perm=if_so),
-        lambda inner: inner("Transpose", images, perm=if_not),
+        condition,
+        lambda inner: inner("Transpose", images, perm=[0, 1, 3, 2]),
+        lambda inner: inner("Identity", images),
     )
 
 
@@ -114,36 +112,45 @@ def _target_width(graph: Graph, form: ImageForm, size: str) -> str:
 
 
 def _resampled(graph: Graph, images: str, size: str) -> str:
-    """Resizes the first axis of images (N, ...) uint8 to a size of shape (1,) as Pillow does.
+    """Resizes axis 2 of images (B, C, N, M) uint8 to a size of shape (1,) as Pillow does.
 
     This is `precompute_coeffs` of Pillow's Resample.c for a triangle as wide as the source of two
-    target pixels, or as two source pixels if there are fewer. `Resize` computes the places in
-    single precision, so that many pixels differ by 1, and some by 20.
+    target pixels, or as two source pixels if there are fewer. The operator `Resize` computes the
+    places in single precision, so that many pixels differ by 1, and some by 20.
     """
-    column = np.array([1])
-    old = graph.size(images, 0)
-    scale = graph("Div", graph.cast(old, np.float64), graph.cast(size, np.float64))
+    first = np.array([0])
+    old = graph.cast(graph.size(images, 2), np.float64)
+    scale = graph("Div", old, graph.cast(size, np.float64))
     support = graph("Max", scale, np.float64(1))
     targets = graph.cast(graph.range(size), np.float64)
     middle = graph("Mul", graph("Add", targets, np.float64(0.5)), scale)
     start = graph("Add", graph("Sub", middle, support), np.float64(0.5))
     start = graph("Max", graph("Floor", start), np.float64(0))
     stop = graph("Add", graph("Add", middle, support), np.float64(0.5))
-    stop = graph("Min", graph("Floor", stop), graph.cast(old, np.float64))
-    middle, start, stop = (graph("Unsqueeze", x, column) for x in (middle, start, stop))
+    stop = graph("Min", graph("Floor", stop), old)
     most = graph.cast(graph("Ceil", graph("Mul", support, np.float64(2))), np.int64)
-    places = graph("Add", graph.cast(graph.range(most), np.float64), start)  # (size, most)
+    steps = graph("Unsqueeze", graph.cast(graph.range(most), np.float64), np.array([1]))
+    places = graph("Add", steps, start)  # (most, size)
     distance = graph("Add", graph("Sub", places, middle), np.float64(0.5))
     distance = graph("Abs", graph("Mul", distance, graph("Div", np.float64(1), support)))
     weights = graph("Max", graph("Sub", np.float64(1), distance), np.float64(0))
     inside = graph("Less", places, stop)
     weights = graph("Where", inside, weights, np.float64(0))
-    weights = graph("Div", weights, graph("ReduceSum", weights, column))
-    weights = graph("Add", graph("Mul", weights, np.float64(ONE)), np.float64(0.5))
-    weights = graph.cast(graph("Floor", weights), np.int32)
-    weights = graph("Unsqueeze", weights, np.array([2, 3, 4]))
-    places = graph("Where", inside, places, np.float64(0))
-    pixels = graph.cast(graph("Gather", images, graph.cast(places, np.int64), axis=0), np.int32)
-    sums = graph("ReduceSum", graph("Mul", pixels, weights), column, keepdims=0)
-    rounded = graph("Div", graph("Add", sums, np.int32(ONE // 2)), np.int32(ONE))
-    return graph.cast(rounded, np.uint8)
+    weights = graph("Div", weights, graph("ReduceSum", weights, first))
+    weights = graph("Floor", graph("Add", graph("Mul", weights, np.float64(ONE)), np.float64(0.5)))
+    places = graph.cast(graph("Where", inside, places, np.float64(0)), np.int64)
+    pixels = graph.cast(graph("Gather", images, places, axis=2), np.float32)
+    # The sums have up to 30 bits, and single precision has 24. So the upper 16 bits of the weights
+    # are summed up first; of the lower ones only what they carry over is needed.
+    high = graph("Floor", graph("Mul", weights, np.float64(1 / LOW)))
+    low = graph("Sub", weights, graph("Mul", high, np.float64(LOW)))
+    high, low = (_weighted(graph, pixels, part) for part in (high, low))
+    carry = graph("Floor", graph("Mul", low, np.float32(1 / LOW)))
+    sums = graph("Add", graph("Add", high, carry), np.float32(ONE / LOW / 2))
+    return graph.cast(graph("Mul", sums, np.float32(LOW / ONE)), np.uint8)  # without the fraction
+
+
+def _weighted(graph: Graph, pixels: str, weights: str) -> str:
+    """The sums (B, C, size, M) of pixels (B, C, most, size, M) by weights (most, size)."""
+    weights = graph("Unsqueeze", graph.cast(weights, np.float32), np.array([2]))
+    return graph("ReduceSum", graph("Mul", pixels, weights), np.array([2]), keepdims=0)

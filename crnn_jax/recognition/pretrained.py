@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
+from crnn_jax.recognition.model_folder import is_model_folder
 from crnn_jax.training.integrity import check_forms, flatten
 from crnn_jax.training.manifest import (
     CHECKPOINTS,
@@ -57,7 +58,11 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
       CheckpointError: there is neither, or the folder cannot be read.
     """
     try:
-        if name is not None and (is_pretrained(Path(name)) or (Path(name) / CHECKPOINTS).is_dir()):
+        if name is not None and (
+            is_pretrained(Path(name))
+            or is_model_folder(Path(name))
+            or (Path(name) / CHECKPOINTS).is_dir()
+        ):
             return Path(name)
     except OSError as error:  # no permission, or a name that is too long
         raise CheckpointError(

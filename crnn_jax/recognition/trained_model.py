@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 from crnn_jax import models
 from crnn_jax.architecture import Architecture
@@ -18,6 +19,12 @@ from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint
 from crnn_jax.models.budget import check_budget
 from crnn_jax.recognition.calibration import Calibration
+from crnn_jax.recognition.model_folder import (
+    is_address,
+    is_model_folder,
+    read_arrays_of,
+    read_manifest_of,
+)
 from crnn_jax.recognition.pretrained import (
     PRETRAINED_DIR,
     find_model,
@@ -76,7 +83,8 @@ class TrainedModel:
         The folder may come from anyone: what its manifest says is checked before it is used.
 
         Args:
-          model: a workdir, or the name or folder of a pretrained model; see `find_model`.
+          model: a workdir, the name or folder of a pretrained model, or a model folder, which may
+            be an address that fsspec opens; see `find_model` and `model_folder`.
           step: by default the best checkpoint that is undamaged. A pretrained model has one step.
 
         Raises:
@@ -86,7 +94,11 @@ class TrainedModel:
         enable_compilation_cache()
         set_cpu_flags()
         parallel.local_devices()  # raises a clear error if JAX has none
+        if is_address(model):
+            return cls._load_folder(str(model), step)
         folder = find_model(model)
+        if is_model_folder(folder):
+            return cls._load_folder(folder, step)
         if is_pretrained(folder):
             return cls._load_pretrained(folder, step)
         # Not at the top: Orbax takes a while to import, and pretrained models do without it.
@@ -136,6 +148,18 @@ class TrainedModel:
         # the network takes a fifth of the time to the first result.
         shapes = None if packaged else model._shapes(folder)
         return replace(model, variables=read_pretrained_arrays(folder, manifest, shapes))
+
+    @classmethod
+    def _load_folder(cls, place: str | Path, step: int) -> Self:
+        manifest = read_manifest_of(place)
+        if step not in (BEST, manifest["step"]):
+            raise CheckpointError(f"{place} has no step {step}; it has {manifest['step']} alone")
+        model = cls._from_manifest(str(place), manifest["step"], manifest, Path(place))
+        channels = model.preprocessing.channels
+        shapes = model.architecture.arrays(model.alphabet.num_classes, channels)
+        arrays = read_arrays_of(place, manifest, shapes)
+        variables: Any = traverse_util.unflatten_dict(arrays, sep="/")
+        return replace(model, variables={"batch_stats": {}, **variables})
 
     @classmethod
     def _from_manifest(cls, name: str, step: int, manifest: Mapping[str, Any], place: Path) -> Self:

@@ -74,13 +74,21 @@ def read_json(path: Path) -> Any:
 
     Raises: as `read_plain_file`; also DamagedCheckpoint if it is not JSON.
     """
-    data = read_plain_file(path, MAX_BYTES)
+    return parse_json(read_plain_file(path, MAX_BYTES), str(path))
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The content of JSON data of that name.
+
+    Raises:
+      DamagedCheckpoint: it is not JSON.
+    """
     try:
         if (commas := data.count(b",")) > MAX_COMMAS:
             raise ValueError(f"it has {commas:,} commas, more than {MAX_COMMAS:,}")
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
+        raise DamagedCheckpoint(f"{name} cannot be read: {error}") from error
 
 
 def read_scores(path: Path) -> schema.Scores:
@@ -88,7 +96,7 @@ def read_scores(path: Path) -> schema.Scores:
 
     Raises: as `read_json`; also DamagedCheckpoint if the file has other content.
     """
-    with _following_the_schema(path):
+    with _following_the_schema(str(path)):
         return msgspec.convert(read_json(path), schema.Scores)
 
 
@@ -101,15 +109,19 @@ def read_manifest(path: Path, pretrained: bool = False) -> dict[str, Any]:
       DamagedCheckpoint: it has changed since it was written, or does not follow the schema.
       CheckpointError: it cannot be read now, or a newer version of the program wrote it.
     """
-    manifest = read_json(path)
-    with _following_the_schema(path):
+    return check_manifest(read_json(path), str(path), pretrained)
+
+
+def check_manifest(manifest: Any, name: str, pretrained: bool) -> dict[str, Any]:
+    """The content of a manifest of that name: as `read_manifest`, which see for errors."""
+    with _following_the_schema(name):
         head = msgspec.convert(manifest, schema.Head)
         sealed = {key: value for key, value in manifest.items() if key != "digest"}
         if (head.format > 1 or sealed != manifest) and head.digest != _digest(sealed):
-            raise DamagedCheckpoint(f"{path} is damaged: its digest does not match its content")
+            raise DamagedCheckpoint(f"{name} is damaged: its digest does not match its content")
         if head.format > FORMAT:
             raise CheckpointError(
-                f"{path} has format {head.format}, and this program reads up to {FORMAT}; install"
+                f"{name} has format {head.format}, and this program reads up to {FORMAT}; install"
                 " a newer crnn_jax"
             )
         checkpoint = schema.SealedCheckpoint if head.format > 1 else schema.Checkpoint
@@ -120,7 +132,7 @@ def read_manifest(path: Path, pretrained: bool = False) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _following_the_schema(path: Path) -> Iterator[None]:
+def _following_the_schema(name: str) -> Iterator[None]:
     """Raises DamagedCheckpoint if the content of a file does not."""
     try:
         yield
@@ -129,7 +141,7 @@ def _following_the_schema(path: Path) -> Iterator[None]:
     # Also keys that are not UTF-8, what is nested too deeply, and two settings in one place.
     except (msgspec.ValidationError, ValueError, RecursionError, TypeError) as error:
         raise DamagedCheckpoint(
-            f"{path} is not what crnn_jax writes: {error}; use an undamaged checkpoint"
+            f"{name} is not what crnn_jax writes: {error}; use an undamaged checkpoint"
         ) from error
 
 
