@@ -30,6 +30,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 from crnn_jax.data.images import Preprocessing, decode
 from crnn_jax.errors import ConfigError
 from crnn_jax.exporting import npm, web
+from crnn_jax.exporting.contents import DESCRIPTION
 from crnn_jax.exporting.npm import NpmPackage, read_package
 from tests.test_report_page import EXECUTABLE
 
@@ -194,7 +195,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "onnxruntime").mkdir()
     (folder / "onnxruntime" / web.RUNTIME_FILES[0]).write_text(STUB, encoding="utf-8")
     description = {"name": "stub", "step": 7, "characters": "ab"}
-    (folder / web.DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+    (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
     return folder
 
 
@@ -331,9 +332,10 @@ def kinds() -> dict[str, tuple[bytes, int]]:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = re.sub(rb"[rb]XYZ", lambda tag: b"bXYZ" if tag[0] == b"rXYZ" else b"rXYZ", profile)
     holes = colors.copy()
-    holes.putalpha(Image.open(IMAGES[3]).convert("L").point(lambda value: 255 * (value > 128)))
+    light = Image.open(IMAGES[3]).convert("L")
+    holes.putalpha(light.point([0] * 128 + [255] * 128))
     glass = colors.copy()
-    glass.putalpha(Image.open(IMAGES[3]).convert("L"))
+    glass.putalpha(light)
     palette = colors.quantize(16)
     return {
         "gray.png": (encoded(colors.convert("L"), "PNG"), 0),
@@ -423,9 +425,7 @@ def test_a_model_that_cannot_be_loaded(browser: Browser, address: str) -> None:
 
 @pytest.mark.network
 @needs_browser
-def test_the_browser_reads_what_python_reads(
-    tab: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_browser_reads_what_python_reads(tab: Page, tmp_path: Path) -> None:
     from crnn_jax.recognition.recognizer import Recognizer
     from crnn_jax.recognition.trained_model import TrainedModel
 
@@ -466,7 +466,7 @@ def test_the_browser_reads_what_python_reads(
 
 
 @pytest.mark.network
-def test_another_version_than_the_registry_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_than_the_registry_has() -> None:
     package = replace(web.RUNTIME, version="0.0.0-none")
     with pytest.raises(ConfigError, match="404"):
         read_package(package, ["dist/a.js"])

@@ -1,6 +1,5 @@
 """Models as a web page that reads in the browser; any server of static files can host it."""
 
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -9,8 +8,9 @@ import numpy as np
 
 from crnn_jax.errors import ConfigError
 from crnn_jax.exporting import Reader
+from crnn_jax.exporting.contents import README, write_description
 from crnn_jax.exporting.npm import NpmPackage, read_package
-from crnn_jax.exporting.onnx_format import DESCRIPTION, MODEL, OnnxFormat, check_installed
+from crnn_jax.exporting.onnx_format import MODEL, OnnxFormat
 from crnn_jax.recognition.trained_model import TrainedModel
 
 RUNTIME = NpmPackage(
@@ -24,7 +24,7 @@ RUNTIME = NpmPackage(
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 NOTICES = "ThirdPartyNotices.txt"  # of the libraries in onnxruntime
 
-README = """\
+TEXT = """\
 # {name} as a web page
 
 The page reads images of one line of text in the browser, with step {step} of {name}, exported by
@@ -65,21 +65,18 @@ class WebFormat:
         """See `exporting.Format`.
 
         Raises:
-          ConfigError: onnxruntime is not installed, or onnxruntime-web cannot be downloaded.
+          ConfigError: onnxruntime-web cannot be downloaded, or the license is missing.
         """
         del images
-        check_installed(self.name)
         from crnn_jax.recognition.onnx_model import onnx_model
 
         runtime = read_package(RUNTIME, [f"dist/{name}" for name in RUNTIME_FILES])
         graph = onnx_model(model, resize=True)
         (folder / MODEL).write_bytes(graph.SerializeToString())
+        write_description(model, folder)
         name = Path(model.name).name
-        description = {"name": name, "step": model.step, "characters": model.alphabet.characters}
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        readme = README.format(name=name, step=model.step, runtime=RUNTIME.version, url=RUNTIME.url)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        text = TEXT.format(name=name, step=model.step, runtime=RUNTIME.version, url=RUNTIME.url)
+        (folder / README).write_text(text, encoding="utf-8")
         for file in files("crnn_jax.exporting").joinpath("page").iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         place = folder / "onnxruntime"
