@@ -3,17 +3,16 @@
 const find = (id) => document.getElementById(id);
 const zone = find("zone");
 const results = find("results");
-const percent = (share) => `${(share * 100).toFixed(1)}%`;
+const percent = (share, digits) => `${(share * 100).toFixed(digits)}%`;
 
 const reader = import("./reader.mjs");
 let reading = Promise.resolve(); // images are read one after the other
-let waiting = 0;
 
 say("Loading the model…");
 reader.then(({ ready }) => ready).then(
   ([, model]) => {
     find("model").textContent = `${model.name}, step ${model.step}`;
-    if (!waiting) say("Ready.");
+    if (!results.childElementCount) say("Ready.");
   },
   (error) => {
     say("");
@@ -40,10 +39,14 @@ function take(files) {
   const cards = files.map((file) => [file, newCard(file)]);
   results.prepend(...cards.map(([, card]) => card));
   find("answers").hidden = false;
-  waiting += cards.length;
   say(cards.length === 1 ? "Reading the image…" : `Reading ${cards.length} images…`);
   for (const [file, card] of cards) reading = reading.then(() => readInto(card, file));
-  reading.then(() => waiting === 0 && cards.length > 1 && say(`${cards.length} images read.`));
+  if (cards.length > 1) reading.then(() => sayHowMany(cards.map(([, card]) => card)));
+}
+
+function sayHowMany(cards) {
+  const failed = cards.filter((card) => card.classList.contains("failed")).length;
+  say(`${failed ? `${cards.length - failed} of ` : ""}${cards.length} images read.`);
 }
 
 function newCard(file) {
@@ -68,7 +71,6 @@ async function readInto(card, file) {
     say(`${file.name}: ${text}`);
   }
   card.removeAttribute("aria-busy");
-  waiting -= 1;
 }
 
 function show(card, { confidence, characters }) {
@@ -77,12 +79,12 @@ function show(card, { confidence, characters }) {
   card.querySelector(".text").textContent = text;
   const data = card.querySelector("data");
   data.value = confidence;
-  data.textContent = percent(confidence);
+  data.textContent = percent(confidence, 1);
   card.querySelector(".bar").style.setProperty("--share", confidence);
   card.querySelector(".characters").append(...characters.map(newCharacter));
   copy.disabled = !text;
   copy.addEventListener("click", () => copyText(card.querySelector(".text"), copy));
-  say(text ? `${text}, confidence ${percent(confidence)}` : "No text was found in the image.");
+  say(text ? `${text}, confidence ${percent(confidence, 1)}` : "No text was found in the image.");
 }
 
 function newCharacter({ text, confidence }) {
@@ -90,7 +92,7 @@ function newCharacter({ text, confidence }) {
   item.querySelector(".glyph").textContent = text === " " ? "␣" : text;
   item.querySelector(".bar").style.setProperty("--share", confidence);
   item.querySelector("data").value = confidence;
-  item.querySelector("data").textContent = percent(confidence);
+  item.querySelector("data").textContent = percent(confidence, 0);
   return item;
 }
 
