@@ -1,24 +1,18 @@
-"""Models as web pages: the page in a browser, and the runtime that is downloaded for it.
+"""Models as web pages: the folder, the page in a browser, and what is read there.
 
-Most tests put a stub in the place of the runtime. Those with the mark `network` download it.
+Most tests put a stub in the place of the runtime. The one with the mark `network` downloads it.
 """
 
 import base64
 import functools
-import hashlib
 import http.server
 import io
 import itertools
 import json
 import re
 import shutil
-import tarfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
-from email.message import Message
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +23,8 @@ from PIL import Image, ImageCms
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from crnn_jax.data.images import Preprocessing, decode
-from crnn_jax.errors import ConfigError
-from crnn_jax.exporting import npm, web
+from crnn_jax.exporting import web
 from crnn_jax.exporting.contents import DESCRIPTION
-from crnn_jax.exporting.npm import NpmPackage, read_package
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from tests.test_report_page import EXECUTABLE
@@ -40,6 +32,8 @@ from tests.test_report_page import EXECUTABLE
 IMAGES = sorted((Path(__file__).parent / "data" / "captcha_keras_v2" / "images").glob("*.png"))
 LABEL = "226md"  # of the first image
 PAGE = Path(web.__file__).parent / "page"
+
+expect.set_options(timeout=30_000)  # a machine may have more to do
 
 needs_browser = pytest.mark.skipif(not EXECUTABLE, reason="no Chromium on this machine")
 
@@ -58,104 +52,6 @@ const run = async ({ images }) => {
 export const InferenceSession = { create: async () => ({ run }) };
 """
 """A runtime that reads `bba` in each image, and keeps the image."""
-
-
-# --- the runtime from the registry ---
-
-Files = dict[str, bytes]
-
-
-def archived(files: Files) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return content.getvalue()
-
-
-ARCHIVE = archived({"package/dist/a.js": b"a", "../outside": b"bad", "package/b.js": b"b"})
-PACKAGE = NpmPackage(
-    name="runtime",
-    version="1.2.3",
-    integrity=f"sha512-{base64.b64encode(hashlib.sha512(ARCHIVE).digest()).decode()}",
-    size=len(ARCHIVE),
-)
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the registry answers, by address: bytes or an error. The cache is empty."""
-    answers: dict[str, Any] = {}
-
-    def urlopen(url: str, timeout: float) -> io.BytesIO:
-        assert timeout == npm.TIMEOUT
-        answer = answers.pop(url)
-        if isinstance(answer, Exception):
-            raise answer
-        return io.BytesIO(answer)
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return answers
-
-
-def kept() -> list[str]:
-    return [path.name for path in PACKAGE.cached.parent.glob("*")]
-
-
-def test_a_package_is_downloaded_once(registry: dict[str, Any], tmp_path: Path) -> None:
-    registry["https://registry.npmjs.org/runtime/-/runtime-1.2.3.tgz"] = ARCHIVE
-    assert read_package(PACKAGE, ["dist/a.js", "b.js"]) == [b"a", b"b"]
-    assert read_package(PACKAGE, ["b.js"]) == [b"b"]
-    assert kept() == ["runtime-1.2.3.tgz"] and not list(tmp_path.glob("**/outside"))
-
-
-def test_a_damaged_file_in_the_cache_is_replaced(registry: dict[str, Any]) -> None:
-    registry[PACKAGE.url] = ARCHIVE
-    PACKAGE.cached.parent.mkdir(parents=True)
-    PACKAGE.cached.write_bytes(ARCHIVE[:-1])
-    assert read_package(PACKAGE, ["b.js"]) == [b"b"]
-    assert PACKAGE.cached.read_bytes() == ARCHIVE
-
-
-@pytest.mark.parametrize("answer", [ARCHIVE[:-1] + b"x", ARCHIVE[:-1], ARCHIVE * 2, b""])
-def test_another_file_is_refused(registry: dict[str, Any], answer: bytes) -> None:
-    registry[PACKAGE.url] = answer
-    with pytest.raises(ConfigError, match="is not the file that is known by this name") as raised:
-        read_package(PACKAGE, ["b.js"])
-    assert PACKAGE.integrity in str(raised.value) and not kept()
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (urllib.error.URLError(OSError("no route to host")), "no route to host"),
-        (urllib.error.HTTPError(PACKAGE.url, 503, "Busy", Message(), None), "503"),
-        (TimeoutError("timed out"), "timed out"),
-    ],
-)
-def test_without_a_network_the_file_can_be_put_in_its_place(
-    registry: dict[str, Any], error: Exception, reason: str
-) -> None:
-    registry[PACKAGE.url] = error
-    with pytest.raises(ConfigError, match=reason) as raised:
-        read_package(PACKAGE, ["b.js"])
-    ((address, place),) = re.findall(
-        r"download (\S+) elsewhere, and put it at (\S+)$", str(raised.value)
-    )
-    assert address == PACKAGE.url
-    Path(place).parent.mkdir(parents=True)
-    Path(place).write_bytes(ARCHIVE)
-    assert read_package(PACKAGE, ["b.js"]) == [b"b"]
-
-
-def test_a_cache_that_cannot_be_written(registry: dict[str, Any], tmp_path: Path) -> None:
-    registry[PACKAGE.url] = ARCHIVE
-    (tmp_path / "cache").write_bytes(b"a file")
-    with pytest.raises(ConfigError, match=r"cannot be written: .*; set XDG_CACHE_HOME"):
-        read_package(PACKAGE, ["b.js"])
 
 
 def test_a_folder_has_the_page_the_model_and_the_runtime_with_its_license(
@@ -261,8 +157,8 @@ def choose(page: Page, *files: Path | FilePayload) -> None:
 
 
 def finished(page: Page) -> None:
-    expect(page.locator(".card:not([aria-busy])").first).to_be_visible(timeout=30_000)
-    expect(page.locator(".card[aria-busy]")).to_have_count(0, timeout=30_000)
+    expect(page.locator(".card:not([aria-busy])").first).to_be_visible()
+    expect(page.locator(".card[aria-busy]")).to_have_count(0)
 
 
 def transfer(page: Page, event: Literal["drop", "paste"], *files: Path) -> None:
@@ -464,7 +360,7 @@ def test_the_browser_reads_what_python_reads(tab: Page, tmp_path: Path) -> None:
 
     for address in served(tmp_path):
         tab.goto(address)
-        expect(tab.get_by_role("status")).to_have_text("Ready.", timeout=30_000)
+        expect(tab.get_by_role("status")).to_have_text("Ready.")
         for way in ("choose", "drop", "paste"):
             tab.reload()
             if way == "choose":
@@ -478,10 +374,3 @@ def test_the_browser_reads_what_python_reads(tab: Page, tmp_path: Path) -> None:
                 assert one == pytest.approx(other, abs=1e-3), text
         axe = Axe().run(tab)
         assert not axe.response["violations"], axe.generate_report()
-
-
-@pytest.mark.network
-def test_another_version_than_the_registry_has() -> None:
-    package = replace(web.RUNTIME, version="0.0.0-none")
-    with pytest.raises(ConfigError, match="404"):
-        read_package(package, ["dist/a.js"])
