@@ -1,7 +1,6 @@
 """How far a command is, on a terminal."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -10,21 +9,15 @@ from rich.text import Text
 
 
 @contextlib.contextmanager
-def image_progress(total: int | None, shown: bool) -> Iterator[Callable[[], None]]:
+def image_progress(total: int | None) -> Iterator[Callable[[], None]]:
     """A context that shows on standard error how many images are done, and how many a second.
-
-    Nothing is shown where standard error is no terminal.
 
     Args:
       total: the number of images; None if it is not known.
-      shown: whether to show anything.
 
     Yields:
       A function to call after each image.
     """
-    if not (shown and sys.stderr.isatty()):
-        yield lambda: None
-        return
     known = (BarColumn(20), TimeRemainingColumn()) if total is not None else ()
     # Whatever FORCE_COLOR and notebooks make rich assume. Results are not printed by way of rich.
     console = Console(stderr=True, force_jupyter=False, force_terminal=True)
