@@ -61,22 +61,22 @@ def main(arguments: Sequence[str]) -> None:
     """
     if len(arguments) != 2:
         raise DataError("name one checkpoint to import, such as crnn.pth")
-    for value, flag, example in ((ALPHABET.value, "alphabet", "FILE"), (OUT.value, "out", "DIR")):
-        if not value:
-            raise ConfigError(f"--{flag} is missing; add --{flag} {example}")
+    if not ALPHABET.value:
+        raise ConfigError("--alphabet is missing; name a file of the characters")
+    if not OUT.value:
+        raise ConfigError("--out is missing; name the folder for the model")
     from crnn_jax.exporting.importing import write_imported
 
-    print_result(
-        write_imported(
-            Path(arguments[1]),
-            Path(ALPHABET.value),
-            Path(OUT.value),
-            variant=VARIANT.value,
-            blank=BLANK.value,
-            height=HEIGHT.value,
-            width=WIDTH.value,
-        )
+    line = write_imported(
+        Path(arguments[1]),
+        Path(ALPHABET.value),
+        Path(OUT.value),
+        variant=VARIANT.value,
+        blank_last=BLANK.value == "last",
+        height=HEIGHT.value,
+        width=WIDTH.value,
     )
+    print_result(line)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,8 @@ def test_a_pretrained_model_has_a_step_and_a_file(key: str, value: Any, tmp_path
 def test_every_setting_of_the_network_is_listed() -> None:
     own = {field.name for field in dataclasses.fields(CRNN)}
     listed = {field.name for field in msgspec.structs.fields(manifest_schema.Settings)}
-    assert listed == own - {"num_classes", "axis_name", "parent", "name"}
+    of_the_name = {"convs", "dense_after", "mean_rows"}  # what the named networks differ in
+    assert listed == own - of_the_name - {"num_classes", "axis_name", "parent", "name"}
 
 
 def test_what_cannot_be_read_now_is_not_damaged(

@@ -2,11 +2,12 @@
 
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def import_weights(
     state: Arrays,
     name: str,
     variant: str | None = None,
-    blank: Literal["first", "last"] = "first",
+    blank_last: bool = False,
 ) -> Imported:
     """Finds the network of a state dict and converts its tensors.
 
@@ -116,7 +117,7 @@ def import_weights(
       state: tensors by their names.
       name: of the checkpoint, for messages.
       variant: a key of VARIANTS; None finds it from the names and shapes.
-      blank: the place of CTC's blank among the classes. It becomes class 0.
+      blank_last: whether the blank of CTC is the last class and not the first. It becomes class 0.
 
     Raises:
       ConfigError: there is no such variant.
@@ -138,7 +139,7 @@ def import_weights(
         raise CheckpointError(f"{name} is no {best}: {_told(architecture, best, state)}")
     naming = NAMINGS[best]
     arrays = arrays_of(architecture, state, naming)
-    if blank == "last":
+    if blank_last:
         for part in ("kernel", "bias"):
             path = f"params/head/{part}"
             arrays[path] = np.roll(arrays[path], 1, axis=-1)
@@ -154,7 +155,7 @@ def write_imported(
     alphabet_file: Path,
     folder: Path,
     variant: str | None = None,
-    blank: Literal["first", "last"] = "first",
+    blank_last: bool = False,
     height: int | None = None,
     width: int | None = None,
 ) -> str:
@@ -164,7 +165,7 @@ def write_imported(
       checkpoint: see `read_state_dict`.
       alphabet_file: the characters in the order of the classes.
       folder: is created.
-      variant, blank: see `import_weights`.
+      variant, blank_last: see `import_weights`.
       height, width: of the images, in pixels; None for those of the variant.
 
     Returns:
@@ -176,7 +177,7 @@ def write_imported(
     alphabet = Alphabet.from_file(alphabet_file)
     with new_folder(folder) as place:
         state = read_state_dict(checkpoint)
-        imported = import_weights(state, str(checkpoint), variant, blank)
+        imported = import_weights(state, str(checkpoint), variant, blank_last)
         if imported.num_classes != alphabet.num_classes:
             raise ConfigError(
                 f"{alphabet_file} has {len(alphabet.characters)} characters and {checkpoint} reads"
@@ -233,7 +234,9 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
             ' "crnn_jax[torch]", or convert it to safetensors'
         ) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats, which are read all the same
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next(iter(str(error).splitlines()), "")
         raise CheckpointError(

@@ -7,6 +7,7 @@ time.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,4 +76,29 @@ class Int8Format(OnnxFormat):
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
-            return onnx.load(path)
+            quantized = onnx.load(path)
+        _sort(quantized.graph)
+        return quantized
+
+
+def _sort(graph: "onnx.GraphProto") -> None:
+    """Puts nodes behind those that they need.
+
+    The quantization sorts them, but overlooks what the bodies of `Scan` and `If` take from the
+    graph around them.
+    """
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output}
+    needs = {
+        place: {makers[name] for name in _inputs(node) if name in makers}
+        for place, node in enumerate(graph.node)
+    }
+    nodes = [graph.node[place] for place in TopologicalSorter(needs).static_order()]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _inputs(node: "onnx.NodeProto") -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)

@@ -127,9 +127,10 @@ def arrays_of(architecture: Architecture, state: Arrays, naming: Naming) -> dict
             found[f"{ours}/bias"] = state[f"{theirs}.bias"]
         else:
             for direction, end in _ends(layer):
-                biases = (state[f"{theirs}.bias_{of}_{end}"] for of in ("ih", "hh"))
                 found[f"{ours}/{direction}_input/kernel"] = state[f"{theirs}.weight_ih_{end}"].T
-                found[f"{ours}/{direction}_input/bias"] = sum(biases, np.float32(0))
+                found[f"{ours}/{direction}_input/bias"] = (
+                    state[f"{theirs}.bias_ih_{end}"] + state[f"{theirs}.bias_hh_{end}"]
+                )
                 found[f"{ours}/{direction}/recurrent/kernel"] = state[f"{theirs}.weight_hh_{end}"].T
     return {path: np.ascontiguousarray(array, np.float32) for path, array in found.items()}
 
