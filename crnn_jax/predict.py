@@ -204,6 +204,7 @@ def _read(
 ) -> None:
     """Reads images with the model that the flags name; prints how many of the labels it read."""
     from crnn_jax.recognition.backends import choose_backend
+    from crnn_jax.recognition.progress import image_progress
     from crnn_jax.recognition.read_files import read_files
     from crnn_jax.recognition.recognizer import SAMPLE, Recognizer
     from crnn_jax.text.options import is_default
@@ -219,7 +220,9 @@ def _read(
         write = _marking(write, least)
     if DRAW.value is not None:
         write = _drawing_too(write, recognizer, Path(DRAW.value))
-    with _progress(total) as advance:
+    # Results on a terminal are progress enough.
+    shown = OUTPUT.value is not None or not (sys.stdout and sys.stdout.isatty())
+    with image_progress(total, shown) as advance:
         metrics = read_files(recognizer, paths, BATCH_SIZE.value, labels, write, report, advance)
     if labels:
         of = metrics.compute()
@@ -229,16 +232,6 @@ def _read(
         )
         with contextlib.suppress(OSError):  # standard error may be closed
             print(line, file=sys.stderr)
-
-
-def _progress(total: int | None) -> contextlib.AbstractContextManager[Callable[[], None]]:
-    """Shows how many images are done, on a terminal that does not show the results."""
-    results_are_seen = OUTPUT.value is None and sys.stdout and sys.stdout.isatty()
-    if results_are_seen or not sys.stderr.isatty():
-        return contextlib.nullcontext(lambda: None)
-    from crnn_jax.recognition.progress import image_progress
-
-    return image_progress(total)
 
 
 def _marking(write: "Write", least: float) -> "Write":

@@ -10,7 +10,6 @@ import numpy as np
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint, TrainingDiverged
 from crnn_jax.files import TRUSTED, trusted
-from crnn_jax.trees import flatten as flatten
 
 MAX_BYTES = 2**32
 """The largest size of all arrays together; the paper's network and its optimizer have 0.1 GB."""
