@@ -11,7 +11,7 @@ from crnn_jax.exporting import Outputs, Reader
 from crnn_jax.exporting.contents import PROGRAM, write_contents
 from crnn_jax.exporting.jax_program import PLATFORMS, reading_program
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 MODEL, ARRAYS = "model.stablehlo", "arrays.npz"
 
