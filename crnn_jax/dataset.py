@@ -116,16 +116,25 @@ def load_benchmark(
     Raises:
       DataError: there is no such data, or a label file cannot be understood.
     """
-    with errors_of(directory):
-        source = "lmdb" if any(map(is_database, (directory, directory / "test"))) else "folder"
-    splits = sources.SOURCES[source]({"dir": str(directory)})
-    split = splits[name] if name in splits else next(iter(splits.values()))
+    split = find_benchmark(directory, name)
     labels = Labels.encode(split.labels, alphabet)
     reader = ImageReader(preprocessing, cache_bytes=0)
     test = PreparedSplit(split, labels, reader, time_steps, max_missing=1.0)
     warn(label_findings({"test": split}, {"test": labels}))
     warn(image_findings({"test": test}, time_steps))
     return test
+
+
+def find_benchmark(directory: Path, name: str = "test") -> Split:
+    """Returns that split of a folder or database, or all of it; no image is read.
+
+    Raises:
+      DataError: as `load_benchmark`.
+    """
+    with errors_of(directory):
+        source = "lmdb" if any(map(is_database, (directory, directory / "test"))) else "folder"
+    splits = sources.SOURCES[source]({"dir": str(directory)})
+    return splits[name] if name in splits else next(iter(splits.values()))
 
 
 def check_dataset(config: Config) -> Report:

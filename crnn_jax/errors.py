@@ -28,3 +28,7 @@ class DamagedCheckpoint(CheckpointError):
 
 class TrainingDiverged(CrnnError):
     """The loss or a gradient is no longer finite."""
+
+
+class ExportFailed(CrnnError):
+    """An exported model does not read what it reads in JAX."""

@@ -21,8 +21,8 @@ and for 300 images, on six sets that the pretrained model had not seen."""
 TARGET = 0.99
 """The share of accepted texts that is to be right."""
 
-_LEAST = 1e-300  # so that logarithms are finite
-_MOST = 1 - 1e-5  # a sum over time steps in single precision says no more
+LEAST = 1e-300  # so that logarithms are finite
+MOST = 1 - 1e-5  # a sum over time steps in single precision says no more
 _UNLIKELY = 1e-9  # texts less likely than that tell a fit no more
 
 
@@ -108,7 +108,7 @@ class Calibration:
 
 
 def _log_odds(probabilities: ArrayLike) -> np.ndarray:
-    clipped = np.clip(np.asarray(probabilities, float), _LEAST, _MOST)
+    clipped = np.clip(np.asarray(probabilities, float), LEAST, MOST)
     return np.log(clipped) - np.log1p(-clipped)
 
 

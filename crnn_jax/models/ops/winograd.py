@@ -48,9 +48,13 @@ OUTPUTS = np.array(
 
 
 def pays(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `convolve_3x3` is likely to be faster on a CPU than a plain convolution."""
+    """Whether `convolve_3x3` is likely to be faster on a CPU than a plain convolution.
+
+    It is not if the size of the features is unknown, as in a program for images of any size.
+    """
     return (
-        kernel.shape[:-2] == (3, 3)
+        all(isinstance(size, int) for size in x.shape)
+        and kernel.shape[:-2] == (3, 3)
         and kernel.shape[-2] * kernel.shape[-1] >= MIN_WEIGHTS
         and x.shape[0] * _tiles(x.shape[1]) * _tiles(x.shape[2]) >= MIN_TILES
         and x.dtype == jnp.float32
