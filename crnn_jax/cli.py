@@ -16,8 +16,8 @@ COMMANDS = {
     "score": ("score", (), "scores a model on several labeled sets, in one table"),
     "report": ("report", (), "compares two evaluations, or renders the report of one again"),
     "language-model": ("language_model", (), "trains a language model from a list of words"),
-    "import": ("import_weights", (), "imports weights of PyTorch"),
     "export": ("export", (), "writes a model in the form of another program, with a proof"),
+    "import": ("import_weights", (), "imports weights of PyTorch"),
     "check-data": ("check_data", (), "looks for mistakes in labeled images"),
 }
 

@@ -89,7 +89,8 @@ def _table(proof: Mapping[str, Any]) -> str:
         table.add_row(f"  {kind}", f"{count:,}")
     table.add_row("equal texts", f"{proof['equal_texts']:,} of {proof['texts']:,}")
     for name, difference in proof["largest_difference"].items():
-        table.add_row(f"largest difference of {name}", f"{difference:.1e}")
+        what = name.replace("logits_relative", "logits / largest logit")
+        table.add_row(f"largest difference of {what}", f"{difference:.1e}")
     if match := proof["exact_match"]:
         few = " (too few to measure)" if match["images"] < proof["measured_from"] else ""
         table.add_row(f"labels{few}", f"{match['images']:,}")

@@ -43,8 +43,9 @@ class Format(Protocol):
 
     Attributes:
       name: what --format says.
-      tolerance: the largest difference of the logits from those of JAX; None if the format rounds
-        parameters, and is judged by the share of the texts that are right.
+      tolerance: the largest difference of the logits from those of JAX, as a share of the largest
+        logit of the image; None if the format rounds parameters, and is judged by the share of the
+        texts that are right.
       extra: the extra of the package that installs its runtime; "" if nothing more is needed.
     """
 

@@ -69,22 +69,23 @@ class _ConvStack:
     def normalized(self, images: str) -> str:
         """Images (B, C, H, W) as the first layer takes them; see `models.crnn.normalize_images`."""
         graph = self.graph
-        x = graph("Sub", graph("Mul", images, np.float32(1 / 127.5)), np.float32(1))
-        if self.architecture.per_image:
-            axes = np.array([1, 2, 3])
-            if self.widths is None:
-                x = graph("Sub", x, graph("ReduceMean", x, axes))
-                var = graph("ReduceMean", graph("Mul", x, x), axes)
-            else:
-                pixels = graph("Mul", graph.size(x, 1), graph.size(x, 2))
-                count = graph.cast(graph("Mul", self.widths, pixels), np.float32)
-                count = graph("Reshape", count, np.array([-1, 1, 1, 1]))
-                mean = graph("Div", graph("ReduceSum", self._masked(x), axes), count)
-                x = self._masked(graph("Sub", x, mean))
-                var = graph("Div", graph("ReduceSum", graph("Mul", x, x), axes), count)
-            deviation = graph("Sqrt", graph("Add", var, np.float32(1e-4)))
-            return graph("Div", x, deviation)
-        return self._masked(x)
+        if not self.architecture.per_image:
+            scaled = graph("Sub", graph("Mul", images, np.float32(1 / 127.5)), np.float32(1))
+            return self._masked(scaled)
+        valid = graph.size(images, 3) if self.widths is None else self.widths
+        rows = graph("Mul", graph.size(images, 1), graph.size(images, 2))
+        count = graph.cast(graph("Mul", valid, rows), np.float64)
+        count = graph("Reshape", count, np.array([-1, 1, 1, 1]))
+
+        def mean(x: str) -> str:
+            # In double precision from the rows on, as single precision loses four digits.
+            sums = graph.cast(graph("ReduceSum", x, np.array([3])), np.float64)
+            return graph("Div", graph("ReduceSum", sums, np.array([1, 2])), count)
+
+        x = graph("Sub", images, graph.cast(mean(self._masked(images)), np.float32))
+        x = self._masked(x)
+        var = graph("Add", mean(graph("Mul", x, x)), np.float64(1e-4 * 127.5**2))
+        return graph("Div", x, graph.cast(graph("Sqrt", var), np.float32))
 
     def __call__(self, x: str) -> str:
         """Adds the layers after `normalized`."""

@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from crnn_jax.errors import ConfigError
-
 OPSET = 18  # the first whose Resize averages over all pixels that a target pixel covers
 IR_VERSION = 8  # that of ONNX 1.13, which introduced the opset
 
@@ -109,35 +107,31 @@ class Graph:
         )
         return names[0], names[1]
 
+    def either(
+        self, condition: str, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
+    ) -> str:
+        """Adds one of two branches, each of which returns the name of its output."""
+        branches: dict[str, onnx.GraphProto] = {}
+        for attribute, branch in (("then_branch", first), ("else_branch", second)):
+            inner = Graph(self)
+            output = onnx.ValueInfoProto(name=branch(inner))  # of the type that is inferred
+            branches[attribute] = helper.make_graph(inner.nodes, attribute, [], [output])
+        return self("If", condition, **branches)
+
     def model(
         self,
         inputs: Sequence[onnx.ValueInfoProto],
         outputs: Sequence[onnx.ValueInfoProto],
         name: str,
     ) -> onnx.ModelProto:
-        """Returns the checked model.
-
-        Raises:
-          ConfigError: it is larger than a file of protocol buffers may be.
-        """
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            inputs,
-            outputs,
-            list(self._constants.values()),
-        )
-        model = helper.make_model(
-            graph,
+        """Returns the model; it is not checked, as that takes as long as building it."""
+        constants = list(self._constants.values())
+        return helper.make_model(
+            helper.make_graph(self.nodes, name, inputs, outputs, constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="crnn_jax",
         )
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        return model
 
 
 def tensor(name: str, dtype: type[np.generic], shape: Shape) -> onnx.ValueInfoProto:

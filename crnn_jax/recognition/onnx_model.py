@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import onnx
+import PIL
 
 from crnn_jax.architecture import Architecture
 from crnn_jax.data.images import MIN_WIDTH
@@ -33,7 +34,11 @@ def onnx_model(model: TrainedModel, resize: bool) -> onnx.ModelProto:
     return reading_graph(
         Architecture.of(described["name"], described["settings"]),
         {path: np.asarray(array) for path, array in flatten(model.variables).items()},
-        ImageForm(**asdict(model.preprocessing), min_width=MIN_WIDTH),
+        ImageForm(
+            **asdict(model.preprocessing),
+            min_width=MIN_WIDTH,
+            rows_first=int(PIL.__version__.split(".")[0]) >= 13,
+        ),
         charsets,
         Odds(model.calibration.intercept, model.calibration.slope),
         resize,
