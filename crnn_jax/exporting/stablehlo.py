@@ -56,7 +56,7 @@ class StableHloFormat:
         del images
         (folder / MODEL).write_bytes(reading_program(model).serialize())
         arrays = {path: np.asarray(array) for path, array in flatten(model.variables).items()}
-        np.savez(folder / ARRAYS, **arrays)
+        np.savez(folder / ARRAYS, allow_pickle=False, **arrays)
         name = Path(model.name).name
         readme = TEXT.format(
             name=name,

@@ -111,12 +111,14 @@ class Graph:
         self, condition: str, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
     ) -> str:
         """Adds one of two branches, each of which returns the name of its output."""
-        branches: dict[str, onnx.GraphProto] = {}
-        for attribute, branch in (("then_branch", first), ("else_branch", second)):
+
+        def graph(branch: Callable[["Graph"], str], name: str) -> onnx.GraphProto:
             inner = Graph(self)
-            output = onnx.ValueInfoProto(name=branch(inner))  # of the type that is inferred
-            branches[attribute] = helper.make_graph(inner.nodes, attribute, [], [output])
-        return self("If", condition, **branches)
+            output = onnx.ValueInfoProto(name=branch(inner))  # its type is inferred
+            return helper.make_graph(inner.nodes, name, [], [output])
+
+        then, otherwise = graph(first, "first"), graph(second, "second")
+        return self("If", condition, then_branch=then, else_branch=otherwise)
 
     def model(
         self,
