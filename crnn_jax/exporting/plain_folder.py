@@ -16,7 +16,7 @@ from crnn_jax.exporting import Outputs, Reader
 from crnn_jax.exporting.contents import DESCRIPTION, PROGRAM
 from crnn_jax.exporting.plain_layers import PlainLayer, description
 from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.recognizer import decode
+from crnn_jax.recognition.jax_backend import decode
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 

@@ -12,7 +12,7 @@ from crnn_jax.exporting.plain_folder import plain_reader, write_programs
 from crnn_jax.exporting.plain_layers import numpy_layers
 from crnn_jax.recognition.model_folder import write_model_folder
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 NETWORK = "numpy_network.py"
 
