@@ -34,6 +34,7 @@ def test_programs_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_ratios_are_over_the_best_of_the_others() -> None:
     seconds = {
         benchmark.OURS: (0.4, 0.5, 0.6),
+        benchmark.OURS_IN_ONNX: (0.7, 0.7, 0.7),
         "PyTorch fp32 default layout": (1.0, 1.0, 1.0),
         "PyTorch fp32 channels_last": (0.6, 0.6, 9.0),
         "PyTorch bf16 default layout": (0.25, 0.25, 0.25),
@@ -47,6 +48,14 @@ def test_ratios_are_over_the_best_of_the_others() -> None:
     assert result["best"] == "PyTorch bf16 default layout"
     assert result["programs"][benchmark.OURS]["images_per_second"] == pytest.approx(20)
     assert result["programs"]["PyTorch fp32 compiled"]["calls"] == 1
+
+
+def test_our_graph_has_the_same_logits() -> None:
+    workload = Workload("crnn_small", batch_size=2, width=32)
+    variables = benchmark.fresh_variables(workload)
+    programs = benchmark.our_inference, benchmark.our_onnx_inference
+    ours, in_onnx = (program(workload, variables)() for program in programs)
+    np.testing.assert_allclose(in_onnx, ours, atol=1e-4)
 
 
 def test_pytorch_has_the_same_logits() -> None:
