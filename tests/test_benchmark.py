@@ -4,10 +4,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from networks import padded, random_variables, small_model
+from flax import linen as nn
+from networks import CLASSES, padded, random_variables, small_model
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -50,11 +52,17 @@ def test_ratios_are_over_the_best_of_the_others() -> None:
     assert result["programs"]["PyTorch fp32 compiled"]["calls"] == 1
 
 
+class SmallWorkload(Workload):
+    def network(self, **settings: Any) -> nn.Module:
+        return small_model(**settings)
+
+
 def test_our_graph_has_the_same_logits() -> None:
-    workload = Workload("crnn_small", batch_size=2, width=32)
-    variables = benchmark.fresh_variables(workload)
+    workload = SmallWorkload(batch_size=2, width=64)
+    variables = random_variables(workload.network())
     programs = benchmark.our_inference, benchmark.our_onnx_inference
     ours, in_onnx = (program(workload, variables)() for program in programs)
+    assert ours.shape == (2, 17, CLASSES)
     np.testing.assert_allclose(in_onnx, ours, atol=1e-4)
 
 
