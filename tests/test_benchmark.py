@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -59,7 +60,7 @@ class SmallWorkload(Workload):
 
 def test_our_graph_has_the_same_logits() -> None:
     workload = SmallWorkload(batch_size=2, width=64)
-    variables = random_variables(workload.network())
+    variables = jax.tree.map(np.asarray, random_variables(workload.network()))
     programs = benchmark.our_inference, benchmark.our_onnx_inference
     ours, in_onnx = (program(workload, variables)() for program in programs)
     assert ours.shape == (2, 17, CLASSES)
