@@ -30,6 +30,7 @@ from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import ConfigError, DataError, ExportFailed
 from crnn_jax.exporting import Outputs, formats, proof, proof_images, writing
 from crnn_jax.exporting.formats import FORMATS
+from crnn_jax.exporting.jax_program import double_precision
 from crnn_jax.exporting.onnx_format import OnnxFormat
 from crnn_jax.exporting.proof_images import Sample, find_images, with_variants
 from crnn_jax.exporting.resizing import resized, target_width
@@ -366,7 +367,7 @@ def test_resizing_is_that_of_pillow(
     preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
-    with jax.enable_x64(True):
+    with double_precision():
         found = jit(lambda images: resized(images, preprocessing))(images)
     for image, pixels in zip(np.asarray(found), images, strict=True):
         expected = pillow.prepare(pixels, preprocessing, "image")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view as windows
@@ -30,7 +31,9 @@ def logits(pixels: np.ndarray) -> np.ndarray:
     """The logits (T, K) of an image (H, W, C) uint8 that was resized."""
     x = pixels / np.float32(127.5) - 1
     for kind, place, size in MODEL["layers"]:
-        a = {name: ARRAYS.get(f"params/{place}/{name}", 0) for name in ("kernel", "scale", "bias")}
+        a: Any = {
+            name: ARRAYS.get(f"params/{place}/{name}", 0) for name in ("kernel", "scale", "bias")
+        }
         if kind == "normalize":  # to zero mean and unit variance
             x = (x - x.mean()) / np.sqrt(x.var() + np.float32(1e-4))
         elif kind == "blocks":  # n x n pixels become one
