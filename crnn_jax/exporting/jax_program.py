@@ -54,7 +54,8 @@ def double_precision() -> contextlib.AbstractContextManager[None]:
     """A context in which JAX has 64-bit numbers."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    return jax.experimental.enable_x64()  # before JAX 0.8
+    before: Any = jax.experimental  # JAX 0.7
+    return before.enable_x64()
 
 
 def _network(model: TrainedModel, arrays: Arrays) -> export.Exported:
