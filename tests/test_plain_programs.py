@@ -95,7 +95,6 @@ def own_model() -> TrainedModel:
     network = models.create("crnn", captcha.alphabet.num_classes, settings)
     return replace(
         captcha,
-        network=network,
         variables=random_variables(network, channels=3, height=64),
         description={"name": "crnn", "settings": settings},
         charsets=CHARSETS,
