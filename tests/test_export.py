@@ -144,7 +144,7 @@ def test_a_format_from_command_to_program(
     [
         ("onnx", ["onnxruntime"]),
         ("onnx-int8", ["onnxruntime"]),
-        ("stablehlo", ["jax"]),
+        ("stablehlo", ["jax", "flatbuffers"]),
         ("safetensors", ["safetensors", "numpy"]),
         pytest.param("torch", ["torch", "numpy"], marks=pytest.mark.torch),
     ],

@@ -10,10 +10,11 @@ from jax import export
 from crnn_jax.decoding.options import make_decoder
 from crnn_jax.exporting.resizing import resized
 from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.recognizer import apply_network, decode
+from crnn_jax.recognition.jax_backend import apply_network, decode
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.reliability import LEAST, MOST
-from crnn_jax.training.integrity import Arrays, flatten
+from crnn_jax.training.integrity import Arrays
+from crnn_jax.trees import flatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
