@@ -113,14 +113,20 @@ class Architecture:
           settings: values that replace those of the named one; settings of training are ignored.
 
         Raises:
-          ConfigError: there is no such name.
+          ConfigError: there is no such name, or the channels are not those of its convolutions.
         """
         if name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ConfigError(f"model.name={name!r} is unknown; it is one of {known}")
         named = {field.name: getattr(ARCHITECTURES[name], field.name) for field in fields(cls)}
         given = {key: settings[key] for key in named if key in settings}
-        return cls(**{**named, **given})
+        described = cls(**{**named, **given})
+        if len(described.channels) != len(described.convs):
+            raise ConfigError(
+                f"model.channels has {len(described.channels):,} numbers, but {name} has"
+                f" {len(described.convs)} convolutions; give one number for each"
+            )
+        return described
 
     @property
     def normalized(self) -> tuple[int, ...]:
@@ -142,6 +148,11 @@ class Architecture:
     def rows(self, height: int) -> int:
         """Rows of the features of an image `height` pixels high."""
         return self._size(height, 0)
+
+    def fits(self, height: int) -> bool:
+        """Whether images `height` pixels high leave one row of features, or a mean of several."""
+        rows = self.rows(height)
+        return rows == 1 or (self.mean_rows and rows > 1)
 
     def time_steps(self, width: Any) -> Any:
         """Time steps of images `width` pixels wide, an int or an array: columns of the features."""
@@ -169,12 +180,15 @@ class Architecture:
                 pixels *= pool.stride[1]
         return middle
 
-    def arrays(self, num_classes: int, channels: int) -> dict[str, tuple[int, ...]]:
+    def arrays(
+        self, num_classes: int, channels: int, shortcut: bool = False
+    ) -> dict[str, tuple[int, ...]]:
         """The shapes of the arrays of a model, by their paths, such as params/head/kernel.
 
         Args:
           num_classes: K, the characters and the blank.
           channels: of the images, 1 or 3.
+          shortcut: whether there is a second head, which only training uses; see `models.crnn`.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         inputs = channels * self.block**2
@@ -190,6 +204,9 @@ class Architecture:
                 shapes |= {f"params/{norm}/{name}": (outputs,) for name in ("scale", "bias")}
                 shapes |= {f"batch_stats/{norm}/{name}": (outputs,) for name in ("mean", "var")}
             inputs = outputs
+        if shortcut:
+            shapes["params/shortcut_head/kernel"] = (3, inputs, num_classes)
+            shapes["params/shortcut_head/bias"] = (num_classes,)
         for layer, dense in enumerate(self.dense_after, start=1):
             for direction in ("forward", "backward"):
                 place, gates = f"params/bilstm{layer}/{direction}", 4 * self.hidden

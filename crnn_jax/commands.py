@@ -20,18 +20,14 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from crnn_jax.compiler import (
-    enable_compilation_cache,
-    repair_compilation_cache,
-    set_cpu_flags,
-)
+from crnn_jax.compiler import configure_jax, repair_compilation_cache
 from crnn_jax.errors import ConfigError, CrnnError
 from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.messages import one_line
 from crnn_jax.recipes import Config, no_such_setting, recipes, settings_of
 
 if TYPE_CHECKING:
-    from crnn_jax.decoding.options import ReadingOptions
+    from crnn_jax.text.options import ReadingOptions
 
 OUTPUT_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE has ended
 # How a system says that nobody reads what is written.
@@ -69,6 +65,8 @@ def run(
             return
         arguments = parse_flags(values, command_line)
         _prepare_process()
+        if "backend" not in values:  # such a command may do without JAX
+            prepare_jax()
         main(arguments)
     except CrnnError as error:
         print_error(error)
@@ -99,6 +97,25 @@ def define_model(values: flags.FlagValues) -> flags.FlagHolder[Any]:
         "A workdir, or the name of a pretrained model; by default the pretrained model captcha.",
         flag_values=values,
     )
+
+
+def define_backend(values: flags.FlagValues) -> flags.FlagHolder[Any]:
+    """Defines the flag `backend` of a command, which calls `prepare_jax` if it reads with JAX."""
+    return flags.DEFINE_enum(
+        "backend",
+        "auto",
+        ("auto", "jax", "onnx"),
+        "What runs the network. onnx starts sooner and is faster on a CPU; auto takes it where that"
+        ' is so and it is installed: pip install "crnn_jax[onnx]".',
+        flag_values=values,
+    )
+
+
+def prepare_jax() -> None:
+    """Prepares a process for JAX, which must not be imported yet. It may start again."""
+    restart_with_huge_pages()
+    configure_jax()
+    repair_compilation_cache()
 
 
 def define_decoding(values: flags.FlagValues) -> Callable[[], "ReadingOptions"]:
@@ -276,7 +293,6 @@ def _open_streams() -> None:
 
 
 def _prepare_process() -> None:
-    restart_with_huge_pages()
     _open_streams()
     faulthandler.enable()
     flags.FLAGS(sys.argv[:1])  # libraries read their own flags, which keep their defaults
@@ -292,9 +308,6 @@ def _prepare_process() -> None:
     # Ctrl-C, as in the background of a script, it continues to do so.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    enable_compilation_cache()
-    repair_compilation_cache()
-    set_cpu_flags()
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             # Independent of the system's encoding. File names that are not UTF-8 are not changed.

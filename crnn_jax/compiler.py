@@ -26,6 +26,12 @@ _DAMAGED = "Error reading persistent compilation cache entry for '(.+?)'"
 logger = logging.getLogger(__name__)
 
 
+def configure_jax() -> None:
+    """Makes the settings below; call it before JAX runs anything."""
+    enable_compilation_cache()
+    set_cpu_flags()
+
+
 def enable_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless a folder is already configured.
 

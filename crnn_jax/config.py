@@ -111,13 +111,13 @@ def _check_height(config: Config, problems: list[str]) -> None:
     """Checks that one row of features is left, or several of which the network takes the mean."""
     height, factor = config.data.height, config.model.space_to_depth
     described = Architecture.of(config.model.name, config.model)
-    rows = described.rows(height)
-    if rows == 1 or (described.mean_rows and rows > 1):
+    if described.fits(height):
         return
     fitting = (n for n in SPACE_TO_DEPTH if replace(described, space_to_depth=n).rows(height) == 1)
     remedy = next((f"model.space_to_depth={n}" for n in fitting), f"data.height={32 * factor}")
+    rows = max(described.rows(height), 0)
     problems.append(
-        f"data.height={height!r}: leaves {max(rows, 0)} rows of features instead of one with"
+        f"data.height={height!r}: leaves {rows} rows of features instead of one with"
         f" model.space_to_depth={factor}; set --config.{remedy}"
     )
 

@@ -10,6 +10,8 @@ from typing import Any, Self
 import optax
 
 from crnn_jax import models
+from crnn_jax.architecture import Architecture
+from crnn_jax.budget import check_budget
 from crnn_jax.config import Config, check_config
 from crnn_jax.data.augment import Augmentation
 from crnn_jax.data.batching import TrainingPlan
@@ -21,7 +23,6 @@ from crnn_jax.data.sources import parts_of
 from crnn_jax.dataset import load_dataset
 from crnn_jax.evaluation import EvalStep, Evaluation, evaluate_split, make_eval_step
 from crnn_jax.fine_tuning import AUTO, carry_over, choose_start, with_recipe
-from crnn_jax.models.budget import check_budget
 from crnn_jax.recipes import DEFAULT
 from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.trained_model import TrainedModel
@@ -104,7 +105,12 @@ class Experiment:
         model = models.create(
             description["name"], dataset.alphabet.num_classes, settings, axis_name=parallel.AXIS
         )
-        check_budget(model, dataset.preprocessing.height, dataset.preprocessing.max_width)
+        check_budget(
+            Architecture.of(description["name"], settings),
+            dataset.alphabet.num_classes,
+            dataset.preprocessing.height,
+            dataset.preprocessing.max_width,
+        )
         learning_rate = learning_rate_schedule(config.optimizer, len(plan))
         return cls(
             config=config,

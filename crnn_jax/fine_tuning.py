@@ -1,10 +1,8 @@
 """Fine-tuning: copies a trained model's arrays by name, and its classes by character."""
 
 import logging
-from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from crnn_jax.config import Config
 from crnn_jax.data.sources import MIXTURE
@@ -14,8 +12,8 @@ from crnn_jax.recipes import get_config, settings_of
 from crnn_jax.recognition.pretrained import DEFAULT
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.training.integrity import flatten
 from crnn_jax.training.state import CONV_STACK, HEADS, SHORTCUT_HEAD, TrainState
+from crnn_jax.trees import flatten, unflatten
 
 FIRST_KERNEL = f"params/{CONV_STACK}/conv1/kernel"
 SHOWN = 40  # new characters that are listed; the rest are counted
@@ -123,7 +121,7 @@ def carry_over(
             )
         stays = classes < 0 if module in HEADS else False
         fresh[path] = np.where(stays, fresh[path], known[path])
-    variables: Any = traverse_util.unflatten_dict(fresh, sep="/")
+    variables = unflatten(fresh)
     state = state.with_variables(variables)
     carried = f"{config.init_scope} from step {origin.step} of {name}"
     if config.init_scope != "all":

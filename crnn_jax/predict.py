@@ -42,12 +42,21 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from crnn_jax.commands import define_decoding, define_model, print_error, print_result, run
+from crnn_jax.commands import (
+    define_backend,
+    define_decoding,
+    define_model,
+    prepare_jax,
+    print_error,
+    print_result,
+    run,
+)
 from crnn_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from crnn_jax.recognition.recognizer import Recognizer
     from crnn_jax.recognition.rows import Row
+    from crnn_jax.text.options import ReadingOptions
 
     Write = Callable[[Row], None]
 
@@ -55,6 +64,7 @@ FORMATS = ("tsv", "csv", "jsonl")
 
 FLAGS = flags.FlagValues()
 MODEL = define_model(FLAGS)
+BACKEND = define_backend(FLAGS)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "The number of images read together.", lower_bound=1, flag_values=FLAGS
 )
@@ -105,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     inputs = arguments[1:]
     _check(inputs)
-    from crnn_jax.data.sources.folder import read_labels
+    options = _options()
     from crnn_jax.recognition.image_files import find_images
     from crnn_jax.recognition.rows import ResultFile, RowWriter
 
@@ -114,6 +124,8 @@ def main(arguments: Sequence[str]) -> None:
     if LABELS.value is None:
         paths = find_images(inputs, errors.report)
     else:
+        from crnn_jax.data.sources.folder import read_labels
+
         labels = {str(path): label for path, label in read_labels(Path(LABELS.value)).items()}
         paths = iter(labels)
     ending = Path(OUTPUT.value or "").suffix[1:]
@@ -127,9 +139,22 @@ def main(arguments: Sequence[str]) -> None:
         # Without an image no model is loaded, which takes a second.
         if first := list(itertools.islice(paths, 1)):
             paths = itertools.chain(first, paths)
-            _read(paths, labels, write, errors.report, _total(inputs, labels))
+            _read(paths, labels, options, write, errors.report, _total(inputs, labels))
     if errors.occurred:
         sys.exit(1)
+
+
+def _options() -> "ReadingOptions":
+    """How to read. If that needs JAX, the process is prepared for it, before anything is read."""
+    from crnn_jax.recognition.backends import JAX, choose_backend
+    from crnn_jax.text.options import BEAM_WIDTH, is_default
+
+    options = DECODING()
+    if TOP.value:
+        options["beam_width"] = max(options.get("beam_width") or 0, BEAM_WIDTH, TOP.value)
+    if choose_backend(BACKEND.value, is_default(options)) == JAX:
+        prepare_jax()
+    return options
 
 
 class _Errors:
@@ -172,21 +197,21 @@ def _total(inputs: Sequence[str], labels: Mapping[str, str]) -> int | None:
 def _read(
     paths: Iterator[str],
     labels: Mapping[str, str],
+    options: "ReadingOptions",
     write: "Write",
     report: Callable[[DataError], None],
     total: int | None,
 ) -> None:
     """Reads images with the model that the flags name; prints how many of the labels it read."""
-    from crnn_jax.decoding.options import BEAM_WIDTH
+    from crnn_jax.recognition.backends import choose_backend
     from crnn_jax.recognition.progress import image_progress
     from crnn_jax.recognition.read_files import read_files
     from crnn_jax.recognition.recognizer import SAMPLE, Recognizer
+    from crnn_jax.text.options import is_default
 
-    options = DECODING()
+    backend = choose_backend(BACKEND.value, is_default(options))
     same_source = options.pop("same_source", False)
-    if TOP.value:
-        options["beam_width"] = max(options.get("beam_width") or 0, BEAM_WIDTH, TOP.value)
-    recognizer = Recognizer.load(MODEL.value, **options)
+    recognizer = Recognizer.load(MODEL.value, backend=backend, **options)
     if same_source:
         first = list(itertools.islice(paths, SAMPLE))
         recognizer, paths = recognizer.adapt(first), itertools.chain(first, paths)

@@ -11,7 +11,7 @@ from crnn_jax.data.buckets import choose_buckets
 from crnn_jax.data.prepared import PreparedSplit
 from crnn_jax.dataset import load_benchmark, load_split
 from crnn_jax.decoding import Decoder
-from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import ConfigError
 from crnn_jax.evaluation import Evaluation, evaluate_split, make_eval_step
 from crnn_jax.recognition.recognizer import Recognizer
@@ -20,6 +20,7 @@ from crnn_jax.reports.contents import describe_model
 from crnn_jax.reports.writing import PAGE, report_evaluation
 from crnn_jax.run_data import config_of, describe, in_words
 from crnn_jax.text.metrics import TextMetrics
+from crnn_jax.text.options import DecodingOptions
 from crnn_jax.text.protocol import SUBSETS
 from crnn_jax.training import parallel
 from crnn_jax.training.manifest import warn_of_another_split
@@ -216,7 +217,8 @@ def evaluate_model(
 def _adapted(model: TrainedModel, prepared: PreparedSplit, options: DecodingOptions) -> Decoder:
     """The decoder for the images of a split, which are of one source."""
     readable = (i for i in range(len(prepared)) if i not in prepared.failures)
-    return Recognizer(model, **options).adapt(map(prepared.split.read, readable)).decoder
+    recognizer = Recognizer(model, backend="jax", **options)
+    return recognizer.adapt(map(prepared.split.read, readable)).decoder
 
 
 def _accepted(result: Evaluation) -> dict[str, float | None]:

@@ -33,12 +33,14 @@ from crnn_jax.dataset import load_benchmark
 from crnn_jax.decoding import Decoder
 from crnn_jax.decoding.caseless import Caseless
 from crnn_jax.decoding.lexicon import OwnLexicons
-from crnn_jax.decoding.options import DecodingOptions, make_decoder
+from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import CrnnError
-from crnn_jax.recognition.recognizer import Recognizer, apply_network, decode
+from crnn_jax.recognition.jax_backend import apply_network, decode
+from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.scoring import SCORE_BUCKETS
 from crnn_jax.text.constraints import parse_length
+from crnn_jax.text.options import DecodingOptions
 
 BATCH_SIZE, BEAM = 32, 10
 SEED = 0
@@ -124,7 +126,7 @@ def rows(
         yield row("best path, set of characters chosen", make())
     yield row(f"beam of {BEAM}", make(alphabet="all", beam_width=BEAM))
     images = (prepared.split.read(i) for i in range(len(prepared)) if i not in prepared.failures)
-    source = Recognizer(model, caseless=caseless).adapt(images).decoder
+    source = Recognizer(model, backend="jax", caseless=caseless).adapt(images).decoder
     yield row("one source", [source] * len(batches))
     told = {key: value for key, value in known.items() if key != "caseless" and value is not None}
     if told:

@@ -10,10 +10,11 @@ from workload import LETTERS, SEED, Workload
 
 from crnn_jax.architecture import Architecture
 from crnn_jax.decoding import Decoder
-from crnn_jax.decoding.options import BEAM_WIDTH, make_decoder
+from crnn_jax.decoding.options import make_decoder
 from crnn_jax.recognition.alternatives import find_alternatives
-from crnn_jax.recognition.recognizer import apply_network, decode
+from crnn_jax.recognition.jax_backend import apply_network, decode
 from crnn_jax.text.alphabet import Alphabet
+from crnn_jax.text.options import BEAM_WIDTH
 
 NETWORK, BEAM, PLAIN = "network", f"beam {BEAM_WIDTH}", f"beam {BEAM_WIDTH} in plain Python"
 

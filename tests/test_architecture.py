@@ -10,7 +10,7 @@ import pytest
 from crnn_jax import models
 from crnn_jax.architecture import ARCHITECTURES, Architecture
 from crnn_jax.errors import ConfigError
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 # Parameters for 62 characters and gray images. PyTorch has a second bias in each LSTM: 8 * hidden
 # more for each bidirectional layer, so 8,344,639 for crnn_pytorch, as in its repository.

@@ -8,10 +8,11 @@ import jax
 import pytest
 
 from crnn_jax import models
+from crnn_jax.architecture import ARCHITECTURES, Architecture
+from crnn_jax.budget import MAX_ACTIVATIONS, check_budget
 from crnn_jax.errors import CheckpointError, ConfigError
 from crnn_jax.experiment import Experiment
 from crnn_jax.files import TRUSTED
-from crnn_jax.models.budget import MAX_ACTIVATIONS, check_budget
 from crnn_jax.recognition.trained_model import TrainedModel
 from tests.networks import random_variables
 from tests.test_manifest_schema import GOLDEN, never, rewrite
@@ -25,7 +26,6 @@ LARGE: list[tuple[dict[str, Any], str]] = [
     ),
     ({"preprocessing.max_width": 10**7, "preprocessing.width": 10**7}, r"32 x 10,000,000 pixels"),
     ({"preprocessing.max_width": 10**30}, r"a layer of the network has"),
-    ({"model.settings.channels": [2] * 3_000}, r"3,000 convolutions, more than 32"),
     ({"model.settings.channels": [10**6] * 7}, r"a layer of 1,000,000 features"),
     ({"model.settings.hidden": 10**30}, r"a layer of 1,0.*,000 features"),
 ]
@@ -60,20 +60,28 @@ def test_a_model_of_gigabytes_is_refused_before_it_is_read(
         TrainedModel.load(run)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+def test_a_network_has_channels_for_each_convolution(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(GOLDEN / "format3", tmp_path / "run"))
+    path = run / "checkpoints" / "12" / "manifest" / "metadata"
+    rewrite(path, "model.settings.channels", [2] * 3_000)
+    with pytest.raises(CheckpointError, match=r"has 3,000 numbers, but crnn has 7 convolutions"):
+        TrainedModel.load(run)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_networks_of_the_package_are_far_from_the_limits(name: str) -> None:
-    network = models.create(name, 7_000, {"batch_norm": "all"})
-    check_budget(network, 64, 4_096)
-    check_budget(network, 32, 16_384)
-    deep: Any = models.create(name, 7_000, {"channels": [512] * 20, "hidden": 1_024})
-    check_budget(deep, 64, 2_048)
+    check_budget(ARCHITECTURES[name], 7_000, 64, 4_096)
+    check_budget(ARCHITECTURES[name], 7_000, 32, 16_384)
+    wide = {"channels": [512] * len(ARCHITECTURES[name].channels), "hidden": 1_024}
+    check_budget(Architecture.of(name, wide), 7_000, 64, 2_048)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_largest_layer_is_counted(layer: int) -> None:
     """It is found among the outputs of all modules."""
     channels = [2 * 4**place if place == layer else 2 for place in range(7)]
-    network: Any = models.create("crnn", 2, {"channels": channels, "hidden": 1})
+    settings = {"channels": channels, "hidden": 1}
+    network: Any = models.create("crnn", 2, settings)
     variables = random_variables(network)
     images, widths = jax.numpy.zeros((1, 32, 64, 1), "uint8"), jax.numpy.array([64])
     _, sown = jax.eval_shape(
@@ -81,17 +89,17 @@ def test_the_largest_layer_is_counted(layer: int) -> None:
     )
     sizes = [value.size for value in jax.tree.leaves(sown["intermediates"])]
     widest = MAX_ACTIVATIONS // max(sizes) * 64
-    check_budget(network, 32, widest)
+    described = Architecture.of("crnn", settings)
+    check_budget(described, 2, 32, widest)
     with pytest.raises(ConfigError, match="a layer of the network has"):
-        check_budget(network, 32, widest + 64)
+        check_budget(described, 2, 32, widest + 64)
 
 
 def test_a_model_of_ones_own_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = models.create("crnn", 11, {})
     with pytest.raises(ConfigError):
-        check_budget(network, 64, 10**6)
+        check_budget(Architecture(), 11, 64, 10**6)
     monkeypatch.setenv(TRUSTED, "1")
-    check_budget(network, 64, 10**6)
+    check_budget(Architecture(), 11, 64, 10**6)
 
 
 def test_a_run_whose_checkpoints_could_not_be_read_does_not_start() -> None:

@@ -32,7 +32,7 @@ from crnn_jax.data.sources.split import Split
 from crnn_jax.dataset import load_split
 from crnn_jax.errors import DataError
 from crnn_jax.experiment import Experiment
-from crnn_jax.recognition import recognizer as recognition
+from crnn_jax.recognition import jax_backend
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.training import parallel
@@ -368,7 +368,7 @@ def test_an_image_is_prepared_alike_everywhere(
     saved = Preprocessing.from_dict(known.manifest()["preprocessing"])
     assert saved.invert == invert
     described = known.model_description
-    model = TrainedModel(0, known.model, variables, known.alphabet, saved, described, {})
+    model = TrainedModel(0, variables, known.alphabet, saved, described, {})
     seen: list[np.ndarray] = []
 
     def apply_network(
@@ -377,8 +377,8 @@ def test_an_image_is_prepared_alike_everywhere(
         seen.extend(images)
         return np.zeros((len(images), 33, known.alphabet.num_classes)), widths // 4
 
-    monkeypatch.setattr(recognition, "apply_network", apply_network)
-    Recognizer(model)([train.split.read(int(index)) for index in trained["indices"]])
+    monkeypatch.setattr(jax_backend, "apply_network", apply_network)
+    Recognizer(model, backend="jax")([train.split.read(int(index)) for index in trained["indices"]])
     for place, index in enumerate(trained["indices"]):
         np.testing.assert_array_equal(trained["images"][place], evaluated[int(index)])
         np.testing.assert_array_equal(trained["images"][place], seen[place])

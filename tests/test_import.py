@@ -25,7 +25,7 @@ from crnn_jax.exporting import importing
 from crnn_jax.exporting.importing import Imported, read_state_dict, write_imported
 from crnn_jax.exporting.state_dicts import NAMINGS, arrays_of, state_dict
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 DATA = Path(__file__).parent / "data"
 STATES = DATA / "pytorch"

@@ -15,7 +15,10 @@ PACKAGE = "crnn_jax"
 
 # From the ground up: a module imports from layers below its own, and from its own room.
 LAYERS = (
-    ("__init__", "errors", "messages", "files", "compiler", "recipes", "architecture"),
+    (
+        *("__init__", "errors", "messages", "files", "compiler", "recipes"),
+        *("architecture", "budget", "trees"),
+    ),
     ("models", "text"),
     ("training", "data", "decoding", "onnx_graph"),
     ("recognition",),
@@ -52,6 +55,7 @@ OWNERS = {
 # Images, labels and recipes are read without jax.
 WITHOUT_JAX = (
     *("text", "data", "recipes", "errors", "messages", "files", "architecture", "onnx_graph"),
+    *("budget", "trees"),
 )
 JAX = ("jax", "flax", "optax", "orbax")
 

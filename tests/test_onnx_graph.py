@@ -22,10 +22,10 @@ from crnn_jax.onnx_graph.nodes import Graph, tensor
 from crnn_jax.onnx_graph.reading import Odds, reading_graph
 from crnn_jax.onnx_graph.resize import ImageForm, resized
 from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.recognizer import decode
+from crnn_jax.recognition.jax_backend import decode
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.constraints import classes_of
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 OPTIONS = onnxruntime.SessionOptions()
 OPTIONS.intra_op_num_threads = 1

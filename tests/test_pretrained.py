@@ -32,9 +32,9 @@ from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.training.checkpoint import Checkpoints
-from crnn_jax.training.integrity import flatten
 from crnn_jax.training.manifest import seal
 from crnn_jax.training.state import TrainState
+from crnn_jax.trees import flatten
 from tests.networks import PlainCRNN, plain_variables, random_variables
 from tests.test_checkpoint import Trap
 from tests.test_train import IMAGES, small_config
@@ -338,7 +338,7 @@ def test_members_that_are_no_arrays_of_a_model(name: str, packaged: Path) -> Non
     manifest = pretrained.read_pretrained_manifest(packaged)
     tracemalloc.start()
     with pytest.raises(DamagedCheckpoint, match=rf"npz cannot be read: .*{message}"):
-        pretrained.read_pretrained_arrays(packaged, manifest, like=None)
+        pretrained.read_pretrained_arrays(packaged, manifest, shapes={})
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
@@ -351,7 +351,7 @@ def test_members_are_packed_as_numpy_packs_them(method: int, packaged: Path) -> 
     forge_file(packaged, file)
     manifest = pretrained.read_pretrained_manifest(packaged)
     with pytest.raises(DamagedCheckpoint, match="compressed in another way"):
-        pretrained.read_pretrained_arrays(packaged, manifest, like=None)
+        pretrained.read_pretrained_arrays(packaged, manifest, shapes={})
 
 
 # What cannot be packaged
@@ -397,7 +397,7 @@ def test_what_half_precision_cannot_hold_is_refused(
 def test_the_models_of_the_package_have_the_shapes_of_their_networks(
     folder: Path, tmp_path: Path
 ) -> None:
-    """Which is not checked where they are, but in a copy elsewhere, as in anybody's folder."""
+    """A copy elsewhere, as in anybody's folder, is read in the same way."""
     model = TrainedModel.load(folder.name)
     assert model.name == folder.name
     shutil.copytree(folder, tmp_path / "copy")

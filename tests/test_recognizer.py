@@ -27,15 +27,11 @@ from crnn_jax.data import images as images_module
 from crnn_jax.data.buckets import bucket_width
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DataError
-from crnn_jax.recognition import preparing
-from crnn_jax.recognition import recognizer as module
+from crnn_jax.recognition import jax_backend, preparing
+from crnn_jax.recognition.batches import WIDTHS, batch_size
 from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.recognizer import (
-    READ_AHEAD,
-    WIDTHS,
-    Recognizer,
-    apply_network,
-)
+from crnn_jax.recognition.jax_backend import apply_network
+from crnn_jax.recognition.recognizer import READ_AHEAD, Recognizer
 from crnn_jax.recognition.results import Recognition
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import Alphabet
@@ -52,7 +48,6 @@ def trained_model(seed: int = 1) -> TrainedModel:
     network = models.create("crnn", CLASSES, settings)
     return TrainedModel(
         step=7,
-        network=network,
         variables=random_variables(network, channels=1, seed=seed),
         alphabet=Alphabet("abcd"),
         preprocessing=Preprocessing(channels=1),
@@ -64,7 +59,7 @@ def trained_model(seed: int = 1) -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return Recognizer(trained_model())
+    return Recognizer(trained_model(), backend="jax")
 
 
 def encode(array: np.ndarray) -> bytes:
@@ -114,7 +109,7 @@ def test_it_reads_what_the_network_gives_without_padding(recognizer: Recognizer)
     assert read.confidence == pytest.approx(np.exp(-loss[0]), rel=1e-4)
     sure = dataclasses.replace(model, calibration=Calibration(intercept=1.0, slope=2.0))
     odds = read.confidence / (1 - read.confidence)
-    assert Recognizer(sure)(image(width)).confidence == pytest.approx(
+    assert Recognizer(sure, backend="jax")(image(width)).confidence == pytest.approx(
         np.e * odds**2 / (1 + np.e * odds**2), rel=1e-6
     )
 
@@ -219,7 +214,7 @@ def test_files_are_decoded_in_threads_while_the_network_reads(
             yield file
 
     monkeypatch.setattr(preparing, "decode", decode)
-    monkeypatch.setattr(module, "apply_network", apply)
+    monkeypatch.setattr(jax_backend, "apply_network", apply)
     assert_same(list(recognizer.stream(taken(), batch_size=1)), alone * 3)
     assert threads and threading.main_thread() not in threads
     stream = recognizer.stream(taken(), batch_size=1)
@@ -326,7 +321,7 @@ def test_one_two_and_thirty_one_images_compile_little(
         assert (widths >= 8).all()
         return np.zeros((len(images), 4, CLASSES)), np.full(len(images), 4)
 
-    monkeypatch.setattr(module, "apply_network", record)
+    monkeypatch.setattr(jax_backend, "apply_network", record)
     for count in range(1, 200):
         assert len(recognizer([image(40)] * count)) == count
     assert shapes == {(1, 32, 64, 1), (8, 32, 64, 1), (32, 32, 64, 1)}
@@ -339,9 +334,9 @@ def test_one_two_and_thirty_one_images_compile_little(
 def test_padding_stays_within_bounds() -> None:
     for most in (1, 2, 7, 8, 20, 32, 100, 1000):
         for count in range(1, 2 * most + 2):
-            size = module._batch_size(count, most)
+            size = batch_size(count, most)
             assert size <= most and size <= 2 * count
-    assert [module._batch_size(count, 32) for count in (1, 3, 4, 15, 16, 31, 99)] == (
+    assert [batch_size(count, 32) for count in (1, 3, 4, 15, 16, 31, 99)] == (
         [1, 1, 8, 8, 32, 32, 32]
     )
     padded = {width: bucket_width(width, WIDTHS) for width in range(64, 1025)}
@@ -353,7 +348,7 @@ def test_models_of_one_shape_share_what_is_compiled(
     recognizer: Recognizer, images: list[np.ndarray], alone: list[Recognition]
 ) -> None:
     before = apply_network._cache_size()
-    other = Recognizer(trained_model(seed=2))
+    other = Recognizer(trained_model(seed=2), backend="jax")
     read = [other(image) for image in images]
     assert apply_network._cache_size() == before > 0
     assert [one.text for one in read] != [one.text for one in alone]
@@ -482,7 +477,7 @@ def test_a_fresh_process_imports_little_and_keeps_what_it_compiles(tmp_path: Pat
         if sys.argv[1:]:
             jax.config.update("jax_compilation_cache_dir", sys.argv[1])
         from crnn_jax.recognition.recognizer import Recognizer
-        Recognizer.load()
+        Recognizer.load(backend="jax")
         print(jax.config.jax_compilation_cache_dir)
         print(os.environ.get("XLA_FLAGS"))
         print(sorted({"orbax", "grain", "optax", "tensorflow_datasets"} & set(sys.modules)))

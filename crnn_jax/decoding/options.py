@@ -1,9 +1,10 @@
 """The decoder of a model, for what is known of the texts."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Mapping
+from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from crnn_jax.decoding import Decoder
@@ -14,21 +15,16 @@ from crnn_jax.decoding.paths import AllowedPath, BestPath, CharsetPath
 from crnn_jax.decoding.source import MOST, SourcePath
 from crnn_jax.errors import ConfigError
 from crnn_jax.text.alphabet import BLANK, Alphabet
-from crnn_jax.text.constraints import Automaton, Length, classes_of
+from crnn_jax.text.constraints import Automaton, classes_of
 from crnn_jax.text.language_model import LanguageModel
-from crnn_jax.text.ngrams import NGrams
+from crnn_jax.text.options import (
+    ALL,
+    BEAM_WIDTH,
+    LANGUAGE_WEIGHT,
+    MAX_BEAM_WIDTH,
+    DecodingOptions,
+)
 from crnn_jax.text.shapes import automaton_of
-
-ALL = "all"  # the name of all characters that a model knows
-
-MAX_BEAM_WIDTH = 256
-"""The widest beam that can be asked for. The time that it takes grows with its square."""
-
-BEAM_WIDTH = 10
-"""That of a beam if there must be one."""
-
-LANGUAGE_WEIGHT = 0.5
-"""How much a language model counts by default."""
 
 COMPETING = {
     "shape": "a shape",
@@ -39,52 +35,6 @@ COMPETING = {
 """Options that cannot be combined with `same_source`."""
 
 
-class DecodingOptions(TypedDict, total=False):
-    """What is known of the texts, and how they are read.
-
-    What is known helps: no other texts are read.
-
-    Attributes:
-      alphabet: the characters that occur, such as "0123456789", or one of the names in
-        `text.constraints.CHARSETS`, such as "digits". "all" are all characters that the model
-        knows. By default the pretrained model captcha decides for each image which set its
-        characters are of, unless a shape is given; other models read all characters.
-      length: the number of characters, or the least and the most of them.
-      shape: a regular expression of the whole text, such as "[A-Z]{3}-[0-9]{4}". With `caseless`,
-        its letters stand for both cases. See `text.shapes`.
-      lexicon: the words that may occur, the most likely first. Of many words those are compared
-        that are the nearest to what would be read without them. See `decoding.lexicon`.
-      caseless: read in lower case; the probabilities of both cases of a character are added. Words
-        of a lexicon are read as they are written there.
-      beam_width: the number of texts that a beam search follows, such as 10. It adds up the
-        alignments of each text, and finds alternatives. By default the most likely alignment is
-        read, or with a language model a beam of 10. With a lexicon there is no beam: its words are
-        the alternatives.
-      language_model: how likely the texts are in a language, see
-        `recognition.word_files.read_language_model`.
-      language_weight: how much the language model counts; 0.5 by default.
-    """
-
-    alphabet: str | None
-    length: Length | None
-    shape: str | None
-    lexicon: Sequence[str] | None
-    caseless: bool
-    beam_width: int | None
-    language_model: NGrams | None
-    language_weight: float
-
-
-class ReadingOptions(DecodingOptions, total=False):
-    """Options of commands.
-
-    Attributes:
-      same_source: the images are of one source, see `Recognizer.adapt`.
-    """
-
-    same_source: bool
-
-
 def make_decoder(
     own: Alphabet, log_priors: Mapping[str, float], **options: Unpack[DecodingOptions]
 ) -> Decoder:
@@ -93,7 +43,7 @@ def make_decoder(
     Args:
       own: the model's alphabet.
       log_priors: the model's sets of characters, see `CharsetPath`; may be empty.
-      options: see `DecodingOptions`.
+      options: see `text.options.DecodingOptions`.
 
     Raises:
       ConfigError: the model lacks a character, or a length, a beam width or a weight is not
@@ -127,8 +77,8 @@ def make_decoder(
 def make_source_decoder(
     own: Alphabet,
     log_priors: Mapping[str, float],
-    logits: jax.Array,
-    lengths: jax.Array,
+    logits: jax.Array | np.ndarray,
+    lengths: jax.Array | np.ndarray,
     **options: Unpack[DecodingOptions],
 ) -> Decoder:
     """Returns the decoder of a model for images of one source, learned from a sample of them.
@@ -160,6 +110,7 @@ def make_source_decoder(
         allowed[:] = False
         allowed[: len(accepting)] = accepting
     sets = log_priors if alphabet is None else {}
+    logits, lengths = jnp.asarray(logits), jnp.asarray(lengths)
     if not caseless:
         return SourcePath.learn(logits, lengths, sets, own, classes, allowed)
     sums = Caseless.create(BestPath(), own).sums(logits)

@@ -19,11 +19,13 @@ from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import ExportFailed
 from crnn_jax.exporting import Format, Outputs, Reader
 from crnn_jax.exporting.proof_images import Sample
+from crnn_jax.recognition.batches import WIDTHS
+from crnn_jax.recognition.jax_backend import apply_network
+from crnn_jax.recognition.jax_backend import decode as decode_logits
 from crnn_jax.recognition.preparing import Prepared
-from crnn_jax.recognition.recognizer import WIDTHS, apply_network
-from crnn_jax.recognition.recognizer import decode as decode_logits
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training.integrity import describe, flatten
+from crnn_jax.training.integrity import describe
+from crnn_jax.trees import flatten
 
 BATCH = 32  # images that JAX reads together, and that are given to the runtime together at most
 CONFIDENCE = 1e-3  # the largest difference of a probability

@@ -11,7 +11,7 @@ from crnn_jax.exporting import Outputs, Reader
 from crnn_jax.exporting.contents import PROGRAM, write_contents
 from crnn_jax.exporting.jax_program import PLATFORMS, reading_program
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 MODEL, ARRAYS = "model.stablehlo", "arrays.npz"
 
@@ -23,7 +23,7 @@ crnn_jax with JAX {version} from step {step} of {name}, for {platforms}. JAX rea
 at least six months after its version; export the model again for later versions.
 
 ```
-pip install jax pillow
+pip install jax flatbuffers pillow
 python {program} image.png
 ```
 
@@ -49,7 +49,7 @@ class StableHloFormat:
 
     name = "stablehlo"
     tolerance: float | None = 1e-4
-    extra = ""
+    extra = "stablehlo"
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""

@@ -17,8 +17,9 @@ import numpy as np
 
 from crnn_jax import __version__
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
-from crnn_jax.training.integrity import check_forms, flatten
+from crnn_jax.training.integrity import check_forms
 from crnn_jax.training.manifest import MAX_BYTES, check_manifest, parse_json, read_plain_file, seal
+from crnn_jax.trees import flatten
 
 CONFIG, ARRAYS, CARD = "config.json", "model.safetensors", "README.md"
 

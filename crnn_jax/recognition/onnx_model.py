@@ -12,7 +12,7 @@ from crnn_jax.onnx_graph.reading import Odds, reading_graph
 from crnn_jax.onnx_graph.resize import ImageForm
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.constraints import classes_of
-from crnn_jax.training.integrity import flatten
+from crnn_jax.trees import flatten
 
 
 def onnx_model(model: TrainedModel, resize: bool) -> onnx.ModelProto:

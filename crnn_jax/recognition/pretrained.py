@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.recognition.model_folder import is_model_folder
-from crnn_jax.training.integrity import check_forms, flatten
+from crnn_jax.training.integrity import check_forms
 from crnn_jax.training.manifest import (
     CHECKPOINTS,
     read_manifest,
     read_plain_file,
     seal,
 )
+from crnn_jax.trees import flatten, unflatten
 
 PRETRAINED_DIR = Path(__file__).resolve().parents[1] / "pretrained"
 DEFAULT = "captcha"  # the model to read with if none is named
@@ -95,14 +95,14 @@ def read_pretrained_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_pretrained_arrays(
-    folder: Path, manifest: Mapping[str, Any], like: Mapping[str, Any] | None
+    folder: Path, manifest: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     """The `params` and `batch_stats` of a pretrained model, as NumPy arrays in single precision.
 
     Args:
       folder: the folder of the model.
       manifest: its manifest.
-      like: trees with the shapes that belong there; None if they need not be checked.
+      shapes: those of the arrays that belong there, by their paths.
 
     Raises:
       DamagedCheckpoint: they have changed since they were packaged, or have other shapes.
@@ -118,13 +118,10 @@ def read_pretrained_arrays(
     except Exception as error:  # a file from a stranger may contain anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedCheckpoint(f"{place} cannot be read: {reason[:200]}") from error
-    if like is not None:
-        wanted = flatten(like).items()
-        halves = {path: np.broadcast_to(np.float16(0), array.shape) for path, array in wanted}
-        check_forms(halves, found, str(place))
+    halves = {path: np.broadcast_to(np.float16(0), shape) for path, shape in shapes.items()}
+    check_forms(halves, found, str(place))
     arrays = {path: array.astype(np.float32) for path, array in found.items()}
-    tree: Any = traverse_util.unflatten_dict(arrays, sep="/")
-    return {"batch_stats": {}, **tree}
+    return {"batch_stats": {}, **unflatten(arrays)}
 
 
 def _check_members(data: bytes) -> None:

@@ -1,25 +1,19 @@
 """Reading images with a trained model."""
 
 import contextlib
-import copy
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from PIL import Image
 
-from crnn_jax.data.buckets import bucket_width
-from crnn_jax.data.images import MIN_WIDTH, pad_batch
-from crnn_jax.decoding import Decoder, Decoding, with_step_probabilities
-from crnn_jax.decoding.options import DecodingOptions, make_decoder, make_source_decoder
+from crnn_jax.compiler import configure_jax
 from crnn_jax.errors import DataError
 from crnn_jax.recognition.alternatives import find_alternatives
+from crnn_jax.recognition.backends import AUTO, ONNX, Backend, BackendName, Reading, choose_backend
 from crnn_jax.recognition.positions import find_characters, time_step_places
 from crnn_jax.recognition.preparing import (
     ImageSource,
@@ -30,11 +24,11 @@ from crnn_jax.recognition.preparing import (
 )
 from crnn_jax.recognition.results import Explanation, Recognition
 from crnn_jax.recognition.trained_model import BEST, TrainedModel
+from crnn_jax.text.options import DecodingOptions, is_default
 
-# Each batch shape costs a compilation, which takes as long as reading 500 images, and in later
-# processes a trace, which takes as long as 60. So there are few shapes, in geometric steps.
-WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-BATCH_SIZES = (1, 8, 32, 128, 512)
+if TYPE_CHECKING:
+    from crnn_jax.decoding import Decoder
+
 SAMPLE, SAMPLE_BATCH = 128, 32  # images of a source to learn from
 READ_AHEAD = 4  # batches, whose images are sorted by width; as many are prepared meanwhile
 
@@ -54,44 +48,70 @@ class Recognizer:
 
     Attributes:
       model: the trained model that it reads with.
-      decoder: what makes texts of the network's logits.
+      backend: what runs the network, "jax" or "onnx".
     """
 
     def __init__(
         self,
         model: TrainedModel,
-        decoder: Decoder | None = None,
+        decoder: "Decoder | None" = None,
+        backend: BackendName = AUTO,
         **options: Unpack[DecodingOptions],
     ) -> None:
         """Takes the options of decoding that `load` takes, or a decoder of its own."""
+        plain = decoder is None and is_default(options)
         self.model = model
-        self.decoder = decoder or make_decoder(model.alphabet, model.charsets, **options)
+        self.backend: BackendName = choose_backend(backend, plain)
         self._options = options
-        self._variables = jax.device_put(model.variables)
+        self._decoder = decoder  # None: there is none yet
+        if self.backend == ONNX:
+            from crnn_jax.recognition.onnx_backend import OnnxBackend
+
+            self._reader: Backend = OnnxBackend(model, None if plain else self.decoder)
+        else:
+            from crnn_jax.recognition.jax_backend import JaxBackend
+
+            self._reader = JaxBackend(model, self.decoder)
+
+    @property
+    def decoder(self) -> "Decoder":
+        """What makes texts of the network's logits. Asking for it imports JAX."""
+        if self._decoder is None:
+            configure_jax()
+            from crnn_jax.decoding.options import make_decoder
+
+            own = self.model.alphabet
+            self._decoder = make_decoder(own, self.model.charsets, **self._options)
+        return self._decoder
 
     @classmethod
     def load(
         cls,
         model: str | os.PathLike[str] | None = None,
         step: int = BEST,
+        backend: BackendName = AUTO,
         **options: Unpack[DecodingOptions],
     ) -> Self:
         """Loads a trained model.
 
         What is known of the texts helps to read them. No other texts are then read.
 
-        Compiled programs are kept in the user's cache folder, unless JAX is configured otherwise.
+        Compiled programs and ONNX graphs are kept in the user's cache folder, unless JAX is
+        configured otherwise.
 
         Args:
           model: a workdir, or the name of a pretrained model; `captcha` by default.
           step: the checkpoint to load; by default the one with the best validation metrics.
+          backend: what runs the network: "jax", or "onnx", which starts sooner and is faster on a
+            CPU; "auto" chooses, see `recognition.backends.choose_backend`. Decoding with options
+            runs in JAX with either.
           options: what is known of the texts, and how to read them; see
-            `crnn_jax.decoding.options.DecodingOptions`.
+            `crnn_jax.text.options.DecodingOptions`.
 
         Raises:
           CheckpointError: there is no such model or step, or it cannot be read.
           ConfigError: the model cannot read one of the characters, or another option cannot be
-            used.
+            used; or the backend is not installed.
 
         Example:
           >>> Recognizer.load("runs/captcha")
@@ -99,7 +119,7 @@ class Recognizer:
           >>> Recognizer.load(alphabet="digits", length=(4, 6))
           Recognizer(captcha, step 9804, 62 characters)
         """
-        return cls(TrainedModel.load(model, step), **options)
+        return cls(TrainedModel.load(model, step), None, backend, **options)
 
     def __repr__(self) -> str:
         model = self.model
@@ -107,7 +127,7 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._options), (self.model, self.decoder)
+        return partial(type(self), **self._options), (self.model, self._decoder, self.backend)
 
     def adapt(self, images: Iterable[ImageSource]) -> Self:
         """Returns a recognizer for images of one source, such as one site's captchas.
@@ -130,28 +150,26 @@ class Recognizer:
         sample = itertools.islice(images, SAMPLE)
         with contextlib.closing(prepare_groups(sample, self.model.preprocessing, SAMPLE)) as groups:
             found = next(groups, [])
-        readable = [image for image in found if not isinstance(image, DataError)]
-        if not readable:
+        images_read = [image.pixels for image in found if not isinstance(image, DataError)]
+        if not images_read:
             raise DataError("no image can be read, so there is none to adapt to; name others")
-        readable.sort(key=lambda image: image.pixels.shape[1])
-        outputs: list[tuple[np.ndarray, np.ndarray]] = []
-        for start in range(0, len(readable), SAMPLE_BATCH):
-            batch = readable[start : start + SAMPLE_BATCH]
-            logits, lengths = self._apply(batch, SAMPLE_BATCH)
-            outputs.append((np.asarray(logits)[: len(batch)], np.asarray(lengths)[: len(batch)]))
+        images_read.sort(key=lambda pixels: pixels.shape[1])
+        outputs = list(self._reader.logits(images_read, SAMPLE_BATCH))
         steps = max(logits.shape[1] for logits, _ in outputs)
         padded = [
             np.pad(logits, ((0, 0), (0, steps - logits.shape[1]), (0, 0))) for logits, _ in outputs
         ]
-        adapted = copy.copy(self)
-        adapted.decoder = make_source_decoder(
+        configure_jax()
+        from crnn_jax.decoding.options import make_source_decoder
+
+        decoder = make_source_decoder(
             self.model.alphabet,
             self.model.charsets,
-            jnp.asarray(np.concatenate(padded)),
-            jnp.asarray(np.concatenate([lengths for _, lengths in outputs])),
+            np.concatenate(padded),
+            np.concatenate([lengths for _, lengths in outputs]),
             **self._options,
         )
-        return adapted
+        return type(self)(self.model, decoder, self.backend, **self._options)
 
     @overload
     def __call__(self, images: ImageSource) -> Recognition: ...
@@ -247,15 +265,15 @@ class Recognizer:
         """
         decoded = decode_image(image, self.model.preprocessing)
         prepared = Prepared.of(decoded, self.model.preprocessing)
-        logits, lengths = self._apply([prepared], 1)
-        decoding = decode(self.decoder, logits, lengths)
-        (recognition,) = self._finish([prepared], lengths, decoding)
-        probabilities = np.asarray(jax.nn.softmax(logits))[0, : int(lengths[0])]
-        places = time_step_places(len(probabilities), self.model.architecture)
+        (recognition,) = self._read([prepared], 1)
+        ((logits, lengths),) = self._reader.logits([prepared.pixels], 1)
+        scores = logits[0, : lengths[0]]
+        odds = np.exp(scores - scores.max(-1, keepdims=True))
+        places = time_step_places(len(odds), self.model.architecture)
         return Explanation(
             decoded,
             recognition,
-            probabilities,
+            odds / odds.sum(-1, keepdims=True),
             places * (prepared.width / prepared.pixels.shape[1]),
             self.model.alphabet.characters,
         )
@@ -279,42 +297,22 @@ class Recognizer:
     def _read(self, images: Sequence[Prepared], batch_size: int) -> list[Recognition]:
         """Reads prepared images in batches of similar width; the results have their order."""
         order = sorted(range(len(images)), key=lambda place: images[place].pixels.shape[1])
-        batches: list[tuple[list[int], jax.Array, Decoding]] = []
-        while order:
-            size = _batch_size(len(order), batch_size)
-            places, order = order[:size], order[size:]
-            logits, lengths = self._apply([images[place] for place in places], size)
-            batches.append((places, lengths, decode(self.decoder, logits, lengths)))
-        # The batches are computed one after another, while the next one is padded and the results
-        # of the last one become texts.
         results: dict[int, Recognition] = {}
-        for places, lengths, decoding in batches:
-            read = self._finish([images[place] for place in places], lengths, decoding)
-            results.update(zip(places, read, strict=True))
+        places = iter(order)
+        for reading in self._reader.read([images[place].pixels for place in order], batch_size):
+            of_batch = list(itertools.islice(places, reading.size))
+            read = self._finish([images[place] for place in of_batch], reading)
+            results.update(zip(of_batch, read, strict=True))
         return [results[place] for place in range(len(images))]
 
-    def _apply(self, images: Sequence[Prepared], size: int) -> tuple[jax.Array, jax.Array]:
-        """Begins to apply the network to images as a batch of `size`, and does not wait."""
-        height, _, channels = images[0].pixels.shape
-        fill = [np.zeros((height, MIN_WIDTH, channels), np.uint8)] * (size - len(images))
-        fixed = self.model.preprocessing.width
-        widest = max(image.pixels.shape[1] for image in images)
-        width = bucket_width(widest, (fixed,) if fixed else WIDTHS)
-        batch, widths = pad_batch([*(image.pixels for image in images), *fill], width)
-        return apply_network(self.model.network, self._variables, batch, widths)
-
-    def _finish(
-        self, images: Sequence[Prepared], lengths: jax.Array, decoding: Decoding
-    ) -> Iterator[Recognition]:
-        """What was read in images, which are the first of a batch, once it is computed."""
-        paths, steps = np.asarray(decoding.path), np.asarray(decoding.step_probabilities)
-        probabilities = np.exp(np.asarray(decoding.log_share, float))
-        confidences = self.model.calibration.confidence(probabilities).tolist()
-        alternatives = find_alternatives(decoding, self.model.alphabet)
-        for row, (image, length) in enumerate(zip(images, np.asarray(lengths), strict=False)):
+    def _finish(self, images: Sequence[Prepared], reading: Reading) -> Iterator[Recognition]:
+        """What was read in the images of a batch."""
+        confidences = reading.confidences.tolist()
+        alternatives = find_alternatives(reading, self.model.alphabet)
+        for row, (image, length) in enumerate(zip(images, reading.lengths, strict=False)):
             characters = find_characters(
-                paths[row, :length],
-                steps[row, :length],
+                reading.path[row, :length],
+                reading.step_probabilities[row, :length],
                 self.model.alphabet,
                 image.pixels,
                 image.width,
@@ -324,43 +322,9 @@ class Recognizer:
             yield Recognition(text, confidences[row], characters, alternatives[row])
 
 
-# The network and the decoder are separate programs, so that a model is compiled once for all ways
-# of decoding. The variables are arguments, so all models of one shape share a program. As
-# constants they would also be a part of it, and loading it would take seven times as long.
-@partial(jax.jit, static_argnames="network")
-def apply_network(
-    network: nn.Module, variables: Mapping[str, Any], images: jax.Array, widths: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Applies a network to a batch of images.
-
-    Args:
-      network: the network; a static argument.
-      variables: its params and batch_stats.
-      images: (B, H, W, C) uint8.
-      widths: (B,) true widths in pixels.
-
-    Returns:
-      The logits (B, T, K) and the valid time steps (B,).
-    """
-    outputs: Any = network.apply(variables, images, widths)
-    return outputs
-
-
-@jax.jit
-def decode(decoder: Decoder, logits: jax.Array, lengths: jax.Array) -> Decoding:
-    """Decodes the logits of a batch, with the probabilities of the time steps."""
-    return with_step_probabilities(decoder(logits, lengths), logits)
-
-
 def _is_one(images: Any) -> bool:
     """Whether this is one image, and not an iterable of images."""
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
         return True
     # An array (N, H, W, C) is a sequence of images; so is (N,), such as a column of paths.
     return hasattr(images, "__array__") and np.ndim(images) in (2, 3)
-
-
-def _batch_size(count: int, most: int) -> int:
-    """The largest batch size, at most `most`, that is at least half full with `count` images."""
-    sizes = [*(size for size in BATCH_SIZES if size < most), most]
-    return max(size for size in sizes if size <= 2 * count)

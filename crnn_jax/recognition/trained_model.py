@@ -1,23 +1,20 @@
 """A trained model as its folder describes it: network, variables, alphabet and preprocessing."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-from flax import traverse_util
+import numpy as np
 
-from crnn_jax import models
 from crnn_jax.architecture import Architecture
-from crnn_jax.compiler import enable_compilation_cache, set_cpu_flags
-from crnn_jax.data.images import MIN_WIDTH, Preprocessing
+from crnn_jax.budget import check_budget
+from crnn_jax.compiler import configure_jax
+from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import CheckpointError, ConfigError, DamagedCheckpoint
-from crnn_jax.models.budget import check_budget
 from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.model_folder import (
     is_address,
@@ -33,9 +30,12 @@ from crnn_jax.recognition.pretrained import (
     read_pretrained_manifest,
 )
 from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.training import parallel
+from crnn_jax.training.manifest_schema import SETTINGS
+from crnn_jax.trees import unflatten
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+
     from crnn_jax.training.checkpoint import Checkpoints
 
 BEST = -1
@@ -48,8 +48,7 @@ class TrainedModel:
 
     Attributes:
       step: the training step at which it was saved.
-      network: the Flax module, for inference.
-      variables: its `params` and `batch_stats`.
+      variables: the `params` and `batch_stats` of its network, NumPy arrays.
       alphabet: the characters that it reads.
       preprocessing: the images that it takes.
       description: the name of the network and its settings.
@@ -61,7 +60,6 @@ class TrainedModel:
     """
 
     step: int
-    network: nn.Module
     variables: Mapping[str, Any]
     alphabet: Alphabet
     preprocessing: Preprocessing
@@ -71,14 +69,22 @@ class TrainedModel:
     calibration: Calibration = field(default_factory=Calibration)
     name: str = "model"
 
-    @property
+    @functools.cached_property
     def architecture(self) -> Architecture:
         """The layers of the network."""
         return Architecture.of(self.description["name"], self.description["settings"])
 
+    @functools.cached_property
+    def network(self) -> "nn.Module":
+        """The Flax module, for inference. Asking for it imports JAX."""
+        from crnn_jax import models
+
+        described = self.description
+        return models.create(described["name"], self.alphabet.num_classes, described["settings"])
+
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None, step: int = BEST) -> Self:
-        """Restores a checkpoint of a workdir, or a pretrained model.
+        """Restores a checkpoint of a workdir, or a pretrained model; only a workdir needs JAX.
 
         The folder may come from anyone: what its manifest says is checked before it is used.
 
@@ -91,9 +97,6 @@ class TrainedModel:
           CheckpointError: there is no such model or step, it cannot be read, or it is too large;
             see `check_budget`.
         """
-        enable_compilation_cache()
-        set_cpu_flags()
-        parallel.local_devices()  # raises a clear error if JAX has none
         if is_address(model):
             return cls._load_folder(str(model), step)
         folder = find_model(model)
@@ -101,9 +104,12 @@ class TrainedModel:
             return cls._load_folder(folder, step)
         if is_pretrained(folder):
             return cls._load_pretrained(folder, step)
-        # Not at the top: Orbax takes a while to import, and pretrained models do without it.
+        # Not at the top: Orbax and JAX take a while to import, and other models do without them.
+        configure_jax()
+        from crnn_jax.training import parallel
         from crnn_jax.training.checkpoint import Checkpoints
 
+        parallel.local_devices()  # raises a clear error if JAX has none
         with Checkpoints(folder, read_only=True) as checkpoints:
             if step != BEST:
                 return cls._restore(folder, checkpoints, step)
@@ -133,7 +139,11 @@ class TrainedModel:
     def _restore(cls, folder: Path, checkpoints: "Checkpoints", step: int) -> Self:
         place = checkpoints.directory / str(step)
         model = cls._from_manifest(str(folder), step, checkpoints.manifest(step), place)
-        return replace(model, variables=checkpoints.restore_model(step, model._shapes(place)))
+        like = {
+            path: np.broadcast_to(np.float32(0), shape) for path, shape in model._shapes().items()
+        }
+        variables = checkpoints.restore_model(step, {"batch_stats": {}, **unflatten(like)})
+        return replace(model, variables=variables)
 
     @classmethod
     def _load_pretrained(cls, folder: Path, step: int) -> Self:
@@ -144,10 +154,8 @@ class TrainedModel:
         packaged = folder.parent == PRETRAINED_DIR
         name = folder.name if packaged else str(folder)
         model = cls._from_manifest(name, only, manifest, folder)
-        # The shapes in the package are known to be right, and finding out about them by tracing
-        # the network takes a fifth of the time to the first result.
-        shapes = None if packaged else model._shapes(folder)
-        return replace(model, variables=read_pretrained_arrays(folder, manifest, shapes))
+        variables = read_pretrained_arrays(folder, manifest, model._shapes())
+        return replace(model, variables=variables)
 
     @classmethod
     def _load_folder(cls, place: str | Path, step: int) -> Self:
@@ -155,11 +163,8 @@ class TrainedModel:
         if step not in (BEST, manifest["step"]):
             raise CheckpointError(f"{place} has no step {step}; it has {manifest['step']} alone")
         model = cls._from_manifest(str(place), manifest["step"], manifest, Path(place))
-        channels = model.preprocessing.channels
-        shapes = model.architecture.arrays(model.alphabet.num_classes, channels)
-        arrays = read_arrays_of(place, manifest, shapes)
-        variables: Any = traverse_util.unflatten_dict(arrays, sep="/")
-        return replace(model, variables={"batch_stats": {}, **variables})
+        arrays = read_arrays_of(place, manifest, model._shapes())
+        return replace(model, variables={"batch_stats": {}, **unflatten(arrays)})
 
     @classmethod
     def _from_manifest(cls, name: str, step: int, manifest: Mapping[str, Any], place: Path) -> Self:
@@ -168,30 +173,35 @@ class TrainedModel:
         with _described_by(place):
             alphabet = Alphabet.from_dict(manifest["alphabet"])
             preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-            network = models.create(described["name"], alphabet.num_classes, described["settings"])
-            check_budget(network, preprocessing.height, preprocessing.max_width)
-        return cls(
-            step=step,
-            network=network,
-            variables={},
-            alphabet=alphabet,
-            preprocessing=preprocessing,
-            description=described,
-            config=manifest["config"],
-            charsets=manifest.get("charsets", {}),
-            calibration=Calibration.from_dict(manifest.get("calibration")),
-            name=name,
-        )
+            settings = described["settings"]
+            if unknown := settings.keys() - SETTINGS:
+                raise ConfigError(f"model.{min(unknown)} is no setting of a network")
+            architecture = Architecture.of(described["name"], settings)
+            height, width = preprocessing.height, preprocessing.max_width
+            check_budget(architecture, alphabet.num_classes, height, width)
+            if not architecture.fits(height):
+                raise ConfigError(f"{described['name']} does not read images {height} pixels high")
+            model = cls(
+                step=step,
+                variables={},
+                alphabet=alphabet,
+                preprocessing=preprocessing,
+                description=described,
+                config=manifest["config"],
+                charsets=manifest.get("charsets", {}),
+                calibration=Calibration.from_dict(manifest.get("calibration")),
+                name=name,
+            )
+            model._shapes()  # fails if a setting makes no sense
+        return model
 
-    def _shapes(self, place: Path) -> dict[str, Any]:
-        """Shapes and dtypes of the variables; nothing is computed, and no memory is taken."""
-        preprocessing = self.preprocessing
-        size = (1, preprocessing.height, MIN_WIDTH, preprocessing.channels)
-        images = jax.ShapeDtypeStruct(size, jnp.uint8)
-        widths = jax.ShapeDtypeStruct((1,), jnp.int32)
-        with _described_by(place):
-            shapes: Any = jax.eval_shape(self.network.init, jax.random.key(0), images, widths)
-            return {"batch_stats": {}, **shapes}
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the variables by their paths."""
+        return self.architecture.arrays(
+            self.alphabet.num_classes,
+            self.preprocessing.channels,
+            shortcut=self.description["settings"].get("shortcut", False),
+        )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from PIL import Image
 
 from crnn_jax.data.images import Preprocessing
@@ -18,6 +17,7 @@ from crnn_jax.reports import statistics
 from crnn_jax.reports.schema import Curve, Model, Report, Result, Run, Shown, Split
 from crnn_jax.text.alphabet import Alphabet
 from crnn_jax.text.confusions import confusions
+from crnn_jax.trees import flatten
 
 MOST_WRONG = 500  # wrong images that are shown
 RIGHT = 60  # right images that are shown
@@ -53,7 +53,7 @@ def describe_model(
       config: the config that it was trained with; empty if that is not known.
       trained_on: where its training images come from, in words.
     """
-    settings: dict[str, Any] = traverse_util.flatten_dict(dict(config), sep=".")
+    settings = flatten(dict(config), ".")
     parameters = jax.tree.leaves(variables["params"])
     return Model(
         name=name,

@@ -5,8 +5,6 @@ from dataclasses import astuple, dataclass
 from operator import add
 from typing import Self
 
-from rapidfuzz.distance import Levenshtein
-
 from crnn_jax.errors import DataError
 from crnn_jax.text.protocol import alphanumeric_match, confusable_match
 
@@ -59,6 +57,8 @@ class TextMetrics:
         Raises:
             ValueError: `predictions` and `references` differ in length.
         """
+        from rapidfuzz.distance import Levenshtein  # here, as reading an image needs none of it
+
         pairs = list(zip(predictions, references, strict=True))
         read = [(text, reference) for text, reference in pairs if text is not None]
         edits = [Levenshtein.distance(text, reference) for text, reference in read]

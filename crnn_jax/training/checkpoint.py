@@ -29,11 +29,12 @@ from flax import serialization
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.abandoned import silence_abandoned, wait_for_abandoned
-from crnn_jax.training.integrity import check_digests, check_files, check_forms, describe, flatten
+from crnn_jax.training.integrity import check_digests, check_files, check_forms, describe
 from crnn_jax.training.manifest import CHECKPOINTS, read_manifest, read_scores, seal
 from crnn_jax.training.state import TrainState
 from crnn_jax.training.unreadable import cannot_read, check_damage, reason
 from crnn_jax.training.workdir import writing
+from crnn_jax.trees import flatten
 
 SCORE = "exact_match"  # the metric by which the best checkpoint is chosen
 STEP = re.compile("0|[1-9][0-9]*")  # no other name: 012 would be step 12 a second time

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint, TrainingDiverged
 from crnn_jax.files import TRUSTED, trusted
@@ -32,12 +31,6 @@ MAX_SIDE_BYTES = 2**20
 """Size of a file that describes the arrays, and is read whole: of 157 arrays it has 0.04 MB."""
 
 Arrays = dict[str, Any]  # a path such as model/params/head/bias -> an array, or its description
-
-
-def flatten(tree: Mapping[str, Any]) -> Arrays:
-    """The arrays of nested dictionaries by their paths; empty dictionaries are dropped."""
-    flat: Any = traverse_util.flatten_dict(tree, sep="/")
-    return flat
 
 
 def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from flax import traverse_util
 
 from crnn_jax import files
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.recipes import RENAMED
 from crnn_jax.training import manifest_schema as schema
 from crnn_jax.training.unreadable import cannot_read
+from crnn_jax.trees import flatten, unflatten
 
 # 1: no digests, the score in a file of its own. 2: digests of the arrays and of the manifest. 3:
 # the model may be a moving average; `training` then has the arrays that the optimizer updates.
@@ -208,19 +208,17 @@ def _add_space_to_depth(manifest: dict[str, Any]) -> None:
 
 def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config by their new names, without those that are flags now."""
-    flat: Any = traverse_util.flatten_dict(config, keep_empty_nodes=True)
     renamed = {
-        tuple(RENAMED.get(".".join(path), ".".join(path)).split(".")): value
-        for path, value in flat.items()
-        if not RENAMED.get(".".join(path), "").startswith("--")
+        RENAMED.get(path, path): value
+        for path, value in flatten(config, ".", keep_empty=True).items()
+        if not RENAMED.get(path, "").startswith("--")
     }
-    return traverse_util.unflatten_dict(renamed)
+    return unflatten(renamed, ".")
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config by their dotted names."""
-    flat: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
-    return flat
+    return flatten(config, ".")
 
 
 def _in_part(key: str) -> str:

@@ -73,6 +73,9 @@ class Settings(Struct):
     dtype: Literal["float32", "bfloat16"] | UnsetType = UNSET
 
 
+SETTINGS = Settings.__struct_fields__
+
+
 class Model(Struct):
     """The name of a network and its settings."""
 

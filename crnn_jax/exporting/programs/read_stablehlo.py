@@ -1,4 +1,4 @@
-"""Reads images: python read.py IMAGE...; needs jax, numpy and pillow."""
+"""Reads images: python read.py IMAGE...; needs jax, flatbuffers, numpy and pillow."""
 
 import json
 import sys
