@@ -102,7 +102,7 @@ async function copyText(element, button) {
   } catch { // it is refused, or missing because the page has come over http from another computer
     getSelection().selectAllChildren(element);
     if (!document.execCommand("copy")) {
-      complain("The browser refused to copy the text; it is selected, so copy it with the keyboard.");
+      complain("The browser refused to copy the text; it is now selected, so copy it yourself.");
       return;
     }
   }
