@@ -30,6 +30,7 @@ from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import ConfigError, DataError, ExportFailed
 from crnn_jax.exporting import Outputs, formats, proof, proof_images, writing
 from crnn_jax.exporting.formats import FORMATS
+from crnn_jax.exporting.jax_program import double_precision
 from crnn_jax.exporting.onnx_format import OnnxFormat
 from crnn_jax.exporting.proof_images import Sample, find_images, with_variants
 from crnn_jax.exporting.resizing import resized, target_width
@@ -44,6 +45,7 @@ ONE = "images/00003.png"
 PROGRAMS = sorted(Path(command.__file__).parent.glob("exporting/programs/*.py"))
 RUNTIMES = {"json", "sys", "itertools", "pathlib", "numpy", "PIL"}
 RUNTIMES |= {"jax", "onnxruntime", "safetensors", "torch"}
+RUNTIMES |= {"confidence", "layers", "network"}  # programs beside the one that reads
 KINDS = {
     **{"as it is": 2, "gray": 1, "color": 1, "transparent": 1, "tiny": 1},
     **{"wider than the others": 1, "wider than the model takes": 1, "batch of one size": 2},
@@ -126,7 +128,10 @@ def test_a_format_from_command_to_program(
         assert written["equal_texts"] == written["texts"] == sum(kinds.values())
         assert written["largest_difference"]["logits_relative"] <= written["tolerance"]
     assert (out / "README.md").is_file()
+    monkeypatch.syspath_prepend(out)
     for program in out.glob("*.py"):
+        monkeypatch.delitem(sys.modules, program.stem, raising=False)  # those of other formats
+    for program in out.glob("read.py"):
         path = str(IMAGES / ONE)
         monkeypatch.setattr(sys, "argv", [program.name, path])
         runpy.run_path(str(program), run_name="__main__")
@@ -153,7 +158,7 @@ def test_a_program_runs_where_there_is_its_runtime_alone(
     name: str, packages: list[str], model: Path, few: Path, tmp_path: Path
 ) -> None:
     run("--model", model, "--format", name, "--out", tmp_path / "out", "--images", few)
-    (program,) = (tmp_path / "out").glob("*.py")
+    program = tmp_path / "out" / "read.py"
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", *packages, "pillow"], check=True)
@@ -366,7 +371,7 @@ def test_resizing_is_that_of_pillow(
     preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
-    with jax.enable_x64(True):
+    with double_precision():
         found = jit(lambda images: resized(images, preprocessing))(images)
     for image, pixels in zip(np.asarray(found), images, strict=True):
         expected = pillow.prepare(pixels, preprocessing, "image")

@@ -110,7 +110,7 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
         cli.main(["crnn-jax", "paint"])
     assert capsys.readouterr().err == (
         "error: there is no command paint; choose from train, eval, predict, score, report,"
-        " language-model, check-data\n"
+        " language-model, export, import, check-data\n"
     )
 
 

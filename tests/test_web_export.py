@@ -210,6 +210,27 @@ def test_what_is_read_is_shown(tab: Page, address: str) -> None:
 
 
 @needs_browser
+def test_the_text_is_copied_where_the_clipboard_is_refused(tab: Page, address: str) -> None:
+    """By the older command; where that is refused, too, the text is at least selected."""
+    tab.goto(address)
+    choose(tab, IMAGES[0])
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.evaluate(
+        """async () => {
+          await navigator.clipboard.writeText("before");
+          navigator.clipboard.writeText = async () => { throw new DOMException("no"); };
+        }"""
+    )
+    tab.get_by_role("button", name="Copy").click()
+    expect(tab.get_by_role("button", name="Copied")).to_be_visible()
+    assert tab.evaluate("navigator.clipboard.readText()") == "bba"
+    tab.evaluate("() => { getSelection().empty(); document.execCommand = () => false; }")
+    tab.get_by_role("button", name="Copied").click()
+    expect(tab.get_by_role("alert")).to_contain_text("refused to copy")
+    assert tab.evaluate("String(getSelection())") == "bba"
+
+
+@needs_browser
 def test_images_are_chosen_dropped_and_pasted(tab: Page, address: str) -> None:
     """The newest are above; a file that is no image does not stop the others."""
     tab.goto(address)
@@ -224,7 +245,7 @@ def test_images_are_chosen_dropped_and_pasted(tab: Page, address: str) -> None:
     assert len(results(tab)) == 5
     failed = tab.locator(".failed")
     assert failed.inner_text().splitlines()[-1] == (
-        "This is not an image that the browser can open; choose a PNG, JPEG or WebP file."
+        "The browser cannot open this file; choose a PNG, JPEG or WebP image that is not too large."
     )
     for event in ("drop", "paste"):
         transfer(tab, event)

@@ -4,72 +4,81 @@ import json
 import sys
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from crnn_jax.decoding.options import make_decoder
 from crnn_jax.exporting import Outputs, Reader
 from crnn_jax.exporting.contents import DESCRIPTION, PROGRAM
 from crnn_jax.exporting.plain_layers import PlainLayer, description
-from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.jax_backend import decode
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.text.alphabet import Alphabet
 
-NETWORK, READ = "network.py", "read_images.py"
-STEPS = 64  # logits are padded to a multiple of it, as each length is compiled
+NETWORK = "network.py"
+
+# The files of a folder, and their sources in `programs/`. Each may import those before it.
+SHARED = {"confidence.py": "confidence.py"}
+NUMPY = {**SHARED, "layers.py": "numpy_layers.py", NETWORK: "numpy_network.py"}
+TORCH = {**SHARED, NETWORK: "torch_network.py"}
+READ = {PROGRAM: "read_images.py"}
 
 
 def write_programs(
-    model: TrainedModel, folder: Path, network: str, layers: list[PlainLayer]
+    model: TrainedModel, folder: Path, programs: Mapping[str, str], layers: list[PlainLayer]
 ) -> None:
-    """Writes model.json, network.py and the program that reads images with it.
+    """Writes model.json, and the program that reads images with what it imports.
 
     Args:
       model: the model.
       folder: where to.
-      network: the name of a file in `programs/`, which becomes network.py.
-      layers: what it makes of model.json.
+      programs: NUMPY or TORCH.
+      layers: what network.py makes of model.json.
     """
     text = json.dumps(description(model, layers), ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    (folder / NETWORK).write_bytes(_source(network))
-    (folder / PROGRAM).write_bytes(_source(READ))
+    for name, source in {**programs, **READ}.items():
+        (folder / name).write_bytes(_source(source))
 
 
-def plain_reader(folder: Path, network: str) -> Reader:
-    """Reads with the programs of a folder: with their logits, and the path that they take.
+def plain_reader(folder: Path, programs: Mapping[str, str]) -> Reader:
+    """Reads with the program of a folder, which `write_programs` wrote.
 
     The code that runs is this package's own, never that in the folder, which may come from anyone.
-    Probabilities and confidence, which the programs do not compute, are those of their logits.
     """
-    described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    own_network = _run(network, folder / NETWORK, {})
-    program = _run(READ, folder / PROGRAM, {"network": own_network})
-    decoder = make_decoder(Alphabet(described["characters"]), described["charsets"])
-    calibration = Calibration.from_dict(described["calibration"])
+    own: dict[str, ModuleType] = {}
+    for name, source in {**programs, **READ}.items():
+        place = folder / name
+        own[place.stem] = _run(source, place, own)
+    network, program = own["network"], own[Path(PROGRAM).stem]
 
     def read(images: np.ndarray) -> Outputs:
-        logits = np.stack([own_network.logits(program.pixels(_image(one))) for one in images])
-        batch, steps, _ = logits.shape
-        lengths = np.full(batch, steps, np.int32)
-        padded = np.pad(logits, ((0, 0), (0, -steps % STEPS), (0, 0)))
-        decoding = decode(decoder, jnp.asarray(padded), jnp.asarray(lengths))
-        probabilities = np.asarray(decoding.step_probabilities)[:, :steps]
-        share = np.exp(np.asarray(decoding.log_share, float))
+        logits = np.stack([network.logits(program.pixels(_image(one))) for one in images])
+        found = [program.best_path(one) for one in logits]
+        paths = np.array([path for path, _ in found], np.int32)
+        texts = [[k for k, _ in groupby(path.tolist()) if k] for path in paths]
+        confidences = [
+            program.confidence(one, text, network.MODEL)
+            for one, text in zip(logits, texts, strict=True)
+        ]
         return Outputs(
-            classes=np.array([program.best_path(one) for one in logits], np.int32),
-            lengths=lengths,
-            log_probabilities=np.log(probabilities),
-            confidence=calibration.confidence(share).astype(np.float32),
+            classes=paths,
+            lengths=np.full(len(paths), paths.shape[1], np.int32),
+            log_probabilities=np.stack(
+                [_steps(one, *reading) for one, reading in zip(logits, found, strict=True)]
+            ),
+            confidence=np.array(confidences, np.float32),
             logits=logits,
         )
 
     return read
+
+
+def _steps(logits: np.ndarray, path: list[int], classes: list[int]) -> np.ndarray:
+    """The log probabilities (T,) of a path among these classes, for logits (T, K)."""
+    sums = np.logaddexp.reduce(logits[:, classes], axis=1)
+    return logits[range(len(path)), path] - sums
 
 
 def _image(pixels: np.ndarray) -> Image.Image:

@@ -15,8 +15,10 @@ from crnn_jax.text.constraints import SIZE_WEIGHT, classes_of
 
 LEAK = 0.2  # the slope of LeakyReLU, as in `models.conv_stack`
 
+WAYS = ("forward", "backward")
+
 PlainLayer: TypeAlias = list[Any]
-"""A layer: its kind, its name and its sizes, in the order that its program expects."""
+"""A layer: what it is, its arrays or name, and its sizes, in the order its program expects."""
 
 
 def description(model: TrainedModel, plain: list[PlainLayer]) -> dict[str, Any]:
@@ -33,8 +35,10 @@ def description(model: TrainedModel, plain: list[PlainLayer]) -> dict[str, Any]:
         "mode": "L" if preprocessing.channels == 1 else "RGB",
         "invert": preprocessing.invert,
         "sets": _sets(model),
-        "charsets": dict(model.charsets),
-        "calibration": model.calibration.to_dict(),
+        "calibration": {
+            "intercept": model.calibration.intercept,
+            "slope": model.calibration.slope,
+        },
         "layers": plain,
     }
 
@@ -56,26 +60,37 @@ def _sets(model: TrainedModel) -> list[list[Any]]:
 
 
 def numpy_layers(architecture: Architecture) -> list[PlainLayer]:
-    """Kinds, places of arrays and sizes of the layers, for `programs/numpy_network.py`."""
+    """Kinds, paths of arrays and sizes of the layers, for `programs/numpy_network.py`."""
     found: list[PlainLayer] = []
     if architecture.per_image:
-        found.append(["normalize", "", 0])
+        found.append(["normalize", [], None])
     if architecture.block > 1:
-        found.append(["blocks", "", architecture.block])
+        found.append(["blocks", [], architecture.block])
     convs = zip(architecture.convs, architecture.pools, strict=True)
     for number, (conv, pool) in enumerate(convs, start=1):
-        found.append(["conv", f"conv_stack/conv{number}", conv.padding])
+        parts = ("kernel", "bias") if conv.bias else ("kernel",)
+        paths = [f"params/conv_stack/conv{number}/{part}" for part in parts]
+        found.append(["convolution", paths, conv.padding])
         if number in architecture.normalized:
-            found.append(["norm", f"conv_stack/norm{number}", 0])
-        found.append(["relu", "", LEAK if architecture.leaky else 0])
+            norm = f"conv_stack/norm{number}"
+            paths = [f"batch_stats/{norm}/{part}" for part in ("mean", "var")]
+            paths += [f"params/{norm}/{part}" for part in ("scale", "bias")]
+            found.append(["batch norm", paths, None])
+        found.append(["relu", [], LEAK if architecture.leaky else 0])
         if pool:
-            found.append(["pool", "", [list(pool.window), list(pool.stride), list(pool.padding)]])
-    found.append(["time steps", "", 0])
+            found.append(["max pool", [], [list(sizes) for sizes in pool]])
+    found.append(["time steps", [], None])
     for number, dense in enumerate(architecture.dense_after, start=1):
-        found.append(["lstm", f"bilstm{number}", 0])
+        parts = ("_input/kernel", "_input/bias", "/recurrent/kernel")
+        paths = [f"params/bilstm{number}/{way}{part}" for way in WAYS for part in parts]
+        found.append(["lstm", paths, None])
         if dense:
-            found.append(["dense", dense_name(number), 0])
-    return [*found, ["dense", "head", 0]]
+            found.append(_dense(dense_name(number)))
+    return [*found, _dense("head")]
+
+
+def _dense(name: str) -> PlainLayer:
+    return ["dense", [f"params/{name}/kernel", f"params/{name}/bias"], None]
 
 
 def torch_layers(

@@ -8,13 +8,11 @@ import numpy as np
 
 from crnn_jax import __version__
 from crnn_jax.exporting import Reader
-from crnn_jax.exporting.plain_folder import plain_reader, write_programs
+from crnn_jax.exporting.plain_folder import NUMPY, plain_reader, write_programs
 from crnn_jax.exporting.plain_layers import numpy_layers
 from crnn_jax.recognition.model_folder import write_model_folder
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.trees import flatten
-
-NETWORK = "numpy_network.py"
 
 ABOUT = """\
 Exported by crnn_jax from step {step} of {name}. Say here what it was trained on.
@@ -50,11 +48,11 @@ class SafetensorsFormat:
         }
         about = ABOUT.format(name=Path(model.name).name, step=model.step).rstrip()
         write_model_folder(folder, manifest, arrays_for_reading(model), about)
-        write_programs(model, folder, NETWORK, numpy_layers(model.architecture))
+        write_programs(model, folder, NUMPY, numpy_layers(model.architecture))
 
     def load(self, folder: Path) -> Reader:
         """See `exporting.Format`."""
-        return plain_reader(folder, NETWORK)
+        return plain_reader(folder, NUMPY)
 
 
 def arrays_for_reading(model: TrainedModel) -> dict[str, np.ndarray]:

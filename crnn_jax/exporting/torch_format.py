@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from crnn_jax.exporting import Reader
-from crnn_jax.exporting.plain_folder import plain_reader, write_programs
+from crnn_jax.exporting.plain_folder import TORCH, plain_reader, write_programs
 from crnn_jax.exporting.plain_layers import torch_layers
 from crnn_jax.exporting.safetensors_format import arrays_for_reading
 from crnn_jax.exporting.state_dicts import NAMINGS, Naming, state_dict
 from crnn_jax.recognition.trained_model import TrainedModel
 
-MODEL, NETWORK = "model.pth", "torch_network.py"
+MODEL = "model.pth"
 
 README = """\
 # {name} in PyTorch
@@ -55,7 +55,7 @@ class TorchFormat:
         torch.save({name: torch.tensor(array) for name, array in state.items()}, folder / MODEL)
         classes, channels = model.alphabet.num_classes, model.preprocessing.channels
         layers = torch_layers(model.architecture, classes, channels, naming)
-        write_programs(model, folder, NETWORK, layers)
+        write_programs(model, folder, TORCH, layers)
         readme = README.format(
             name=Path(model.name).name, model=MODEL, layout=LAYOUTS[naming], step=model.step
         )
@@ -63,4 +63,4 @@ class TorchFormat:
 
     def load(self, folder: Path) -> Reader:
         """See `exporting.Format`."""
-        return plain_reader(folder, NETWORK)
+        return plain_reader(folder, TORCH)

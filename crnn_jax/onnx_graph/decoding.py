@@ -1,6 +1,6 @@
 """What is read of logits, as ONNX nodes: the best path, and how likely its text is.
 
-The results are those of `decoding.paths.BestPath` and `CharsetPath`, which see for the reasons.
+The results are those of `decoding.paths.BestPath` and `CharsetPath`, where the reasons are given.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The network of an `Architecture` as ONNX nodes; batch normalization is folded.
 
-The arithmetic is that of `models/`, which see for what is done and why. Features are (B, D, H, W).
+The layers are those of `models/`, where it is said why they are so. Features are (B, D, H, W).
 """
 
 from collections.abc import Mapping
@@ -187,7 +187,7 @@ def _bilstm(graph: Graph, arrays: Arrays, name: str, x: str, lengths: str) -> st
         x,
         graph.constant(inputs, f"{name}.inputs"),
         graph.constant(recurrent, f"{name}.recurrent"),
-        # The operator has two biases, as cuDNN.
+        # The operator has two biases, as PyTorch has.
         graph.constant(np.concatenate([bias, 0 * bias], 1), f"{name}.bias"),
         lengths,
         name=name,

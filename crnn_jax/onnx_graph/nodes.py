@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 18  # the first whose Resize averages over all pixels that a target pixel covers
+OPSET = 18  # in which all reductions take their axes as an input; onnxruntime 1.14 has it
 IR_VERSION = 8  # that of ONNX 1.13, which introduced the opset
 
 Value = str | np.ndarray | np.generic
@@ -26,9 +26,9 @@ Shape = Sequence[int | str]
 
 
 class Graph:
-    """Nodes and constants of a graph, or of a body that a `Scan` repeats.
+    """Nodes and constants of a graph, of a body that a `Scan` repeats, or of a branch of an `If`.
 
-    A body can use the tensors of the graph around it.
+    Bodies and branches can use the tensors of the graph around it.
     """
 
     def __init__(self, around: Self | None = None) -> None:

@@ -64,7 +64,7 @@ async function readInto(card, file) {
     show(card, await read(file));
   } catch (error) {
     const text = error.name === "InvalidStateError"
-      ? "This is not an image that the browser can open; choose a PNG, JPEG or WebP file."
+      ? "The browser cannot open this file; choose a PNG, JPEG or WebP image that is not too large."
       : `This image could not be read: ${reason(error)}.`;
     card.querySelector(".failure").textContent = text;
     card.classList.add("failed");
@@ -97,11 +97,14 @@ function newCharacter({ text, confidence }) {
 }
 
 async function copyText(element, button) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(element.textContent);
-  } else { // the page has come over http from another computer
+  } catch { // it is refused, or missing because the page has come over http from another computer
     getSelection().selectAllChildren(element);
-    document.execCommand("copy");
+    if (!document.execCommand("copy")) {
+      complain("The browser refused to copy the text; it is now selected, so copy it yourself.");
+      return;
+    }
   }
   button.textContent = "Copied";
   say(`Copied ${element.textContent}`);

@@ -4,6 +4,7 @@ import sys
 from itertools import groupby
 
 import numpy as np
+from confidence import confidence  # pyright: ignore[reportMissingImports]
 from network import MODEL, logits  # pyright: ignore[reportMissingImports]
 from PIL import Image, ImageOps
 
@@ -20,18 +21,20 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(ImageOps.invert(image) if MODEL["invert"] else image).reshape(*size[::-1], -1)
 
 
-def best_path(logits: np.ndarray) -> list[int]:
-    """The classes (T,) of the best path for logits (T, K), in the likeliest set of characters."""
-    found: list[tuple[float, list[int]]] = []
+def best_path(logits: np.ndarray) -> tuple[list[int], list[int]]:
+    """The best path (T,) for logits (T, K) in the likeliest set of classes, and this set."""
+    found: list[tuple[float, list[int], list[int]]] = []
     for classes, prior, of_each in MODEL["sets"]:
         path = np.array(classes)[logits[:, classes].argmax(1)].tolist()
         characters = sum(k > 0 for k, _ in groupby(path))
         score = prior + of_each * characters + logits[range(len(path)), path].sum()
-        found.append((score, path))
-    return max(found)[1]
+        found.append((score, path, classes))
+    return max(found)[1:]
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        path = best_path(logits(pixels(Image.open(name))))
-        print(name, "".join(MODEL["characters"][k - 1] for k, _ in groupby(path) if k), sep="\t")
+        found = logits(pixels(Image.open(name)))
+        text = [k for k, _ in groupby(best_path(found)[0]) if k]
+        print(name, "".join(MODEL["characters"][k - 1] for k in text), sep="\t", end="\t")
+        print(round(confidence(found, text, MODEL), 4))
