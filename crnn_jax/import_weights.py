@@ -1,6 +1,6 @@
 """Imports the weights of a CRNN that was trained in PyTorch.
 
-    crnn-jax import CHECKPOINT --alphabet FILE --out DIR
+    python -m crnn_jax.import_weights CHECKPOINT --alphabet FILE --out DIR
 
 CHECKPOINT is a .pth or .pt file of torch.save, or a .safetensors file. FILE has the characters in
 the order of the classes, in UTF-8, without the blank of CTC. DIR becomes a model folder: every
@@ -16,6 +16,8 @@ The variant is found from the names and shapes of the tensors, if --variant does
 
 Images are prepared as the variant was trained: gray or color as its first convolution says, and of
 its size, which --height and --width change.
+
+`crnn-jax import` does the same.
 """
 
 from collections.abc import Sequence
