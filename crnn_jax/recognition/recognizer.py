@@ -61,6 +61,7 @@ class Recognizer:
         """Takes the options of decoding that `load` takes, or a decoder of its own."""
         plain = decoder is None and is_default(options)
         self.model = model
+        self._asked = backend  # on another machine a copy chooses again
         self.backend: BackendName = choose_backend(backend, plain)
         self._options = options
         self._decoder = decoder  # None: there is none yet
@@ -127,7 +128,7 @@ class Recognizer:
         return f"{type(self).__name__}({model.name}, step {model.step}, {characters} characters)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._options), (self.model, self._decoder, self.backend)
+        return partial(type(self), **self._options), (self.model, self._decoder, self._asked)
 
     def adapt(self, images: Iterable[ImageSource]) -> Self:
         """Returns a recognizer for images of one source, such as one site's captchas.
