@@ -22,8 +22,9 @@ from crnn_jax.decoding.options import make_decoder
 from crnn_jax.errors import ConfigError, DataError
 from crnn_jax.models.conv_stack import ConvStack
 from crnn_jax.recognition import drawing as drawing_module
+from crnn_jax.recognition.jax_backend import decode
 from crnn_jax.recognition.positions import find_characters, time_step_places
-from crnn_jax.recognition.recognizer import Recognizer, decode
+from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.results import Alternative, Character, Explanation, Recognition
 from crnn_jax.text.alphabet import Alphabet
 
