@@ -18,6 +18,7 @@ from crnn_jax.errors import (
     CrnnError,
     DamagedCheckpoint,
     DataError,
+    ExportFailed,
     TrainingDiverged,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "CrnnError",
     "DamagedCheckpoint",
     "DataError",
+    "ExportFailed",
     "Recognition",
     "Recognizer",
     "TrainingDiverged",

@@ -29,13 +29,16 @@ from rich.table import Table
 from timing import Timing, take_turns
 from workload import LEARNING_RATE, SEED, Workload
 
+from crnn_jax.architecture import Architecture
 from crnn_jax.compiler import set_cpu_flags
 from crnn_jax.huge_pages import restart_with_huge_pages
 from crnn_jax.train_step import make_train_step
 from crnn_jax.training import parallel
+from crnn_jax.trees import flatten
 
 # In fp32: the accuracy of bf16 has not been measured, and CPUs without it are slower with it.
 OURS = "crnn_jax fp32"
+OURS_IN_ONNX = "crnn_jax onnx"
 INFERENCE_BATCHES = (1, 32, 256)
 TOLERANCE = 1e-4  # largest difference of logits in fp32
 
@@ -64,6 +67,35 @@ def our_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray
     return lambda: np.asarray(apply(variables, batch["images"], batch["widths"])[0])
 
 
+def our_onnx_inference(workload: Workload, variables: Any) -> Callable[[], np.ndarray]:
+    """Returns a function that computes the logits with our graph in onnxruntime.
+
+    It is the part of the graph of a recognizer that ends with the logits, in the same session.
+    """
+    from crnn_jax.onnx_graph.network import network
+    from crnn_jax.onnx_graph.nodes import Graph, tensor
+    from crnn_jax.onnx_graph.resize import prepared
+    from crnn_jax.recognition.onnx_backend import start_session
+
+    graph, batch = Graph(), workload.batch()
+    images, widths = prepared(graph, "images"), graph.cast("widths", np.int64)
+    arrays, architecture = flatten(variables), Architecture.of(workload.model, {})
+    logits, _ = network(graph, architecture, arrays, images, widths)
+    inputs = [
+        tensor("images", np.uint8, ("B", workload.height, "W", workload.channels)),
+        tensor("widths", np.int32, ("B",)),
+    ]
+    model = graph.model(inputs, [tensor(logits, np.float32, ("B", "T", "K"))], "crnn")
+    session = start_session(model.SerializeToString())
+    feeds = {name: batch[name] for name in ("images", "widths")}
+
+    def run() -> np.ndarray:
+        (found,) = session.run([logits], feeds)
+        return np.asarray(found)
+
+    return run
+
+
 def fresh_variables(workload: Workload) -> dict[str, Any]:
     """Initial parameters and statistics, on the host."""
     return jax.tree.map(np.asarray, workload.state(workload.network()).variables)
@@ -86,9 +118,9 @@ def settings_that_run(makers: Mapping[str, Callable[[], Program]]) -> dict[str, 
 
 
 def duel(
-    ours: Program, theirs: Mapping[str, Program], rounds: int
+    ours: Mapping[str, Program], theirs: Mapping[str, Program], rounds: int
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """Tries all of theirs, then lets ours and the best of theirs take turns.
+    """Tries all of theirs, then lets all of ours and the best of theirs take turns.
 
     The best of theirs are the fastest in fp32 and the fastest of all, which may be the same.
 
@@ -98,7 +130,7 @@ def duel(
     """
     # No warm-up, as each program has run once already, and a step in bf16 can take half a minute.
     trials = take_turns(theirs, rounds=1, warm_up=0) if theirs else {}
-    finalists: dict[str, Program] = {OURS: ours}
+    finalists = dict(ours)
     for group in ({n: t for n, t in trials.items() if "bf16" not in n}, trials):
         if group:
             best = min(group, key=lambda name: group[name].median)
@@ -109,7 +141,7 @@ def duel(
 def metrics(
     trials: Mapping[str, Timing], finalists: Mapping[str, Timing], workload: Workload
 ) -> dict[str, Any]:
-    """Images per second of each program, and the ratio of ours to the best of the others."""
+    """Images per second of each program, and the ratio of our best to the best of the others."""
     programs = {
         name: {
             "milliseconds": 1e3 * timing.median,
@@ -120,12 +152,14 @@ def metrics(
         for name, timing in {**trials, **finalists}.items()
     }
     result: dict[str, Any] = {"batch_size": workload.batch_size, "programs": programs}
-    theirs = {name: timing.median for name, timing in finalists.items() if name != OURS}
+    medians = {name: timing.median for name, timing in finalists.items()}
+    theirs = {name: m for name, m in medians.items() if name not in (OURS, OURS_IN_ONNX)}
     if theirs:
+        ours = min(median for name, median in medians.items() if name not in theirs)
         fp32 = min(median for name, median in theirs.items() if "bf16" not in name)
-        result["ratio_fp32"] = fp32 / finalists[OURS].median
+        result["ratio_fp32"] = fp32 / ours
         best = min(theirs, key=lambda name: theirs[name])
-        result["ratio_best"] = theirs[best] / finalists[OURS].median
+        result["ratio_best"] = theirs[best] / ours
         result["best"] = best
     return result
 
@@ -171,16 +205,19 @@ def compare_training(workload: Workload, vs_torch: bool, rounds: int) -> dict[st
             for name, settings in pytorch_crnn.VARIANTS.items()
         }
     )
-    timings = duel(our_training_step(workload), theirs, rounds)
+    timings = duel({OURS: our_training_step(workload)}, theirs, rounds)
     return {**metrics(*timings, workload), "logits_differ_by": largest}
 
 
 def compare_inference(workload: Workload, vs_torch: bool, rounds: int) -> dict[str, Any]:
     """Measures inference, from images to logits."""
     variables = fresh_variables(workload)
-    ours = our_inference(workload, jax.device_put(variables))
+    ours: dict[str, Callable[[], np.ndarray]] = {
+        OURS: our_inference(workload, jax.device_put(variables)),
+        OURS_IN_ONNX: our_onnx_inference(workload, variables),
+    }
     if not vs_torch:
-        return metrics({}, take_turns({OURS: ours}, rounds), workload)
+        return metrics({}, take_turns(ours, rounds), workload)
     import pytorch_crnn
 
     largest = difference(workload)

@@ -1,370 +1,323 @@
-"""JAX and onnxruntime read the same; which of them reads; and what is kept between runs."""
+"""JAX and onnxruntime read the same; which of them reads; what starts without JAX."""
 
 import dataclasses
-import importlib.metadata
 import importlib.util
-import json
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
-import platformdirs
 import pytest
 from PIL import Image
 
-from crnn_jax import models
+from crnn_jax import predict
+from crnn_jax.commands import parse_flags
 from crnn_jax.data.images import Preprocessing
 from crnn_jax.errors import ConfigError, DataError
-from crnn_jax.recognition import graph_cache, onnx_model
+from crnn_jax.recognition import backends, graph_cache
 from crnn_jax.recognition.backends import choose_backend
-from crnn_jax.recognition.batches import MOST_PADDING, in_few_shapes, in_tight_shapes
 from crnn_jax.recognition.calibration import Calibration
-from crnn_jax.recognition.model_folder import write_model_folder
-from crnn_jax.recognition.pretrained import find_model, read_pretrained_manifest
 from crnn_jax.recognition.recognizer import Recognizer
 from crnn_jax.recognition.results import Recognition
 from crnn_jax.recognition.trained_model import TrainedModel
-from crnn_jax.text.alphabet import Alphabet
-from crnn_jax.training.manifest import IDENTITY
-from tests.networks import SMALL, random_variables
+from crnn_jax.text.options import is_default
+from tests.networks import image
+from tests.test_recognizer import trained_model
 
 IMAGES = Path(__file__).parent / "data" / "captcha_keras_v2" / "images"
-CHARACTERS = "012abc"
-
-
-def trained_model(seed: int = 1, **changes: Any) -> TrainedModel:
-    """A small model with random parameters."""
-    settings = {**SMALL, "channels": list(SMALL["channels"]), "space_to_depth": 1}
-    network = models.create("crnn", len(CHARACTERS) + 1, settings)
-    model = TrainedModel(
-        step=7,
-        variables=random_variables(network, channels=1, seed=seed),
-        alphabet=Alphabet(CHARACTERS),
-        preprocessing=Preprocessing(channels=1),
-        description={"name": "crnn", "settings": settings},
-        config={},
-        calibration=Calibration(intercept=1.0, slope=0.5),
-    )
-    return dataclasses.replace(model, **changes)
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    return trained_model(seed=11, charsets={"digits": -0.7, "lower": -0.7})
+    return TrainedModel.load("captcha")
 
 
 @pytest.fixture(scope="module")
-def both(model: TrainedModel) -> tuple[Recognizer, Recognizer]:
-    return Recognizer(model, backend="jax"), Recognizer(model, backend="onnx")
+def onnx(model: TrainedModel) -> Recognizer:
+    return Recognizer(model, backend="onnx")
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image.Image]:
-    """Real images of many widths, in no order."""
-    widths = [60, 100, 60, 33, 64, 90, 41, 60]
-    files = sorted(IMAGES.iterdir())
-    opened = [Image.open(file).convert("RGB") for file in files[: len(widths)]]
-    return [image.resize((width, 32)) for image, width in zip(opened, widths, strict=True)]
+def captchas() -> list[Image.Image]:
+    """Real ones: whole, cut to many widths, and one squeezed to almost nothing."""
+    opened = [Image.open(path).convert("RGB") for path in sorted(IMAGES.iterdir())[:10]]
+    cut = [one.crop((0, 0, 60 + 9 * place, one.height)) for place, one in enumerate(opened)]
+    return [*cut[5:], *opened[:4], opened[0].resize((2, 50)), *cut[:5]]
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for graphs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return platformdirs.user_cache_path("crnn_jax") / "onnx"
+@pytest.fixture(scope="module")
+def expected(model: TrainedModel, captchas: list[Image.Image]) -> list[Recognition]:
+    in_jax = Recognizer(model, backend="jax")
+    read = list(in_jax.stream(captchas, batch_size=len(captchas)))  # one shape to compile
+    assert sum(len(one.text) >= 4 for one in read) >= 4
+    assert len({one.text for one in read}) > 10
+    return read
+
+
+@pytest.fixture(scope="module")
+def small() -> TrainedModel:
+    """Gray images, no sets of characters, and a calibration."""
+    return dataclasses.replace(trained_model(seed=3), calibration=Calibration(0.5, 1.5))
 
 
 def assert_same(read: list[Recognition], expected: list[Recognition]) -> None:
     assert [one.text for one in read] == [one.text for one in expected]
-    np.testing.assert_allclose(
-        [one.confidence for one in read], [one.confidence for one in expected], rtol=1e-3
-    )
     for one, other in zip(read, expected, strict=True):
-        assert [(c.text, c.start, c.end) for c in one.characters] == [
-            (c.text, c.start, c.end) for c in other.characters
-        ]
-        np.testing.assert_allclose(
-            [c.confidence for c in one.characters],
-            [c.confidence for c in other.characters],
-            atol=1e-4,
-        )
+        assert one.confidence == pytest.approx(other.confidence, abs=TOLERANCE)
+        for ours, theirs in zip(one.characters, other.characters, strict=True):
+            assert ours.text == theirs.text
+            assert ours.confidence == pytest.approx(theirs.confidence, abs=TOLERANCE)
+            assert (ours.start, ours.end) == pytest.approx((theirs.start, theirs.end), abs=0.02)
 
 
-# What is read
+# The same texts
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_they_read_the_same(
-    batch_size: int, both: tuple[Recognizer, Recognizer], images: list[Image.Image]
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_both_read_the_same_in_any_batches(
+    batch_size: int,
+    onnx: Recognizer,
+    captchas: list[Image.Image],
+    expected: list[Recognition],
 ) -> None:
-    """In batches and alone; one image cannot be read."""
-    given: list[Any] = [*images[:3], b"no image", *images[3:]]
-    read = [list(one.stream(given, batch_size, return_errors=True)) for one in both]
-    for results in read:
-        assert isinstance(results.pop(3), DataError)
-    by_jax, by_onnx = ([r for r in one if isinstance(r, Recognition)] for one in read)
-    assert_same(by_onnx, by_jax)
-    assert len({one.text for one in by_jax}) > 3
-    assert by_onnx[1].text != by_onnx[0].text
-    assert_same([both[1](image) for image in images], by_jax)
-    assert both[1]([]) == []
+    """With what cannot be read in between."""
+    mixed = [*captchas[:3], b"no image", *captchas[3:]]
+    read = list(onnx.stream(mixed, batch_size, return_errors=True))
+    assert isinstance(read[3], DataError)
+    assert_same([one for one in read if isinstance(one, Recognition)], expected)
+    assert onnx._decoder is None  # nothing of JAX is made
 
 
-def test_they_explain_the_same(
-    both: tuple[Recognizer, Recognizer], images: list[Image.Image]
+@pytest.mark.parametrize("width", [0, 64])
+def test_both_read_and_explain_the_same_of_a_network_without_sets(
+    width: int, small: TrainedModel
 ) -> None:
-    by_jax, by_onnx = (one.explain(images[1]) for one in both)
-    np.testing.assert_allclose(by_onnx.probabilities, by_jax.probabilities, atol=1e-4)
-    np.testing.assert_array_equal(by_onnx.places, by_jax.places)
-    assert_same([by_onnx.recognition], [by_jax.recognition])
+    form = Preprocessing(channels=1, width=width, max_width=96)
+    model = dataclasses.replace(small, preprocessing=form)
+    ours, theirs = (Recognizer(model, backend=name) for name in ("onnx", "jax"))
+    images = [image(wide) for wide in (40, 8, 64, 33, 250)]
+    assert_same(ours(images), theirs(images))
+    assert_same([ours(images[3])], [theirs(images[3])])
+    explained, expected = ours.explain(images[3]), theirs.explain(images[3])
+    assert_same([explained.recognition], [expected.recognition])
+    np.testing.assert_allclose(explained.probabilities, expected.probabilities, atol=TOLERANCE)
+    np.testing.assert_array_equal(explained.places, expected.places)
 
 
-def test_what_is_known_of_the_texts_is_read_by_jax_of_the_same_logits(
-    model: TrainedModel, images: list[Image.Image]
-) -> None:
-    by_jax, by_onnx = (
-        Recognizer(model, backend=name, alphabet="012", length=3) for name in ("jax", "onnx")
+def test_other_decoders_read_its_logits(small: TrainedModel) -> None:
+    """Also one that was learned from them, and copies."""
+    ours, theirs = (
+        Recognizer(small, backend=name, alphabet="abc", length=(2, 6)) for name in ("onnx", "jax")
     )
-    assert by_onnx.backend == "onnx"
-    assert_same(by_onnx(images[:1]), by_jax(images[:1]))
-    adapted = by_onnx.adapt(images)
-    assert adapted.backend == "onnx" and len(adapted(images[0]).text) == 3
+    images = [image(wide) for wide in (40, 8, 64, 33, 96)]
+    read = ours(images)
+    assert_same(read, theirs(images))
+    assert_same(pickle.loads(pickle.dumps(ours))(images), read)
+    adapted, expected = ours.adapt(images), theirs.adapt(images)(images)
+    assert_same(adapted(images), expected)
+    assert_same(pickle.loads(pickle.dumps(adapted))(images), expected)
+    assert_same(ours(images), read)
 
 
-def test_it_can_be_pickled_and_used_by_threads(
-    both: tuple[Recognizer, Recognizer], images: list[Image.Image]
+def test_threads_and_copies(
+    onnx: Recognizer, captchas: list[Image.Image], expected: list[Recognition]
 ) -> None:
-    expected = both[1](images)
-    copy = pickle.loads(pickle.dumps(both[1]))
-    assert copy.backend == "onnx"
     with ThreadPoolExecutor(4) as pool:
-        for read in pool.map(copy, [images] * 8):
-            assert_same(read, expected)
+        assert_same(list(pool.map(onnx, captchas * 2)), expected * 2)
+    copy = pickle.loads(pickle.dumps(onnx))
+    assert copy.backend == "onnx"
+    assert_same(copy(captchas), expected)
 
 
-def test_batches_of_any_shape_have_little_padding() -> None:
-    widths = sorted(np.random.default_rng(0).integers(8, 1025, 200).tolist())
-    images = [np.full((32, width, 1), 7, np.uint8) for width in widths]
-    batches = list(in_tight_shapes(images, 32))
-    assert [width for batch in batches for width in batch.widths] == widths
-    for batch in batches:
-        assert batch.size == len(batch.images) <= 32
-        assert batch.images.shape[2] == batch.widths[-1] <= MOST_PADDING * batch.widths[0]
-    few = list(in_few_shapes(images, 32))
-    assert [width for batch in few for width in batch.widths[: batch.size]] == widths
-    assert len({batch.images.shape for batch in few}) < len({b.images.shape for b in batches})
-
-
-# Which one reads
+# Which of them reads
 
 
 @pytest.fixture
 def without_jax(monkeypatch: pytest.MonkeyPatch) -> None:
-    """JAX is installed, for CPUs alone, and not imported."""
-    monkeypatch.delitem(sys.modules, "jax")
-    monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    """A process that has not imported JAX, on a machine with a CPU alone."""
+    monkeypatch.setattr(backends, "sys", SimpleNamespace(modules={}))
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    install(monkeypatch, "onnx", "onnxruntime")
+    plugins(monkeypatch)
 
 
-def installed(*, more: tuple[str, ...] = (), less: tuple[str, ...] = ()) -> Callable[..., Any]:
-    find = importlib.util.find_spec
+def plugins(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    metadata = SimpleNamespace(entry_points=lambda **_: found)
+    monkeypatch.setattr(backends, "importlib", SimpleNamespace(metadata=metadata))
 
-    def found(name: str) -> Any:
-        return None if name in less else object() if name in more else find(name)
 
-    return found
+def install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def find(name: str) -> object:
+        return name if name in names else None
+
+    monkeypatch.setattr(backends, "find_spec", find)
+
+
+def auto() -> str:
+    return choose_backend("auto", default_decoding=True)
 
 
 @pytest.mark.usefixtures("without_jax")
-@pytest.mark.parametrize(
-    ("platforms", "more", "less", "chosen"),
-    [
-        (None, (), (), "onnx"),
-        ("cpu", (), (), "onnx"),
-        ("cpu", ("libtpu",), (), "onnx"),
-        ("cuda", (), (), "jax"),
-        ("cpu,cuda", (), (), "jax"),
-        (None, ("libtpu",), (), "jax"),
-        (None, ("jax_plugins",), (), "jax"),
-        (None, (), ("onnxruntime",), "jax"),
-        (None, (), ("onnx",), "jax"),
-    ],
-)
-def test_onnx_reads_on_a_cpu_where_it_is_installed(
-    platforms: str | None,
-    more: tuple[str, ...],
-    less: tuple[str, ...],
-    chosen: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_auto_takes_onnx_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("onnx", "onnxruntime")
+    assert auto() == "onnx"
+    assert choose_backend("auto", default_decoding=False) == "jax"
+    assert choose_backend("onnx", default_decoding=False) == "onnx"
+    for one in both:
+        install(monkeypatch, one)
+        assert auto() == "jax"
+    for plugin in ("jax_plugins", "libtpu"):
+        install(monkeypatch, *both, plugin)
+        assert auto() == "jax"
+        for platforms, chosen in (("cpu", "onnx"), ("cuda", "jax"), ("cuda,cpu", "jax")):
+            monkeypatch.setenv("JAX_PLATFORMS", platforms)
+            assert auto() == chosen
+        monkeypatch.delenv("JAX_PLATFORMS")
+    install(monkeypatch, *both)
+    plugins(monkeypatch, "a plugin")
+    assert auto() == "jax"
+
+
+def test_auto_asks_jax_if_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "jax" in sys.modules and auto() == "onnx"
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert auto() == "jax"
+
+    def missing() -> str:
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr("jax.default_backend", missing)
+    assert auto() == "jax"  # which then says what is missing
+
+
+def test_auto_leaves_other_decoders_to_jax(model: TrainedModel) -> None:
+    """The default options are those of commands without flags, too."""
+    nothing: dict[str, Any] = dict.fromkeys(("alphabet", "length", "shape", "lexicon"))
+    nothing |= {"caseless": False, "beam_width": None, "language_weight": 0.5}
+    assert Recognizer(model, **nothing).backend == Recognizer(model).backend == "onnx"
+    for option in ({"alphabet": "digits"}, {"length": 5}, {"caseless": True}, {"beam_width": 2}):
+        assert not is_default({**nothing, **option})
+    with pytest.raises(ConfigError, match="a beam of 0 texts is not supported"):
+        Recognizer(model, beam_width=0)
+
+
+def test_a_backend_that_is_not_there(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if platforms:
-        monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    monkeypatch.setattr("crnn_jax.recognition.backends.find_spec", installed(more=more, less=less))
-    assert choose_backend("auto", True) == chosen
-    assert choose_backend("auto", False) == "jax"
-    assert choose_backend("jax", True) == "jax"
-    if "jax_plugins" not in more and not less:
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ("a plugin",))
-        assert choose_backend("auto", True) == ("onnx" if platforms == "cpu" else "jax")
+    with pytest.raises(ConfigError, match="no backend 'torch'; choose from auto, jax, onnx"):
+        Recognizer.load(backend="torch")
+    install(monkeypatch)
+    for call in (
+        lambda: Recognizer(model, backend="onnx"),
+        lambda: predict.main(
+            parse_flags(predict.FLAGS, ["predict", "--backend=onnx", str(IMAGES / "00000.png")])
+        ),
+    ):
+        with pytest.raises(ConfigError, match=r'needs onnxruntime: pip install "crnn_jax\[onnx\]"'):
+            call()
 
 
-@pytest.mark.parametrize(("device", "chosen"), [("cpu", "onnx"), ("gpu", "jax"), (None, "jax")])
-def test_where_jax_is_imported_its_device_decides(
-    device: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def default_backend() -> str:
-        if device is None:
-            raise RuntimeError("Unable to initialize backend")
-        return device
-
-    monkeypatch.setattr(jax, "default_backend", default_backend)
-    assert choose_backend("auto", True) == chosen
-
-
-def test_the_options_of_a_recognizer_decide(model: TrainedModel) -> None:
-    assert Recognizer(model, alphabet=None, caseless=False).backend == "onnx"
-    assert Recognizer(model, alphabet="012").backend == "jax"
-    assert Recognizer(model, Recognizer(model).decoder).backend == "jax"
-
-
-def test_a_backend_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong: Any = "tpu"
-    with pytest.raises(ConfigError, match="no backend 'tpu'; choose from auto, jax, onnx"):
-        Recognizer.load(backend=wrong)
-    for package in ("onnxruntime", "onnx"):
-        monkeypatch.setattr("crnn_jax.recognition.backends.find_spec", installed(less=(package,)))
-        with pytest.raises(
-            ConfigError, match=rf'^the backend onnx needs {package}: pip install "crnn_jax\[onnx\]"'
-        ):
-            Recognizer.load(backend="onnx")
-
-
-# What is kept
+# Kept graphs
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainedModel]]:
-    """The models whose graphs were built."""
-    models_seen: list[TrainedModel] = []
-
-    def build(model: TrainedModel, resize: bool) -> Any:
-        models_seen.append(model)
-        name = f"graph {len(models_seen)}".encode()
-        return SimpleNamespace(SerializeToString=lambda: name)
-
-    monkeypatch.setattr(onnx_model, "onnx_model", build)
-    yield models_seen
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "crnn_jax" / "onnx"
 
 
-def test_a_graph_is_built_once(built: list[TrainedModel], cache: Path) -> None:
-    model = trained_model()
-    assert graph_cache.graph_of(model) == graph_cache.graph_of(model) == b"graph 1"
-    assert graph_cache.graph_of(trained_model()) == b"graph 1" and len(built) == 1
-    head = {"kernel": model.variables["params"]["head"]["kernel"] + 1e-3}
-    params = model.variables["params"]
-    head = {**params["head"], **head}
-    others = (
-        {"variables": {**model.variables, "params": {**params, "head": head}}},
-        {"alphabet": Alphabet("xyzabc")},
-        {"charsets": {"digits": 0.0}},
-        {"calibration": Calibration()},
-        {"preprocessing": Preprocessing(channels=1, invert=True)},
-        {"description": {"name": "crnn", "settings": {**SMALL, "leaky": True}}},
-    )
-    for changes in others:
-        graph_cache.graph_of(dataclasses.replace(model, **changes))
-    assert len(built) == 1 + len(others) == len(list(cache.iterdir()))
+def test_a_graph_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = trained_model()
+    graph = graph_cache.graph_of(small)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("built again")
+
+    with monkeypatch.context() as context:
+        context.setattr("crnn_jax.recognition.onnx_model.onnx_model", never)
+        assert graph_cache.graph_of(small) == graph
+    for damaged in (b"", whole[:-1], whole[:50] + b"?" + whole[51:], b"0" * len(whole)):
+        file.write_bytes(damaged)
+        assert graph_cache.graph_of(small) == graph
+        assert file.read_bytes() == whole and len(list(folder.iterdir())) == 1
 
 
-def test_a_graph_of_other_code_is_not_used(
-    built: list[TrainedModel], cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_model_has_another_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = trained_model()
+    variables = {**small.variables, "params": {**small.variables["params"]}}
+    variables["params"]["head"] = {
+        name: np.asarray(array) * 2 for name, array in variables["params"]["head"].items()
+    }
+    others = [
+        dataclasses.replace(small, calibration=Calibration(0.1)),
+        dataclasses.replace(small, charsets={"lower": 0.0}),
+        dataclasses.replace(small, preprocessing=Preprocessing(channels=1, invert=True)),
+        dataclasses.replace(small, variables=variables),
+    ]
+    monkeypatch.setattr(graph_cache, "KEPT", 3)
+    assert len({graph_cache._key(one) for one in (small, *others)}) == 5
+    for one in (small, *others):
+        graph_cache.graph_of(one)
+        assert (folder / f"{graph_cache._key(one)}.graph").exists()
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_file_of_another_model_or_of_other_code_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph_cache.graph_of(trained_model())
+    ours, other = trained_model(), trained_model(seed=2)
+    graphs = [graph_cache.graph_of(one) for one in (ours, other)]
+    file, copied = (folder / f"{graph_cache._key(one)}.graph" for one in (ours, other))
+    file.write_bytes(copied.read_bytes())
+    assert graph_cache.graph_of(ours) == graphs[0] != graphs[1]
     monkeypatch.setattr(graph_cache, "_code", lambda: [b"changed"])
-    graph_cache.graph_of(trained_model())
-    assert len(built) == 2
+    assert graph_cache._key(ours) != file.stem
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "another model's", "folder"])
-def test_a_damaged_file_is_not_used(damage: str, built: list[TrainedModel], cache: Path) -> None:
-    graph_cache.graph_of(trained_model(seed=2))
-    (other,) = cache.iterdir()
-    expected = graph_cache.graph_of(trained_model())
-    (file,) = set(cache.iterdir()) - {other}
-    data = file.read_bytes()
-    if damage == "folder":
-        file.unlink()
-        file.mkdir()
-    else:
-        changed = {
-            "flipped": data[:-1] + bytes([data[-1] ^ 1]),
-            "cut": data[:-1],
-            "empty": b"",
-            "another model's": other.read_bytes(),
-        }
-        file.write_bytes(changed[damage])
-    assert graph_cache.graph_of(trained_model()) == b"graph 3" != expected
-    assert len(built) == 3
-    graph_cache.graph_of(trained_model())
-    assert len(built) == (4 if damage == "folder" else 3)
-    assert len(list(cache.iterdir())) == 2  # nothing half-written
-
-
-def test_few_graphs_are_kept_and_none_where_nothing_can_be_written(
-    built: list[TrainedModel], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph_cache, "KEPT", 2)
-    for seed in range(3):
-        graph_cache.graph_of(trained_model(seed))
-        for age, file in enumerate(sorted(cache.iterdir(), key=os.path.getmtime, reverse=True)):
-            os.utime(file, (1_000 - age, 1_000 - age))
-    assert len(list(cache.iterdir())) == 2
-    graph_cache.graph_of(trained_model(2))
-    assert len(built) == 3
-    for file in cache.iterdir():
-        file.unlink()
-    cache.rmdir()
-    cache.touch()
-    for _ in range(2):
-        graph_cache.graph_of(trained_model())
-    assert len(built) == 5
+def test_a_graph_that_cannot_be_kept_is_used(folder: Path) -> None:
+    folder.parent.write_bytes(b"no folder")
+    assert Recognizer(trained_model(), backend="onnx")(image(40))
 
 
 # Starting
 
 
-def test_reading_imports_no_jax(tmp_path: Path) -> None:
-    """The command with the pretrained model, and a model folder; the graph is in the cache."""
-    captcha, folder = TrainedModel.load(), tmp_path / "folder"
-    manifest = read_pretrained_manifest(find_model())
-    described = {key: manifest[key] for key in ("step", "charsets", "calibration", *IDENTITY)}
-    write_model_folder(folder, described, captcha.variables, "The pretrained model.")
-    image = str(IMAGES / "00000.png")
-    expected = Recognizer(captcha, backend="onnx")(image)
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    removed = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "JAX_PLATFORMS")
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
+    yield {**kept, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a GPU's plugin")
+@pytest.mark.parametrize("graph", ["built", "kept"])
+def test_reading_imports_no_jax(graph: str, environment: dict[str, str]) -> None:
+    """Nor what else takes a while to import; nothing of JAX is configured."""
     code = """if True:
-        import sys
+        import atexit, os, sys
+        slow = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "scipy"}
+        def report():
+            flags = os.environ.get("XLA_FLAGS")
+            print(sorted(slow & set(sys.modules)), "onnx" in sys.modules, flags)
+        atexit.register(report)
         from crnn_jax.cli import main
-        main(["crnn-jax", "predict", "--format=jsonl", sys.argv[2]])
-        from crnn_jax import Recognizer
-        print(Recognizer.load(sys.argv[1])(sys.argv[2]).text)
-        slow = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "onnx", "scipy", "rich"}
-        print(slow & sys.modules.keys() or "nothing")
+        main(["crnn-jax", "predict", *sys.argv[1:]])
     """
+    paths = [str(IMAGES / f"0000{number}.png") for number in range(2)]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), image],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code, *paths], env=environment, capture_output=True, text=True
     )
-    row, text, imported = done.stdout.splitlines()
-    assert json.loads(row)["text"] == text == expected.text
-    assert imported == "nothing"
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == paths
+    assert last == f"[] {graph == 'built'} None"
+    assert done.stderr == ""

@@ -4,10 +4,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
-from networks import padded, random_variables, small_model
+from flax import linen as nn
+from networks import CLASSES, padded, random_variables, small_model
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -34,6 +37,7 @@ def test_programs_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_ratios_are_over_the_best_of_the_others() -> None:
     seconds = {
         benchmark.OURS: (0.4, 0.5, 0.6),
+        benchmark.OURS_IN_ONNX: (0.7, 0.7, 0.7),
         "PyTorch fp32 default layout": (1.0, 1.0, 1.0),
         "PyTorch fp32 channels_last": (0.6, 0.6, 9.0),
         "PyTorch bf16 default layout": (0.25, 0.25, 0.25),
@@ -47,6 +51,20 @@ def test_ratios_are_over_the_best_of_the_others() -> None:
     assert result["best"] == "PyTorch bf16 default layout"
     assert result["programs"][benchmark.OURS]["images_per_second"] == pytest.approx(20)
     assert result["programs"]["PyTorch fp32 compiled"]["calls"] == 1
+
+
+class SmallWorkload(Workload):
+    def network(self, **settings: Any) -> nn.Module:
+        return small_model(**settings)
+
+
+def test_our_graph_has_the_same_logits() -> None:
+    workload = SmallWorkload(batch_size=2, width=64)
+    variables = jax.tree.map(np.asarray, random_variables(workload.network()))
+    programs = benchmark.our_inference, benchmark.our_onnx_inference
+    ours, in_onnx = (program(workload, variables)() for program in programs)
+    assert ours.shape == (2, 17, CLASSES)
+    np.testing.assert_allclose(in_onnx, ours, atol=1e-4)
 
 
 def test_pytorch_has_the_same_logits() -> None:

@@ -116,7 +116,7 @@ def test_evaluating_on_another_split_is_warned_of(tmp_path: Path) -> None:
 
 def test_prediction_needs_no_config(trained: Path) -> None:
     images = sorted((IMAGES / "images").iterdir())[:3]
-    done = command("crnn_jax.predict", "--backend=jax", f"--model={trained}", *map(str, images))
+    done = command("crnn_jax.predict", f"--model={trained}", *map(str, images))
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == list(map(str, images))

@@ -17,6 +17,7 @@ import crnn_jax
 from crnn_jax.cli import COMMANDS
 from crnn_jax.commands import override, parse_flags
 from crnn_jax.errors import ConfigError
+from crnn_jax.exporting.contents import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -64,6 +65,8 @@ def problem(words: list[str]) -> str:
             named = re.findall(r"\[([\w,]+)\]", " ".join(arguments))
             unknown = {extra for names in named for extra in names.split(",")} - EXTRAS.keys()
             return f"no extra {', '.join(sorted(unknown))}" if unknown else ""
+        case ["python", script, *_] if Path(script).name == PROGRAM:  # of an exported model
+            return ""
         case [program, *_] if program in OTHERS:
             return ""
     return "an unknown program"

@@ -50,10 +50,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_recipes_types_model_and_script(installed: Path) -> None:
     recipes = {path.name for path in (ROOT / "configs").glob("*.py")}
     assert {path.name for path in (installed / "crnn_jax" / "configs").iterdir()} == recipes
-    templates = ROOT / "crnn_jax" / "reports" / "templates"
+    folders = ("reports/templates", "exporting/page")
+    files = [path for folder in folders for path in (ROOT / "crnn_jax" / folder).iterdir()]
     for name in (
         *("py.typed", "pretrained/captcha/arrays.npz", "pretrained/captcha/manifest.json"),
-        *(f"reports/templates/{path.name}" for path in templates.iterdir()),
+        *(path.relative_to(ROOT / "crnn_jax").as_posix() for path in files),
     ):
         assert (installed / "crnn_jax" / name).is_file(), name
     scripts = next(installed.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
@@ -109,7 +110,7 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
         cli.main(["crnn-jax", "paint"])
     assert capsys.readouterr().err == (
         "error: there is no command paint; choose from train, eval, predict, score, report,"
-        " language-model, check-data\n"
+        " language-model, export, import, check-data\n"
     )
 
 

@@ -19,14 +19,19 @@ def write_contents(model: TrainedModel, folder: Path, program: str, readme: str)
       program: the name of one of the files in `programs/`.
       readme: the text, in Markdown.
     """
+    write_description(model, folder)
+    source = files("crnn_jax.exporting") / "programs" / program
+    (folder / PROGRAM).write_bytes(source.read_bytes())
+    (folder / README).write_text(readme, encoding="utf-8")
+
+
+def write_description(model: TrainedModel, folder: Path) -> None:
+    """Writes the alphabet, and which model it is; not where, as folders are passed on."""
     description = {
         "characters": model.alphabet.characters,
         "blank": BLANK,
-        "name": model.name,
+        "name": Path(model.name).name,
         "step": model.step,
     }
     text = json.dumps(description, indent=2, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    source = files("crnn_jax.exporting") / "programs" / program
-    (folder / PROGRAM).write_bytes(source.read_bytes())
-    (folder / README).write_text(readme, encoding="utf-8")

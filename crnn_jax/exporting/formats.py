@@ -28,7 +28,7 @@ _ONNX = ("onnx", "onnxruntime"), "onnx"
 FORMATS = {
     "onnx": Entry("onnx_format.OnnxFormat", *_ONNX),
     "onnx-int8": Entry("int8.Int8Format", *_ONNX),
-    "stablehlo": Entry("stablehlo.StableHloFormat"),
+    "stablehlo": Entry("stablehlo.StableHloFormat", ("flatbuffers",), "stablehlo"),
     "safetensors": Entry("safetensors_format.SafetensorsFormat"),
     "torch": Entry("torch_format.TorchFormat", ("torch",), "torch"),
     "web": Entry("web.WebFormat", *_ONNX),

@@ -1,17 +1,20 @@
 """A trained model as one JAX program, from images of any size to what is read in them."""
 
+import contextlib
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 from flax import traverse_util
 from jax import export
 
 from crnn_jax.decoding.options import make_decoder
 from crnn_jax.exporting.resizing import resized
-from crnn_jax.recognition.calibration import LEAST, MOST, Calibration
+from crnn_jax.recognition.calibration import Calibration
 from crnn_jax.recognition.jax_backend import apply_network, decode
 from crnn_jax.recognition.trained_model import TrainedModel
+from crnn_jax.text.reliability import LEAST, MOST
 from crnn_jax.training.integrity import Arrays
 from crnn_jax.trees import flatten
 
@@ -41,10 +44,18 @@ def reading_program(model: TrainedModel) -> export.Exported:
         return path, lengths, probabilities, sure, logits
 
     # Pillow computes the weights of its filter in double precision.
-    with jax.enable_x64(True):
+    with double_precision():
         sizes = export.symbolic_shape("B, H, W, C", constraints=["H >= 1", "W >= 1", "C >= 1"])
         images = jax.ShapeDtypeStruct(sizes, jnp.uint8)
         return export.export(jax.jit(read), platforms=PLATFORMS)(arrays, images)
+
+
+def double_precision() -> contextlib.AbstractContextManager[None]:
+    """A context in which JAX has 64-bit numbers."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    before: Any = jax.experimental  # JAX 0.7
+    return before.enable_x64()
 
 
 def _network(model: TrainedModel, arrays: Arrays) -> export.Exported:

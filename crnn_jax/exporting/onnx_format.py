@@ -1,27 +1,24 @@
 """Models in ONNX, for onnxruntime and whatever else runs it."""
 
-import json
 from collections.abc import Sequence
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crnn_jax.errors import ConfigError
 from crnn_jax.exporting import Outputs, Reader
+from crnn_jax.exporting.contents import PROGRAM, write_contents
 from crnn_jax.recognition.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     import onnx
 
-MODEL, DESCRIPTION, PROGRAM = "model.onnx", "model.json", "read_onnx.py"
+MODEL = "model.onnx"
 
-README = """\
+TEXT = """\
 # {name} in ONNX
 
-`model.onnx` reads images of one line of text. It was exported by crnn_jax from step {step} of
+`{model}` reads images of one line of text. It was exported by crnn_jax from step {step} of
 {name}; ONNX opset {opset}.{remark}
 
 ```
@@ -57,31 +54,21 @@ class OnnxFormat:
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""
-        check_installed(self.name)
         import onnx
 
         graph = self.graph(model, images)
         onnx.checker.check_model(graph, full_check=True)
         (folder / MODEL).write_bytes(graph.SerializeToString())
-        description = {
-            "characters": model.alphabet.characters,
-            "blank": 0,
-            "name": model.name,
-            "step": model.step,
-        }
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        program = files("crnn_jax.exporting").joinpath("programs", PROGRAM)
-        (folder / PROGRAM).write_bytes(program.read_bytes())
-        readme = README.format(
+        readme = TEXT.format(
             name=Path(model.name).name,
+            model=MODEL,
             step=model.step,
             opset=graph.opset_import[0].version,
             remark=self.remark,
             program=PROGRAM,
             classes=model.alphabet.num_classes,
         )
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        write_contents(model, folder, "read_onnx.py", readme)
 
     def graph(self, model: TrainedModel, images: Sequence[np.ndarray]) -> "onnx.ModelProto":
         """Returns the graph of a model."""
@@ -92,7 +79,6 @@ class OnnxFormat:
 
     def load(self, folder: Path) -> Reader:
         """See `exporting.Format`."""
-        check_installed(self.name)
         import onnxruntime
 
         session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
@@ -103,17 +89,3 @@ class OnnxFormat:
             return Outputs(**{name: np.asarray(x) for name, x in zip(names, found, strict=True)})
 
         return read
-
-
-def check_installed(name: str) -> None:
-    """Checks that ONNX and its runtime are there.
-
-    Raises:
-      ConfigError: they are not.
-    """
-    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"the format {name} needs {' and '.join(missing)}; install the package's extra of this"
-            " name: pip install 'crnn_jax[onnx]'"
-        )

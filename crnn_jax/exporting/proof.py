@@ -243,7 +243,7 @@ def _check_accuracy(
     """Raises ExportFailed if too many texts are wrong that were right."""
     if match is None or match["images"] < MEASURED:
         return
-    lost = 100 * (match["jax"] - match["exported"])
+    lost = round(100 * (match["jax"] - match["exported"]), 6)
     if lost > POINTS:
         name, label, text = next(
             (sample.name, sample.label, found.text)

@@ -90,12 +90,13 @@ def find_images(model: TrainedModel, folder: Path | None, most: int) -> ProofIma
     else:
         raise DataError(f"{model.name} has no test images; name other ones with --images DIR")
     chosen = _evenly(split, most)
-    samples = list(_readable(chosen))
+    errors: list[DataError] = []
+    samples = list(_readable(chosen, errors))
     if not samples:
-        raise DataError(f"none of {len(chosen)} images of {source} can be read; name other ones")
-    trained = _readable(_evenly(splits.get("train", split), CALIBRATION))
+        raise DataError(f"none of {len(chosen)} images of {source} can be read; {errors[0]}")
+    trained = _readable(_evenly(splits.get("train", split), CALIBRATION), [])
     calibration = [sample.pixels for sample in trained]
-    return ProofImages(source, samples, calibration, len(chosen) - len(samples))
+    return ProofImages(source, samples, calibration, len(errors))
 
 
 def with_variants(samples: Sequence[Sample], preprocessing: Preprocessing) -> list[Sample]:
@@ -150,13 +151,13 @@ def _evenly(split: Split, most: int) -> Split:
     return split.select(np.linspace(0, len(split) - 1, count).round().astype(int).tolist())
 
 
-def _readable(split: Split) -> Iterator[Sample]:
+def _readable(split: Split, errors: list[DataError]) -> Iterator[Sample]:
     for index, (name, label) in enumerate(zip(split.names, split.labels, strict=True)):
         try:
             data = split.read(index)
             yield Sample(name, _as_decoded(data, name), label or None)
-        except DataError:
-            continue
+        except DataError as error:
+            errors.append(error)
 
 
 def _as_decoded(data: bytes | Image.Image, name: str) -> Image.Image:

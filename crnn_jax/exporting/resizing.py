@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import PIL
+from jax import core
 
 from crnn_jax.data.images import MIN_WIDTH, Preprocessing
 
@@ -23,9 +24,9 @@ def target_width(height: Any, width: Any, preprocessing: Preprocessing) -> Any:
         return preprocessing.width
     double = 2 * width * preprocessing.height + height
     rounded, rest = double // (2 * height), double % (2 * height)
-    is_half = 1 - jax.core.min_dim(rest, 1)
+    is_half = 1 - core.min_dim(rest, 1)
     rounded = rounded - is_half * (rounded % 2)
-    return jax.core.min_dim(jax.core.max_dim(rounded, MIN_WIDTH), preprocessing.max_width)
+    return core.min_dim(core.max_dim(rounded, MIN_WIDTH), preprocessing.max_width)
 
 
 def resized(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
@@ -38,7 +39,8 @@ def resized(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
     colors = jnp.array([0, channels // 2, channels - 1])
     images = jnp.take(images, colors, axis=3, mode="clip").astype(jnp.int32)
     if preprocessing.channels == 1:
-        images = ((images * jnp.array(GRAY, jnp.int32)).sum(-1, keepdims=True) + 2**15) >> 16
+        weights = jnp.array(GRAY, jnp.int32)[None, None, None]
+        images = ((images * weights).sum(-1, keepdims=True, dtype=jnp.int32) + 2**15) >> 16
     new_height, new_width = preprocessing.height, target_width(height, width, preprocessing)
 
     def columns_first(images: jax.Array) -> jax.Array:
@@ -73,7 +75,7 @@ def _resampled(images: jax.Array, axis: int, size: Any) -> jax.Array:
     middle = (jnp.arange(size) + 0.5) * scale
     start = jnp.maximum(jnp.floor(middle - support + 0.5), 0)
     stop = jnp.minimum(jnp.floor(middle + support + 0.5), jnp.asarray(old, jnp.float64))
-    most = jax.core.max_dim(2, -(-2 * old // size))  # twice the support, rounded up
+    most = core.max_dim(2, -(-2 * old // size))  # twice the support, rounded up
     places = jnp.arange(most)[None, :] + start[:, None]  # (size, most)
     inside = places < stop[:, None]
     distance = jnp.abs((places - middle[:, None] + 0.5) * (1 / support))

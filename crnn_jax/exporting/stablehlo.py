@@ -23,7 +23,7 @@ crnn_jax with JAX {version} from step {step} of {name}, for {platforms}. JAX rea
 at least six months after its version; export the model again for later versions.
 
 ```
-pip install jax pillow
+pip install jax flatbuffers pillow
 python {program} image.png
 ```
 
@@ -49,14 +49,14 @@ class StableHloFormat:
 
     name = "stablehlo"
     tolerance: float | None = 1e-4
-    extra = ""
+    extra = "stablehlo"
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""
         del images
         (folder / MODEL).write_bytes(reading_program(model).serialize())
         arrays = {path: np.asarray(array) for path, array in flatten(model.variables).items()}
-        np.savez(folder / ARRAYS, **arrays)
+        np.savez(folder / ARRAYS, allow_pickle=False, **arrays)
         name = Path(model.name).name
         readme = TEXT.format(
             name=name,

@@ -1,6 +1,6 @@
 """The network of an `Architecture` as ONNX nodes; batch normalization is folded.
 
-The arithmetic is that of `models/`, which see for what is done and why. Features are (B, D, H, W).
+The layers are those of `models/`, where it is said why they are so. Features are (B, D, H, W).
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,14 @@ def network(
     """
     stack = _ConvStack(graph, architecture, arrays, widths)
     x = stack(stack.normalized(images))
-    reduced = "ReduceMean" if architecture.mean_rows else "Squeeze"
-    x = graph("Transpose", graph(reduced, x, np.array([2]), **_drop(reduced)), perm=[2, 0, 1])
+    rows = np.array([2])
+    if architecture.mean_rows:
+        x = graph("ReduceMean", x, rows, keepdims=0)
+    else:
+        x = graph("Squeeze", x, rows)
+    x = graph("Transpose", x, perm=[2, 0, 1])  # (T, B, D)
     lengths = stack.widths
-    if lengths is None:  # (T, B, D)
+    if lengths is None:
         lengths = graph("Expand", graph.size(x, 0), graph.size(x, 1))
     steps = graph.cast(lengths, np.int32)
     for layer, dense in enumerate(architecture.dense_after, start=1):
@@ -44,10 +48,6 @@ def network(
             x = _dense(graph, arrays, dense_name(layer), x)
     logits = _dense(graph, arrays, "head", x)
     return graph("Transpose", logits, perm=[1, 0, 2]), lengths
-
-
-def _drop(operator: str) -> dict[str, int]:
-    return {"keepdims": 0} if operator.startswith("Reduce") else {}
 
 
 class _ConvStack:
@@ -128,10 +128,8 @@ class _ConvStack:
             pads=[top, left, top, left],
         )
         self._narrow(2 * left - columns + pool.stride[1], pool.stride[1])
-        # With ReLU the others are zero already, as no valid column is in their windows.
-        if pool.stride[1] > 1 or self.architecture.leaky:
-            x = self._masked(x)
-        return x
+        # With ReLU the others are zero then, as there is no valid column in their windows.
+        return x if overlap and not self.architecture.leaky else self._masked(x)
 
     def _space_to_depth(self, x: str, n: int) -> str:
         """Blocks of n x n pixels become one; rows and columns that fill no block are dropped."""
@@ -189,7 +187,7 @@ def _bilstm(graph: Graph, arrays: Arrays, name: str, x: str, lengths: str) -> st
         x,
         graph.constant(inputs, f"{name}.inputs"),
         graph.constant(recurrent, f"{name}.recurrent"),
-        # The operator has two biases, as cuDNN.
+        # The operator has two biases, as PyTorch has.
         graph.constant(np.concatenate([bias, 0 * bias], 1), f"{name}.bias"),
         lengths,
         name=name,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 18  # the first whose Resize averages over all pixels that a target pixel covers
+OPSET = 18  # in which all reductions take their axes as an input; onnxruntime 1.14 has it
 IR_VERSION = 8  # that of ONNX 1.13, which introduced the opset
 
 Value = str | np.ndarray | np.generic
@@ -26,9 +26,9 @@ Shape = Sequence[int | str]
 
 
 class Graph:
-    """Nodes and constants of a graph, or of a body that a `Scan` repeats.
+    """Nodes and constants of a graph, of a body that a `Scan` repeats, or of a branch of an `If`.
 
-    A body can use the tensors of the graph around it.
+    Bodies and branches can use the tensors of the graph around it.
     """
 
     def __init__(self, around: Self | None = None) -> None:
@@ -111,12 +111,14 @@ class Graph:
         self, condition: str, first: Callable[["Graph"], str], second: Callable[["Graph"], str]
     ) -> str:
         """Adds one of two branches, each of which returns the name of its output."""
-        branches: dict[str, onnx.GraphProto] = {}
-        for attribute, branch in (("then_branch", first), ("else_branch", second)):
+
+        def graph(branch: Callable[["Graph"], str], name: str) -> onnx.GraphProto:
             inner = Graph(self)
-            output = onnx.ValueInfoProto(name=branch(inner))  # of the type that is inferred
-            branches[attribute] = helper.make_graph(inner.nodes, attribute, [], [output])
-        return self("If", condition, **branches)
+            output = onnx.ValueInfoProto(name=branch(inner))  # its type is inferred
+            return helper.make_graph(inner.nodes, name, [], [output])
+
+        then, otherwise = graph(first, "first"), graph(second, "second")
+        return self("If", condition, then_branch=then, else_branch=otherwise)
 
     def model(
         self,

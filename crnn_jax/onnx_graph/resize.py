@@ -13,7 +13,7 @@ GRAY = np.array([[19595], [38470], [7471]], np.float32)
 """The weights of red, green and blue in Pillow's gray, in units of 1/65536."""
 
 ONE = 2**22  # what stands for 1 in the whole numbers by which Pillow multiplies
-LOW = 2**6
+LOW = 2**6  # what the lower parts of these numbers are below; the upper parts are multiples
 
 
 @dataclass(frozen=True)

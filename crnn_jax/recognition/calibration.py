@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crnn_jax.errors import ConfigError
-from crnn_jax.text.reliability import threshold
+from crnn_jax.text.reliability import LEAST, MOST, threshold
 
 MIN_IMAGES = 100
 """Images that a calibration is fitted on, at least; with fewer the probability itself is better."""
@@ -21,8 +21,6 @@ and for 300 images, on six sets that the pretrained model had not seen."""
 TARGET = 0.99
 """The share of accepted texts that is to be right."""
 
-LEAST = 1e-300  # so that logarithms are finite
-MOST = 1 - 1e-5  # a sum over time steps in single precision says no more
 _UNLIKELY = 1e-9  # texts less likely than that tell a fit no more
 
 

@@ -26,7 +26,7 @@ class OnnxBackend:
     def __init__(self, model: TrainedModel, decoder: "Decoder | None" = None) -> None:
         self._model = model
         self._decoder = decoder
-        self._session = _session(graph_of(model))
+        self._session = start_session(graph_of(model))
 
     def read(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[Reading]:
         """See `backends.Backend`."""
@@ -64,7 +64,8 @@ class OnnxBackend:
         return self._session.run(outputs, {"images": batch.images, "widths": batch.widths})
 
 
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
+def start_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """Returns a session that computes on all cores that this process may use."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS
     # By default there is a thread for each core of the machine, also for those that this process

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import PIL
 
-from crnn_jax.architecture import Architecture
 from crnn_jax.data.images import MIN_WIDTH
 from crnn_jax.onnx_graph.decoding import Charsets
 from crnn_jax.onnx_graph.reading import Odds, reading_graph
@@ -22,17 +21,13 @@ def onnx_model(model: TrainedModel, resize: bool) -> onnx.ModelProto:
     Args:
       model: the model.
       resize: whether the graph takes images of any size; see `reading_graph`.
-
-    Raises:
-      ConfigError: the graph would be too large for a file.
     """
-    described = model.description
     charsets = None
     if model.charsets:
         allowed = [classes_of(name, model.alphabet) for name in model.charsets]
         charsets = Charsets(np.stack(allowed), np.array(list(model.charsets.values())))
     return reading_graph(
-        Architecture.of(described["name"], described["settings"]),
+        model.architecture,
         {path: np.asarray(array) for path, array in flatten(model.variables).items()},
         ImageForm(
             **asdict(model.preprocessing),

@@ -5,6 +5,10 @@ from numpy.typing import ArrayLike
 
 BINS = 15
 
+# The limits of probabilities whose log odds are taken.
+LEAST = 1e-300  # so that logarithms are finite
+MOST = 1 - 1e-5  # a sum over time steps in single precision says no more
+
 
 def expected_calibration_error(confidences: ArrayLike, right: ArrayLike, bins: int = BINS) -> float:
     """Returns by how much confidence and accuracy differ, on average over all texts.

@@ -1,4 +1,4 @@
-"""Reads images: python read_onnx.py IMAGE...; needs onnxruntime, numpy and pillow."""
+"""Reads images: python read.py IMAGE...; needs onnxruntime, numpy and pillow."""
 
 import json
 import sys
@@ -22,14 +22,14 @@ def decoded(path: str) -> np.ndarray:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.atleast_3d(image if image.mode == "L" else image.convert("RGB"))
+    return np.atleast_3d(np.asarray(image if image.mode == "L" else image.convert("RGB")))
 
 
 def read(image: np.ndarray) -> tuple[str, float]:
     """The text of an image, and how likely it is right."""
-    classes, confidence = SESSION.run(["classes", "confidence"], {"images": image[None]})
-    text = "".join(CHARACTERS[k - 1] for k, _ in groupby(classes[0]) if k)
-    return text, float(confidence[0])
+    found = SESSION.run(["classes", "confidence"], {"images": image[None]})
+    classes, confidence = (np.asarray(output)[0].tolist() for output in found)
+    return "".join(CHARACTERS[k - 1] for k, _ in groupby(classes) if k), confidence
 
 
 for path in sys.argv[1:]:

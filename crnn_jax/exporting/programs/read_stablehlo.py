@@ -1,4 +1,4 @@
-"""Reads images: python read.py IMAGE...; needs jax, numpy and pillow."""
+"""Reads images: python read.py IMAGE...; needs jax, flatbuffers, numpy and pillow."""
 
 import json
 import sys
@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 FOLDER = Path(__file__).resolve().parent
 CHARACTERS = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))["characters"]
 ARRAYS = jax.device_put(dict(np.load(FOLDER / "arrays.npz")))
-PROGRAM = jax.jit(jax.export.deserialize((FOLDER / "model.stablehlo").read_bytes()).call)
+BYTES = (FOLDER / "model.stablehlo").read_bytes()
+PROGRAM = jax.jit(jax.export.deserialize(bytearray(BYTES)).call)
 
 
 def decoded(path: str) -> np.ndarray:
@@ -24,7 +25,7 @@ def decoded(path: str) -> np.ndarray:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.atleast_3d(image if image.mode == "L" else image.convert("RGB"))
+    return np.atleast_3d(np.asarray(image if image.mode == "L" else image.convert("RGB")))
 
 
 def read(image: np.ndarray) -> tuple[str, float]:
