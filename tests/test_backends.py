@@ -190,6 +190,12 @@ def test_auto_asks_jax_if_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert auto() == "jax"
 
+    def missing() -> str:
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr("jax.default_backend", missing)
+    assert auto() == "jax"  # which then says what is missing
+
 
 def test_auto_leaves_other_decoders_to_jax(model: TrainedModel) -> None:
     """The default options are those of commands without flags, too."""
@@ -263,6 +269,18 @@ def test_another_model_has_another_graph(folder: Path, monkeypatch: pytest.Monke
         graph_cache.graph_of(one)
         assert (folder / f"{graph_cache._key(one)}.graph").exists()
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_file_of_another_model_or_of_other_code_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = trained_model(), trained_model(seed=2)
+    graphs = [graph_cache.graph_of(one) for one in (ours, other)]
+    file, copied = (folder / f"{graph_cache._key(one)}.graph" for one in (ours, other))
+    file.write_bytes(copied.read_bytes())
+    assert graph_cache.graph_of(ours) == graphs[0] != graphs[1]
+    monkeypatch.setattr(graph_cache, "_code", lambda: [b"changed"])
+    assert graph_cache._key(ours) != file.stem
 
 
 def test_a_graph_that_cannot_be_kept_is_used(folder: Path) -> None:
