@@ -131,7 +131,7 @@ def test_the_seed_variant_is_the_tutorial() -> None:
 )
 def test_every_field_has_a_comment(file: str, fields: int) -> None:
     text = (CONFIGS / file).read_text(encoding="utf-8")
-    lines = text.partition('    if variant == "')[0].splitlines()
+    lines = re.split(r'    if variant [!=]= "', text)[0].splitlines()
     field = re.compile(r"    config\.[\w.]+ = (?!ml_collections)|            \"[\w.]+\": ")
     numbers = [number for number, line in enumerate(lines) if field.match(line)]
     assert len(numbers) > fields
