@@ -78,7 +78,8 @@ def choose_backend(name: BackendName, default_decoding: bool) -> BackendName:
     On a CPU onnxruntime is then the faster one. Reading single images took 0.8 to 0.9 times the
     processor time of JAX, batches of 32 of mixed widths 0.65 to 0.93 times, as they are padded
     less. The logits of 32 images of one width took up to 1.1 times as long. It starts sooner by a
-    second; see `scripts/benchmark.py infer`. It computes in single precision, whatever the model's `dtype`.
+    second; see `scripts/benchmark.py infer`. It computes in single precision, whatever the model's
+    `dtype`.
 
     Args:
       name: one of BACKENDS.
