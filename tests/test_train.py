@@ -245,6 +245,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, TrainState], tmp_p
 SCORES = (0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.25, 0.75, 0.75, 0.5, 0.6, 0.9)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_at_the_same_step_however_often_it_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,6 +463,7 @@ def test_eight_devices_agree_with_one() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_evaluated_variables_are_a_moving_average() -> None:
     """Against the weighted sum over all steps; the optimizer's variables are not affected."""
     rng = np.random.default_rng(0)
