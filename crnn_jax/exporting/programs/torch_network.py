@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 FOLDER = Path(__file__).resolve().parent
 MODEL = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
