@@ -1,7 +1,8 @@
-"""Files that may come from anyone: opened only if they are regular, not too large, and in place."""
+"""Files: opened only if they are regular, not too large, and in place; and written whole."""
 
 import os
 import stat
+import tempfile
 from typing import BinaryIO
 
 TRUSTED = "CRNN_JAX_TRUSTED"
@@ -76,6 +77,24 @@ def read_file(
     if len(data) > max_bytes:
         raise RefusedFile(f"it has more than {max_bytes:,} bytes", path)
     return data
+
+
+def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file whole, in a folder that is made; other processes may write it meanwhile.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    folder = os.path.dirname(os.fspath(path))  # noqa: PTH120
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    descriptor, temporary = tempfile.mkstemp(dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        os.unlink(temporary)  # noqa: PTH108
+        raise
 
 
 def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:

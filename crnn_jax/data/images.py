@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crnn_jax.data.image_headers import FORMATS, MAX_PIXELS, check_size, open_image
@@ -15,6 +16,10 @@ from crnn_jax.errors import ConfigError, DataError
 
 MIN_WIDTH = 8
 """Pixels; narrower images are widened to it, as the network needs this width."""
+
+ROWS_MAY_BE_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+"""Whether the installed Pillow resizes the rows of some images before their columns: of those whose
+height shrinks by more than twice what their width does. Rounding differs."""
 
 _STRIP = 1 << 20  # pixels converted at a time, as converting makes several copies
 

@@ -46,12 +46,10 @@ class Format(Protocol):
       tolerance: the largest difference of the logits from those of JAX, as a share of the largest
         logit of the image; None if the format rounds parameters, and is judged by the share of the
         texts that are right.
-      extra: the extra of the package that installs its runtime; "" if nothing more is needed.
     """
 
     name: str
     tolerance: float | None
-    extra: str
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """Writes the files of the model into a folder that exists and is empty.

@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK
@@ -26,12 +27,16 @@ def write_contents(model: TrainedModel, folder: Path, program: str, readme: str)
 
 
 def write_description(model: TrainedModel, folder: Path) -> None:
-    """Writes the alphabet, and which model it is; not where, as folders are passed on."""
-    description = {
+    """Writes what `describe` says."""
+    text = json.dumps(describe(model), indent=2, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def describe(model: TrainedModel) -> dict[str, Any]:
+    """Returns the alphabet, and which model it is; not where, as folders are passed on."""
+    return {
         "characters": model.alphabet.characters,
         "blank": BLANK,
         "name": Path(model.name).name,
         "step": model.step,
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")

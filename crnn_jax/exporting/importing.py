@@ -4,10 +4,10 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -96,10 +96,11 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
       ConfigError: PyTorch is not installed.
     """
     try:
-        data = files.read_file(path, MAX_BYTES)
+        with files.open_file(path, MAX_BYTES) as file:
+            read = _safetensors if path.suffix == ".safetensors" else _torch
+            state = read(path, file)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    state = _safetensors(path, data) if path.suffix == ".safetensors" else _torch(path)
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
@@ -132,11 +133,16 @@ def import_weights(
                 f" {', '.join(VARIANTS)}"
             )
     candidates = [variant] if variant else list(VARIANTS)
-    compared = {one: _compare(one, state) for one in candidates}
-    best = min(candidates, key=lambda one: compared[one][1:])
-    architecture, problems, _ = compared[best]
-    if problems:
-        raise CheckpointError(f"{name} is no {best}: {_told(architecture, best, state)}")
+    architectures = {one: _with_sizes(one, state) for one in candidates}
+    problems = {one: _problems(architectures[one], one, state) for one in candidates}
+
+    def misfit(one: str) -> tuple[int, bool]:
+        return sum(map(len, problems[one].values())), architectures[one] != ARCHITECTURES[one]
+
+    best = min(candidates, key=misfit)
+    architecture = architectures[best]
+    if told := _told(problems[best]):
+        raise CheckpointError(f"{name} is no {best}: {told}")
     naming = NAMINGS[best]
     arrays = arrays_of(architecture, state, naming)
     if blank_last:
@@ -190,11 +196,11 @@ def write_imported(
             channels=imported.channels,
             width=size[1] if width is None else width,
         )
-        rows = imported.architecture.rows(preprocessing.height)
-        if rows < 1 or (rows > 1 and not imported.architecture.mean_rows):
+        if not imported.architecture.fits(preprocessing.height):
+            rows = max(imported.architecture.rows(preprocessing.height), 0)
             raise ConfigError(
-                f"--height {preprocessing.height} leaves {max(rows, 0)} rows of features instead of"
-                f" one; {imported.variant} takes {size[0]}"
+                f"--height {preprocessing.height} leaves {rows} rows of features instead of one;"
+                f" {imported.variant} takes {size[0]}"
             )
         manifest = {
             "step": 0,
@@ -215,17 +221,17 @@ def write_imported(
     )
 
 
-def _safetensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _safetensors(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        return dict(load(data))
+        return dict(load(file.read()))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error
 
 
-def _torch(path: Path) -> dict[str, np.ndarray]:
+def _torch(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -236,7 +242,7 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next(iter(str(error).splitlines()), "")
         raise CheckpointError(
@@ -255,14 +261,6 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     return {
         k: v.float().numpy() if v.is_floating_point() else v.numpy() for k, v in tensors.items()
     }
-
-
-def _compare(variant: str, state: Arrays) -> tuple[Architecture, int, bool]:
-    """The variant with the sizes of the weights, the number of problems, and if sizes differ."""
-    named = ARCHITECTURES[variant]
-    architecture = _with_sizes(variant, state)
-    problems = _problems(architecture, variant, state)
-    return architecture, sum(map(len, problems.values())), architecture != named
 
 
 def _with_sizes(variant: str, state: Arrays) -> Architecture:
@@ -307,10 +305,10 @@ def _problems(architecture: Architecture, variant: str, state: Arrays) -> dict[s
     }
 
 
-def _told(architecture: Architecture, variant: str, state: Arrays) -> str:
-    """The problems in words."""
+def _told(problems: Mapping[str, Sequence[str]]) -> str:
+    """The problems in words; empty if there are none."""
     told: list[str] = []
-    for kind, names in _problems(architecture, variant, state).items():
+    for kind, names in problems.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         if names:
             told.append(f"{kind}: {', '.join(names[:SHOWN])}{more}")

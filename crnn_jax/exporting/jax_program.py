@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.experimental
 import jax.numpy as jnp
-from flax import traverse_util
 from jax import export
 
 from crnn_jax.decoding.options import make_decoder
@@ -16,7 +15,7 @@ from crnn_jax.recognition.jax_backend import apply_network, decode
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.reliability import LEAST, MOST
 from crnn_jax.training.integrity import Arrays
-from crnn_jax.trees import flatten
+from crnn_jax.trees import flatten, unflatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -70,7 +69,7 @@ def _network(model: TrainedModel, arrays: Arrays) -> export.Exported:
 
     def read(arrays: Arrays, images: jax.Array, widths: jax.Array) -> tuple[jax.Array, ...]:
         # As arguments, and not as constants, arrays make the program compile twice as fast.
-        variables = {"batch_stats": {}, **traverse_util.unflatten_dict(arrays, sep="/")}
+        variables = {"batch_stats": {}, **unflatten(arrays)}
         logits, lengths = apply_network(model.network, variables, images, widths)
         decoding = decode(decoder, logits, lengths)
         valid = jnp.arange(logits.shape[1])[None, :] < lengths[:, None]

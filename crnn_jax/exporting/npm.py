@@ -4,9 +4,7 @@ import base64
 import hashlib
 import http.client
 import io
-import os
 import tarfile
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,15 +88,7 @@ def _downloaded(package: NpmPackage) -> bytes:
             f" network, and put it at {place}"
         )
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-            try:
-                file.write(archive)
-                file.close()
-                os.replace(file.name, place)  # noqa: PTH105
-            except OSError:
-                Path(file.name).unlink()
-                raise
+        files.replace_file(place, archive)
     except OSError as error:
         raise ConfigError(
             f"{place} cannot be written: {error.strerror}; set XDG_CACHE_HOME to a folder that can"

@@ -49,7 +49,6 @@ class OnnxFormat:
 
     name = "onnx"
     tolerance: float | None = 1e-4
-    extra = "onnx"
     remark = ""
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from crnn_jax.architecture import Architecture, dense_name
+from crnn_jax.exporting.contents import describe
 from crnn_jax.exporting.state_dicts import Naming, layers
 from crnn_jax.recognition.trained_model import TrainedModel
 from crnn_jax.text.alphabet import BLANK
@@ -25,10 +25,7 @@ def description(model: TrainedModel, plain: list[PlainLayer]) -> dict[str, Any]:
     """What `programs/read_images.py` and the network beside it read."""
     preprocessing = model.preprocessing
     return {
-        "name": Path(model.name).name,
-        "step": model.step,
-        "characters": model.alphabet.characters,
-        "blank": BLANK,
+        **describe(model),
         "height": preprocessing.height,
         "width": preprocessing.width,
         "max_width": preprocessing.max_width,

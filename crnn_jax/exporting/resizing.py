@@ -8,14 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import PIL
 from jax import core
 
-from crnn_jax.data.images import MIN_WIDTH, Preprocessing
+from crnn_jax.data.images import MIN_WIDTH, ROWS_MAY_BE_FIRST, Preprocessing
 
 ONE = 2**22  # what stands for 1 in the whole numbers by which Pillow multiplies
 GRAY = (19595, 38470, 7471)  # Pillow's weights of red, green and blue, in units of 1/65536
-ROWS_MAY_BE_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 
 def target_width(height: Any, width: Any, preprocessing: Preprocessing) -> Any:
@@ -50,7 +48,6 @@ def resized(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
         return _resampled(_resampled(images, 1, new_height), 2, new_width)
 
     if ROWS_MAY_BE_FIRST:
-        # If the height shrinks by more than twice what the width does. Rounding differs.
         rows, columns = (
             jnp.asarray(old) - jnp.asarray(new)
             for old, new in ((height, new_height), (width, new_width))

@@ -31,7 +31,6 @@ class SafetensorsFormat:
 
     name = "safetensors"
     tolerance: float | None = 1e-4
-    extra = ""
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""

@@ -49,7 +49,6 @@ class StableHloFormat:
 
     name = "stablehlo"
     tolerance: float | None = 1e-4
-    extra = "stablehlo"
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""

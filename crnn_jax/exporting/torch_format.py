@@ -43,7 +43,6 @@ class TorchFormat:
 
     name = "torch"
     tolerance: float | None = 1e-4
-    extra = "torch"
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`."""

@@ -59,7 +59,6 @@ class WebFormat:
 
     name = "web"
     tolerance: float | None = 1e-4
-    extra = "onnx"
 
     def write(self, model: TrainedModel, folder: Path, images: Sequence[np.ndarray]) -> None:
         """See `exporting.Format`.

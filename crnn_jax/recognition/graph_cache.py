@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def graph_of(model: TrainedModel) -> bytes:
 
     graph = onnx_model(model, resize=False).SerializeToString()
     with contextlib.suppress(OSError):
-        _write(file, _digest(key, graph) + graph)
+        files.replace_file(file, _digest(key, graph) + graph)
         _clear(folder)
     return graph
 
@@ -88,19 +87,6 @@ def _digest(key: str, graph: bytes) -> bytes:
     digest = hashlib.sha256(key.encode())
     digest.update(graph)
     return digest.digest()
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Writes a file whole; other processes may write it at the same time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(data)
-        os.replace(temporary, file)  # noqa: PTH105
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
-        raise
 
 
 def _clear(folder: Path) -> None:

@@ -19,7 +19,7 @@ from crnn_jax import __version__
 from crnn_jax.errors import CheckpointError, DamagedCheckpoint
 from crnn_jax.training.integrity import check_forms
 from crnn_jax.training.manifest import MAX_BYTES, check_manifest, parse_json, read_plain_file, seal
-from crnn_jax.trees import flatten
+from crnn_jax.trees import flatten, unflatten
 
 CONFIG, ARRAYS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -82,8 +82,8 @@ def read_manifest_of(place: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_arrays_of(
     place: str | os.PathLike[str], manifest: Mapping[str, Any], shapes: Shapes
-) -> dict[str, np.ndarray]:
-    """Returns the arrays of a model folder by their paths.
+) -> dict[str, Any]:
+    """Returns the `params` and `batch_stats` of a model folder.
 
     Args:
       place: the folder.
@@ -107,7 +107,7 @@ def read_arrays_of(
         raise DamagedCheckpoint(f"{name} cannot be read: {error}") from error
     expected = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     check_forms(expected, arrays, name)
-    return arrays
+    return {"batch_stats": {}, **unflatten(arrays)}
 
 
 def _read(place: str | os.PathLike[str], file: str, max_bytes: int) -> bytes:

@@ -4,9 +4,8 @@ from dataclasses import asdict
 
 import numpy as np
 import onnx
-import PIL
 
-from crnn_jax.data.images import MIN_WIDTH
+from crnn_jax.data.images import MIN_WIDTH, ROWS_MAY_BE_FIRST
 from crnn_jax.onnx_graph.decoding import Charsets
 from crnn_jax.onnx_graph.reading import Odds, reading_graph
 from crnn_jax.onnx_graph.resize import ImageForm
@@ -32,7 +31,7 @@ def onnx_model(model: TrainedModel, resize: bool) -> onnx.ModelProto:
         ImageForm(
             **asdict(model.preprocessing),
             min_width=MIN_WIDTH,
-            rows_first=int(PIL.__version__.split(".")[0]) >= 13,
+            rows_first=ROWS_MAY_BE_FIRST,
         ),
         charsets,
         Odds(model.calibration.intercept, model.calibration.slope),

@@ -38,7 +38,7 @@ class Recognizer:
 
     >>> recognizer = Recognizer.load()  # the pretrained captcha model
     >>> recognizer("captcha.png")
-    Recognition('226md', confidence=0.678)
+    Recognition('226md', confidence=0.764)
     >>> [result.text for result in recognizer(["a.png", "b.png"])]
     ['226md', '2356g']
 

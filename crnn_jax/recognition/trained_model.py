@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -97,13 +97,16 @@ class TrainedModel:
           CheckpointError: there is no such model or step, it cannot be read, or it is too large;
             see `check_budget`.
         """
+        shared = read_manifest_of, read_arrays_of
         if is_address(model):
-            return cls._load_folder(str(model), step)
+            return cls._load_one(str(model), str(model), step, *shared)
         folder = find_model(model)
         if is_model_folder(folder):
-            return cls._load_folder(folder, step)
+            return cls._load_one(str(folder), folder, step, *shared)
         if is_pretrained(folder):
-            return cls._load_pretrained(folder, step)
+            name = folder.name if folder.parent == PRETRAINED_DIR else str(folder)
+            pretrained = read_pretrained_manifest, read_pretrained_arrays
+            return cls._load_one(name, folder, step, *pretrained)
         # Not at the top: Orbax and JAX take a while to import, and other models do without them.
         configure_jax()
         from crnn_jax.training import parallel
@@ -146,28 +149,26 @@ class TrainedModel:
         return replace(model, variables=variables)
 
     @classmethod
-    def _load_pretrained(cls, folder: Path, step: int) -> Self:
-        manifest = read_pretrained_manifest(folder)
+    def _load_one(
+        cls,
+        name: str,
+        place: str | Path,
+        step: int,
+        read_manifest: Callable[[Any], dict[str, Any]],
+        read_arrays: Callable[..., dict[str, Any]],
+    ) -> Self:
+        """Loads a model that has one step."""
+        manifest = read_manifest(place)
         only = manifest["step"]
         if step not in (BEST, only):
-            raise CheckpointError(f"{folder} has no step {step}; it has step {only} alone")
-        packaged = folder.parent == PRETRAINED_DIR
-        name = folder.name if packaged else str(folder)
-        model = cls._from_manifest(name, only, manifest, folder)
-        variables = read_pretrained_arrays(folder, manifest, model._shapes())
-        return replace(model, variables=variables)
+            raise CheckpointError(f"{place} has no step {step}; it has step {only} alone")
+        model = cls._from_manifest(name, only, manifest, place)
+        return replace(model, variables=read_arrays(place, manifest, model._shapes()))
 
     @classmethod
-    def _load_folder(cls, place: str | Path, step: int) -> Self:
-        manifest = read_manifest_of(place)
-        if step not in (BEST, manifest["step"]):
-            raise CheckpointError(f"{place} has no step {step}; it has {manifest['step']} alone")
-        model = cls._from_manifest(str(place), manifest["step"], manifest, Path(place))
-        arrays = read_arrays_of(place, manifest, model._shapes())
-        return replace(model, variables={"batch_stats": {}, **unflatten(arrays)})
-
-    @classmethod
-    def _from_manifest(cls, name: str, step: int, manifest: Mapping[str, Any], place: Path) -> Self:
+    def _from_manifest(
+        cls, name: str, step: int, manifest: Mapping[str, Any], place: str | Path
+    ) -> Self:
         """A model without its variables."""
         described = manifest["model"]
         with _described_by(place):
@@ -205,7 +206,7 @@ class TrainedModel:
 
 
 @contextlib.contextmanager
-def _described_by(place: Path) -> Iterator[None]:
+def _described_by(place: str | Path) -> Iterator[None]:
     """Raises CheckpointError if the network cannot be built that a manifest describes."""
     try:
         yield
